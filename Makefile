@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MPL-2.0
+# `make demo` shows the plugin at work, `make test` proves it. Both set up what they need.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+GO     ?= go
+FLOOR  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10 /usr/bin/python3.10))
+NOMAD_DIR := build/nomad
+
+.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test soak bench proto proto-check eval docs lock clean
+
+help:            ## what the targets do
+	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP)  ## .venv with everything pinned
+
+$(STAMP): requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; say which: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup      ## the plugin on simulated GPUs, in a real Nomad if there is one
+	scripts/demo.sh
+
+test: lint types proto-check unit contract e2e  ## everything that can fail
+
+lint: setup      ## ruff and the import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --verbose | tail -n 8
+
+types: setup     ## mypy, strict
+	$(BIN)/mypy --cache-dir build/mypy
+
+unit: setup      ## pure code, and the fake driver
+	$(BIN)/pytest tests/unit tests/libnvidia_ml
+
+contract: setup  ## the installed program, spoken to as Nomad would
+	$(BIN)/pytest tests/contract
+
+e2e: setup nomad ## real Nomad agents
+	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) $(BIN)/pytest tests/e2e --timeout 300
+
+nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
+	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh
+
+floor:           ## unit and contract tests on the oldest Python that is supported
+	@if ! $(or $(FLOOR),false) -c '' 2>/dev/null; then echo "no Python 3.10 here: say where, make floor FLOOR=..."; exit 0; fi; \
+	$(FLOOR) -m venv build/floor && \
+	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
+	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	build/floor/bin/pytest tests/unit tests/contract
+
+gpu-test: setup  ## on a real GPU
+	$(BIN)/pytest -s tests/gpu
+
+soak: setup      ## ten minutes over the fake driver with stats and random faults
+	PYTHONPATH=tests $(BIN)/python -m scripts.soak
+
+bench: setup     ## the figures of docs/performance.md; fails when a budget is missed
+	$(BIN)/python -m bench
+
+proto: setup     ## generated code from proto/
+	scripts/proto.sh src
+
+proto-check: setup
+	@rm -rf build/proto && mkdir -p build/proto && scripts/proto.sh build/proto
+	diff -r -x __pycache__ -x __init__.py build/proto/nomad_nvidia_vgpu/rpc/generated src/nomad_nvidia_vgpu/rpc/generated
+
+eval: setup nomad ## Nomad's own plugin launcher against the plugin
+	scripts/eval.sh $(NOMAD_DIR)
+
+docs: setup      ## the generated parts of docs/
+	$(BIN)/python -m scripts.option_table
+
+lock:            ## pins requirements anew (needs uv)
+	scripts/lock.sh --upgrade
+
+clean:
+	rm -rf build .venv

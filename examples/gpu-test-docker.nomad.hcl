@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MPL-2.0
+# Runs nvidia-smi once in a container that sees the GPU of its vGPU and no other.
+# The client needs docker and the NVIDIA Container Toolkit.
+
+job "gpu-test-docker" {
+  type = "batch"
+
+  group "smi" {
+    task "smi" {
+      driver = "docker"
+
+      config {
+        image   = "nvidia/cuda:12.9.1-base-ubuntu24.04"
+        command = "nvidia-smi"
+      }
+
+      resources {
+        cpu    = 50
+        memory = 64
+
+        device "letmutx/gpu" {
+          count = 1
+
+          # This model if one is free, else any other.
+          affinity {
+            attribute = "${device.model}"
+            value     = "NVIDIA A100-SXM4-80GB"
+            weight    = 50
+          }
+        }
+      }
+    }
+  }
+}

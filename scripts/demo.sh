@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+# Shows the plugin on simulated GPUs: in a Nomad agent of its own where there is a nomad, else
+# under the host that the plugin brings along. Touches nothing outside a temporary folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+plugin=${NVIDIA_VGPU_PLUGIN:-$PWD/.venv/bin/nvidia-vgpu}
+python=$(dirname "$plugin")/python
+nomad=$(command -v nomad || echo "${NVIDIA_VGPU_NOMAD_DIR:-$PWD/build/nomad}/nomad")
+patience_s=40
+
+if [ ! -x "$plugin" ]; then
+  echo "$plugin is not there: make setup" >&2
+  exit 1
+fi
+if [ ! -x "$nomad" ]; then
+  echo "No nomad on PATH nor in build/nomad (make nomad builds it): the plugin starts under its own host."
+  exec "$plugin" launch --vgpus 4 --simulate a100-sxm4-80gb:2
+fi
+
+work=$(mktemp -d /tmp/vgpu-demo.XXXXXX) # short, for it ends up in socket paths
+agent=
+
+cleanup() {
+  if [ -n "$agent" ]; then
+    kill "$agent" 2>/dev/null || true
+    for _ in $(seq 100); do
+      kill -0 "$agent" 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -KILL "$agent" 2>/dev/null || true
+  fi
+  while read -r mounted; do
+    umount --lazy "$mounted" 2>/dev/null || true
+  done < <(awk -v below="$work/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
+  # Never through a mount that would not go.
+  rm -rf --one-file-system "$work" || true
+}
+trap cleanup EXIT
+
+fail() {
+  echo "demo: $1. The end of the agent's log:" >&2
+  tail -n 30 "$work/agent.log" >&2
+  exit 1
+}
+
+await() { # what, command ...: waits until it succeeds
+  local what=$1 deadline=$((SECONDS + patience_s))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    if ! kill -0 "$agent" 2>/dev/null; then fail "the agent ended before $what"; fi
+    if [ "$SECONDS" -ge "$deadline" ]; then fail "no $what within $patience_s s"; fi
+    sleep 0.2
+  done
+}
+
+title() { printf '\n== %s\n\n' "$1"; }
+
+free_ports() { # three, open at once so that none comes twice
+  "$python" - <<'PY'
+import socket
+
+listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+print(*(listener.getsockname()[1] for listener in listeners))
+PY
+}
+
+node_is_ready() { [ "$("$nomad" node status -self -t '{{.Status}}')" = ready ]; }
+allocations() { # job, status: the ids of those in that status
+  "$nomad" job allocs -t "{{range .}}{{if eq .ClientStatus \"$2\"}}{{println .ID}}{{end}}{{end}}" "$1" |
+    sed '/^$/d'
+}
+has_allocations() { [ "$(allocations "$1" "$2" | wc -l)" -ge "$3" ]; }
+told() { "$nomad" alloc logs "$1" "$2" | grep '^NVIDIA_'; }
+
+read -r http rpc serf < <(free_ports)
+mkdir -p "$work/plugins" "$work/data" "$work/tmp"
+ln -s "$plugin" "$work/plugins/nvidia-vgpu"
+cat >"$work/places.hcl" <<HCL
+plugin_dir           = "$work/plugins"
+data_dir             = "$work/data"
+disable_update_check = true
+
+ports {
+  http = $http
+  rpc  = $rpc
+  serf = $serf
+}
+
+client {
+  options = {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+  }
+}
+HCL
+
+unset "${!NOMAD_@}"
+export NOMAD_ADDR=http://127.0.0.1:$http NOMAD_CLI_SHOW_HINTS=0
+
+title "A Nomad agent with three simulated GPUs: examples/agent-simulated.hcl"
+sed -n '/^plugin "nvidia-vgpu"/,/^}/p' examples/agent-simulated.hcl
+# In a session of its own: Ctrl-C must not reach it, for with the second signal, ours, it leaves
+# its tasks behind.
+(cd "$work" && TMPDIR=$work/tmp exec setsid "$nomad" agent -dev -bind 127.0.0.1 \
+  -config "$OLDPWD/examples/agent-simulated.hcl" -config "$work/places.hcl") \
+  >"$work/agent.log" 2>&1 &
+agent=$!
+await "node" node_is_ready
+
+title "What the node offers: each GPU as 16 vGPUs (nomad node status)"
+"$nomad" node status -self -t '{{range .NodeResources.Devices}}{{.Vendor}}/{{.Type}}/{{.Name}}: {{len .Instances}} vGPUs of {{with index .Attributes "vgpu_memory"}}{{.IntVal}} {{.Unit}}{{end}}, such as {{with index .Instances 0}}{{.ID}}{{end}}
+{{end}}'
+
+title "The example job, and what its task was told: examples/gpu-test.nomad.hcl"
+"$nomad" job run -detach examples/gpu-test.nomad.hcl >/dev/null
+await "end of the job" has_allocations gpu-test complete 1
+task=$(allocations gpu-test complete)
+await "output of the job" told "$task" smi
+told "$task" smi
+
+title "Two tasks that share one GPU: examples/shared-gpu.nomad.hcl"
+"$nomad" job run -detach examples/shared-gpu.nomad.hcl >/dev/null
+await "two running tasks" has_allocations shared-gpu running 2
+allocations shared-gpu running >"$work/sharers"
+while read -r task; do
+  await "output of the task" told "$task" sharer
+  echo "task ${task%%-*}"
+  told "$task" sharer | sed 's/^/  /'
+done <"$work/sharers"
+
+vgpu=$(told "$(head -n 1 "$work/sharers")" sharer | sed -n 's/^NVIDIA_VGPU_IDS=//p')
+title "The figures of that vGPU's GPU, once per second (nomad node status -stats)"
+"$nomad" node status -self -stats |
+  awk -v vgpu="[$vgpu]" '/^Device / || /^$/ { shown = 0 } /^Device / && index($0, vgpu) { shown = 1 } shown'
+echo
+echo "demo: done; the agent and its folder are removed"

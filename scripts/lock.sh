@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+# Pins requirements anew from pyproject.toml: packages, versions and hashes, nothing else.
+# Needs `uv` on PATH, which resolves for all supported Pythons at once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+common=(--universal --python-version 3.10 --generate-hashes --no-emit-index-url
+        --no-emit-find-links --no-annotate --no-header --quiet "$@")
+UV_FIND_LINKS='' uv pip compile "${common[@]}" pyproject.toml -o requirements/run.txt
+UV_FIND_LINKS='' uv pip compile "${common[@]}" pyproject.toml --group dev -o requirements/dev.txt

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MPL-2.0
+"""A config from the command line: from a file, from flags made of the option table, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from nomad_nvidia_vgpu.cli.config_file import read_config_file
+from nomad_nvidia_vgpu.config.decode import decode, unknown_options
+from nomad_nvidia_vgpu.config.options import Option, PluginConfig, all_options
+from nomad_nvidia_vgpu.errors import ConfigError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def config_options(command: _F) -> _F:
+    """Gives a command `--config FILE` and one flag per option of the config block.
+
+    The command gets them as keyword arguments, to be handed on to `given_config`.
+    """
+    for path, option in reversed(list(all_options())):
+        command = _flag(path, option)(command)
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help='The file of an agent\'s configuration that has the plugin "nvidia-vgpu" block, or a'
+        " file with that block's config alone (HCL or JSON). Flags win over it.",
+    )(command)
+
+
+def given_config(config_file: Path | None, flags: dict[str, Any]) -> dict[str, object]:
+    """Option to value, only those that were given; ConfigError if the file cannot be read."""
+    given = read_config_file(config_file) if config_file else {}
+    for path, _option in all_options():
+        value = flags.get(_parameter(path))
+        if value in (None, ()):
+            continue
+        *blocks, name = path.split(".")
+        place: dict[str, Any] = given
+        for block in blocks:
+            place = place.setdefault(block, {})
+        place[name] = list(value) if isinstance(value, tuple) else value
+    return given
+
+
+def checked_config(given: dict[str, Any]) -> PluginConfig:
+    """The config; ConfigError naming every option that does not exist, and every other problem."""
+    problems = unknown_options(given)
+    try:
+        config = decode(given)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from error
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _parameter(path: str) -> str:
+    return path.replace(".", "_")
+
+
+def _flag(path: str, option: Option) -> Callable[[_F], _F]:
+    parameter = _parameter(path)
+    name = f"--{parameter.replace('_', '-')}"
+    text = option.doc.replace("`", "")
+    kind = option.kind.hcl_type
+    if kind == "bool":
+        return click.option(name, parameter, type=click.Choice(["true", "false"]), help=text)
+    if kind.startswith("list"):
+        return click.option(name, parameter, multiple=True, help=f"{text} (repeatable)")
+    return click.option(name, parameter, help=text, metavar=kind.upper())

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MPL-2.0
+"""`nvidia-vgpu gpus`: the GPUs of this node, as the plugin would see them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio, SeenGpu
+from nomad_nvidia_vgpu.gpu.source import source_of
+from nomad_nvidia_vgpu.gpu.survey import Survey, survey
+
+_COLUMNS = (
+    "UUID",
+    "Model",
+    "PCI bus",
+    "Memory MiB",
+    "Power W",
+    "GPU %",
+    "°C",
+    "MIG",
+    "Driver",
+    "CUDA",
+    "Health",
+)
+
+
+@click.command()
+@config_options
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--facts", is_flag=True, help="Every lasting fact of each GPU.")
+def gpus(*, config_file: Path | None, as_json: bool, facts: bool, **flags: Any) -> int:
+    """Show the GPUs of this node, ignored ones too: what they are, how they fare.
+
+    Exit status 1 when a GPU is unhealthy or will not answer.
+    """
+    # The number of vGPUs does not matter here; with it, any config is complete.
+    config = checked_config({"vgpus": 1, **given_config(config_file, flags)})
+    found = survey(source_of(config.simulate))
+    if as_json:
+        tables.show_json(_document(found))
+    elif facts:
+        tables.show(*(_facts(seen) for seen in found.inventory.gpus))
+    else:
+        rows = [_row(s, found.samples.get(s.gpu.uuid)) for s in found.inventory.gpus]
+        tables.show(tables.table("GPUs", _COLUMNS, rows))
+    for problem in found.problems:
+        tables.note(f"nvidia-vgpu: {problem}")
+    if not found.inventory.gpus and not found.problems:
+        tables.note("nvidia-vgpu: the driver lists no GPU that could be offered on this node")
+    return int(bool(found.problems) or not all(s.health.healthy for s in found.inventory.gpus))
+
+
+def _row(seen: SeenGpu, sample: GpuSample | None) -> tuple[object, ...]:
+    gpu = seen.gpu
+    return (
+        gpu.uuid,
+        gpu.model,
+        gpu.pci_bus_id,
+        _ratio(sample.memory_mib if sample else None) or gpu.memory_mib,
+        _ratio(sample.power_w if sample else None),
+        sample.gpu_utilization_percent if sample else None,
+        sample.temperature_c if sample else None,
+        gpu.mig_profile,
+        gpu.driver_version,
+        gpu.cuda_driver_version,
+        "healthy" if seen.health.healthy else seen.health.reason,
+    )
+
+
+def _ratio(ratio: Ratio | None) -> str | None:
+    if ratio is None:
+        return None
+    return str(ratio.value) if ratio.total is None else f"{ratio.value} / {ratio.total}"
+
+
+def _facts(seen: SeenGpu) -> Any:
+    rows = [
+        (field.name, value)
+        for field in dataclasses.fields(Gpu)
+        if (value := getattr(seen.gpu, field.name)) not in (None, False)
+    ]
+    return tables.table(seen.gpu.uuid, ("Fact", "Value"), rows)
+
+
+def _document(found: Survey) -> dict[str, object]:
+    return {
+        "gpus": [
+            {
+                **{k: v for k, v in dataclasses.asdict(seen.gpu).items() if v is not None},
+                "healthy": seen.health.healthy,
+                "health_description": seen.health.reason,
+                "sample": _sample(found.samples.get(seen.gpu.uuid)),
+            }
+            for seen in found.inventory.gpus
+        ],
+        "problems": list(found.problems),
+    }
+
+
+def _sample(sample: GpuSample | None) -> dict[str, object] | None:
+    if sample is None:
+        return None
+    fields = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample)}
+    fields["taken_at"] = sample.taken_at.isoformat()
+    return {
+        name: value._asdict() if isinstance(value, Ratio) else value
+        for name, value in fields.items()
+        if value is not None
+    }

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MPL-2.0
+"""`nvidia-vgpu launch`: the plugin under the built-in host, as Nomad would run it."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
+from nomad_nvidia_vgpu.config.options import all_options
+from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
+from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
+from nomad_nvidia_vgpu.device.reserve import Reservation
+from nomad_nvidia_vgpu.goplugin.handshake import Handshake
+from nomad_nvidia_vgpu.goplugin.host import LogLine
+from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, StatsOfGroups
+
+HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
+
+_FIRST_FINGERPRINT_S = 60.0
+_SAMPLE_VGPUS = 2
+
+
+@click.command()
+@config_options
+@click.option(
+    "--plugin",
+    "plugin_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Another plugin executable than this program.",
+)
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(0.01, 3600),
+    default=1.0,
+    help="Seconds between stats.",
+)
+@click.option("--watch", is_flag=True, help="Keep showing stats until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def launch(
+    *,
+    config_file: Path | None,
+    plugin_file: Path | None,
+    interval_s: float,
+    watch: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Start the plugin as Nomad would, and show what it answers."""
+    if watch and as_json:
+        raise click.UsageError("--watch and --json cannot go together: leave one out")
+    if math.isnan(interval_s):
+        raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
+    given = given_config(config_file, flags)
+    checked_config(given)
+    command = [str(plugin_file)] if plugin_file else own_command()
+    with Host(command, HANDSHAKE, on_log=_log) as host:
+        info, schema = host.info(), host.schema()
+        host.set_config(given)
+        groups = host.fingerprints().next_within(_FIRST_FINGERPRINT_S)
+        ids = _sample_ids(groups)
+        reservation = host.reserve(ids) if ids else None
+        stats = host.stats(interval_s)
+        first = next(stats) if groups else {}
+        if as_json:
+            tables.show_json(
+                {
+                    "plugin": info._asdict(),
+                    "schema": schema,
+                    "config": given,
+                    "groups": group_documents(groups),
+                    "reservation": {"ids": ids, "envs": dict(reservation.envs)}
+                    if reservation
+                    else None,
+                    "stats": _stats_document(first),
+                }
+            )
+            return
+        title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
+        tables.show(_config_table(title, schema, given))
+        if groups:
+            tables.show(*group_tables(groups))
+        else:
+            tables.note("nvidia-vgpu: the plugin publishes nothing")
+        if reservation:
+            tables.show(_reservation_table(ids, reservation))
+        if groups and watch:
+            with tables.live() as screen:
+                for one in stats:
+                    screen.show(_stats_table(one))
+        elif groups:
+            tables.show(_stats_table(first))
+
+
+def own_command() -> list[str]:
+    """How to start this very program as a plugin."""
+    program = Path(sys.argv[0])
+    if program.name == "nvidia-vgpu" and os.access(program, os.X_OK):
+        return [str(program.absolute())]
+    return [sys.executable, "-m", "nomad_nvidia_vgpu"]
+
+
+def _log(line: LogLine) -> None:
+    click.echo(f"[{line.level}] {line.message}", err=True)
+
+
+def _sample_ids(groups: Sequence[DeviceGroup]) -> list[str]:
+    """What a job with `count = 2` might get: of the first group that has a healthy vGPU."""
+    for group in groups:
+        healthy = [instance.id for instance in group.instances if instance.healthy]
+        if healthy:
+            return healthy[:_SAMPLE_VGPUS]
+    return []
+
+
+def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) -> Table:
+    defaults = {path: option.default_shown for path, option in all_options()}
+    rows = [
+        (path, kind, _given(given, path), defaults.get(path) or None)
+        for path, kind in sorted(schema.items())
+    ]
+    return tables.table(title, ("Option", "Type", "Given", "Default"), rows)
+
+
+def _given(given: dict[str, object], path: str) -> object:
+    value: object = given
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _reservation_table(ids: Sequence[str], reservation: Reservation) -> Table:
+    title = f"What a task with {len(ids)} vGPU{'s' * (len(ids) > 1)} would be given"
+    return tables.table(title, ("Variable", "Value"), sorted(reservation.envs.items()))
+
+
+def _stats_table(groups: StatsOfGroups) -> Table:
+    """One column for each GPU, whose vGPUs all show the same figures."""
+    gpus: dict[str, InstanceStats] = {}
+    for _group, instances in sorted(groups.items()):
+        for vgpu, stats in sorted(instances.items()):
+            gpus.setdefault(vgpu.rpartition("-")[0], stats)
+    names = dict.fromkeys(name for stats in gpus.values() for name in stats.stats)
+    rows: list[tuple[object, ...]] = [
+        ("(summary)", *(tables.stat_text(stats.summary) for stats in gpus.values()))
+    ]
+    rows += [
+        (name, *(tables.stat_text(s.stats.get(name)) for s in gpus.values())) for name in names
+    ]
+    return tables.table("Stats", ("Figure", *gpus), rows)
+
+
+def _stats_document(groups: StatsOfGroups) -> dict[str, object]:
+    return {
+        group: {
+            vgpu: {
+                "summary": tables.stat_text(stats.summary),
+                "stats": {name: tables.stat_text(stat) for name, stat in stats.stats.items()},
+                "taken_at_s": stats.taken_at_s,
+            }
+            for vgpu, stats in instances.items()
+        }
+        for group, instances in groups.items()
+    }

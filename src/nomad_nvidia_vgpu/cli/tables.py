@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Tables: with lines and colours on a terminal, plain text for files and pipes. Rich lives here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nomad_nvidia_vgpu.device.fingerprint import Attribute
+from nomad_nvidia_vgpu.device.stats import Stat
+
+MISSING = "-"
+_PLAIN_WIDTH = 1000  # a pipe has no width: nothing is to be cut or folded
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table; a cell that is None shows as a dash."""
+    terminal = sys.stdout.isatty()
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if terminal else None,
+        pad_edge=terminal,
+    )
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(MISSING if cell is None else str(cell)) for cell in row))
+    return made
+
+
+def show(*tables: Table) -> None:
+    """Prints tables, one below the other."""
+    for one in tables:
+        for line in _rendered(one):
+            click.echo(line)
+        click.echo()
+
+
+def note(sentence: str) -> None:
+    """Prints a sentence for people, beside the tables and not among them."""
+    click.echo(sentence, err=True)
+
+
+def show_json(document: Any) -> None:
+    """Prints a document for machines."""
+    click.echo(json.dumps(document, indent=2))
+
+
+@contextmanager
+def live() -> Iterator["_Screen"]:
+    """A place whose tables replace each other on a terminal, and follow each other elsewhere."""
+    if not sys.stdout.isatty():
+        yield _Screen(None)
+        return
+    with Live(console=Console(), auto_refresh=False) as screen:
+        yield _Screen(screen)
+
+
+class _Screen:
+    def __init__(self, screen: Live | None) -> None:
+        self._screen = screen
+
+    def show(self, *tables: Table) -> None:
+        """Shows these tables instead of the ones before."""
+        if self._screen is None:
+            show(*tables)
+        else:
+            self._screen.update(Group(*tables), refresh=True)
+
+
+def attribute_text(attribute: Attribute) -> str:
+    """As Nomad's own tools show it."""
+    value = attribute.value
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{shown} {attribute.unit}".rstrip()
+
+
+def stat_text(stat: Stat | None) -> str | None:
+    """As Nomad's own tools show it."""
+    if stat is None:
+        return None
+    out_of = "" if stat.total is None else f" / {stat.total}"
+    return f"{stat.value}{out_of} {stat.unit}".rstrip()
+
+
+def _rendered(renderable: RenderableType) -> list[str]:
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _PLAIN_WIDTH, highlight=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    return [line.rstrip() for line in captured.get().rstrip("\n").split("\n")]

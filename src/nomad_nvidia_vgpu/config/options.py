@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The options of the `config` block. Each is declared here, once.
+
+The schema that Nomad gets, the decoder, the command line and the table in
+`docs/configuration.md` are made from these declarations. To add an option, add a field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nomad_nvidia_vgpu.config import values
+
+if TYPE_CHECKING:
+    from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+
+MAX_VGPUS = 256
+
+
+class Option(NamedTuple):
+    """One option as its declaration says."""
+
+    name: str
+    field: str
+    """Its field in the class that declares it: the name, with the unit where it has one."""
+    kind: values.Kind
+    default_shown: str
+    """The default as an operator would write it; empty if there is none."""
+    doc: str
+    block: type | None = None
+    """For a block, the class that declares what is in it."""
+
+
+def _option(kind: values.Kind, default: Any, doc: str, *, shown: str = "") -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc, "shown": shown})
+
+
+def _block(declared: type, doc: str) -> Any:
+    kind = values.Kind("block", "a block", values.no_scalar)
+    return dataclasses.field(
+        default=declared(), metadata={"kind": kind, "doc": doc, "shown": "", "block": declared}
+    )
+
+
+_XID = values.whole_number(1, 9999)
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthConfig:
+    """When a GPU is unhealthy, and what follows."""
+
+    fatal_xids: tuple[int, ...] = _option(
+        values.list_of(_XID),
+        (),
+        "XIDs that make a GPU unhealthy although the plugin would not think so",
+        shown="[]",
+    )
+    ignored_xids: tuple[int, ...] = _option(
+        values.list_of(_XID),
+        (),
+        "XIDs that do not make a GPU unhealthy although the plugin would think so",
+        shown="[]",
+    )
+    recovery_period_s: float = _option(
+        values.duration(timedelta(0)),
+        60.0,
+        "how long all signals of a GPU must have been good before it is healthy again",
+        shown='"1m"',
+    )
+    end_tasks: bool = _option(
+        values.boolean(),
+        False,
+        "end the GPU processes of tasks on a GPU whose fault needs a reset or a reboot, so that"
+        " Nomad places the tasks elsewhere",
+        shown="false",
+    )
+
+
+def _simulated(value: object) -> SimulatedGpus:
+    # Imported late: a node with GPUs has no use for the profiles of others.
+    from nomad_nvidia_vgpu.gpu.profiles import parse_simulated  # noqa: PLC0415
+
+    return parse_simulated(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class PluginConfig:
+    """A valid config; immutable. The defaults are those of an empty `config` block."""
+
+    enabled: bool = _option(
+        values.boolean(),
+        True,
+        "`false`: publish nothing; the plugin keeps running",
+        shown="true",
+    )
+    vgpus: int | None = _option(
+        values.whole_number(1, MAX_VGPUS),
+        None,
+        "how many vGPUs each GPU is divided into; required unless `enabled = false`",
+    )
+    ignored_gpu_ids: tuple[str, ...] = _option(
+        values.list_of(values.text(r"[^\s,]{1,200}", "a UUID such as GPU-… or MIG-…")),
+        (),
+        "UUIDs of GPUs or MIG devices not to publish; the UUID of a GPU in MIG mode ignores all"
+        " its MIG devices",
+        shown="[]",
+    )
+    fingerprint_period_s: float = _option(
+        values.duration(timedelta(milliseconds=100)),
+        60.0,
+        "how often the hardware is looked at",
+        shown='"1m"',
+    )
+    vendor: str = _option(
+        values.text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, '.', '_' and '-'"),
+        "letmutx",
+        'first part of the device name in jobs (`device "letmutx/gpu"`)',
+        shown='"letmutx"',
+    )
+    group_by: str = _option(
+        values.word("model", "gpu"),
+        "model",
+        "one device group per model, or one per GPU named `<model>/<GPU uuid>`, so that all"
+        " vGPUs of one request are of one GPU",
+        shown='"model"',
+    )
+    visible_devices_envs: tuple[str, ...] = _option(
+        values.list_of(
+            values.text(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "the name of an environment variable"),
+            at_least=1,
+        ),
+        ("NVIDIA_VISIBLE_DEVICES",),
+        'variables that tell a task the UUIDs of its GPUs; add "CUDA_VISIBLE_DEVICES" for'
+        " raw_exec and exec",
+        shown='["NVIDIA_VISIBLE_DEVICES"]',
+    )
+    simulate: tuple[SimulatedGpus, ...] = _option(
+        values.list_of(
+            values.Kind("string", '"<profile>[:<count>[:<MIG profile>,…]]"', _simulated),
+            distinct=False,
+        ),
+        (),
+        "simulated GPUs instead of the node's, to try the plugin without hardware",
+        shown="[]",
+    )
+    log_level: str = _option(
+        values.word("trace", "debug", "info", "warn", "error"),
+        "info",
+        "the least important lines that are handed to Nomad's log",
+        shown='"info"',
+    )
+
+    health: HealthConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
+        HealthConfig, "when a GPU is unhealthy, and what follows"
+    )
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is anything to publish: switched on, and a size given."""
+        return self.enabled and self.vgpus is not None
+
+
+_SECONDS = "_s"
+
+
+def options(declared: type = PluginConfig) -> Iterator[Option]:
+    """Every option that a class declares, in the order in which the docs list them.
+
+    A field that holds seconds ends in `_s`; its option does not, for it carries a unit itself.
+    """
+    for field in dataclasses.fields(declared):
+        meta = field.metadata
+        yield Option(
+            field.name.removesuffix(_SECONDS),
+            field.name,
+            meta["kind"],
+            meta["shown"],
+            meta["doc"],
+            meta.get("block"),
+        )
+
+
+def all_options() -> Iterator[tuple[str, Option]]:
+    """Every option that holds a value, with its path: `vgpus`, `health.end_tasks`."""
+    for option in options():
+        if option.block is None:
+            yield option.name, option
+        else:
+            for inner in options(option.block):
+                yield f"{option.name}.{inner.name}", inner

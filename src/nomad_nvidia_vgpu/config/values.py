@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Kinds of option values: what each is in HCL, what it accepts, and how it says no.
+
+Each `read` takes a value as Nomad's msgpack brings it and returns ours, or raises ValueError
+with the end of a sentence ("must be …, got …") that the decoder puts the option's name before.
+Numbers come as int, float or string (a number such as 0.1 always comes as a string).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+_MAX_SHOWN = 80
+_MAX_DURATION_S = 8760 * 3600  # a year: threads wait that long, and cannot for a thousand
+_NUMBER = r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?"
+_GO_DURATION = r"(([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})(ns|us|µs|μs|ms|s|m|h))+"
+
+
+class Kind(NamedTuple):
+    """One kind of value."""
+
+    hcl_type: str
+    """The type expression in Nomad's schema."""
+    allowed: str
+    """What may be written, for the docs: "1 to 256"."""
+    read: Callable[[object], Any]
+    """Nomad's value to ours; ValueError with the rest of a sentence."""
+
+
+def shown(value: object) -> str:
+    """A value as an error text shows it: on one line, and shortened."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "a value nested too deeply to show"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def no_scalar(value: object) -> Any:
+    """Refuses a value where a block belongs."""
+    raise ValueError(f"must be a block, got {shown(value)}")
+
+
+def boolean() -> Kind:
+    """`true` or `false`."""
+
+    def read(value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        if value in ("true", "false"):  # as Nomad reads a string where a bool belongs
+            return value == "true"
+        raise ValueError(f"must be true or false, got {shown(value)}")
+
+    return Kind("bool", "true or false", read)
+
+
+def whole_number(low: int, high: int) -> Kind:
+    """An integer from `low` to `high`."""
+    allowed = f"{low} to {high}"
+
+    def read(value: object) -> int:
+        number = _number(value)
+        if number is None or number != int(number) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {allowed}, got {shown(value)}")
+        return int(number)
+
+    return Kind("number", allowed, read)
+
+
+def word(*choices: str) -> Kind:
+    """One of a few words."""
+    allowed = " or ".join(f'"{c}"' for c in choices)
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        raise ValueError(f"must be {allowed}, got {shown(value)}")
+
+    return Kind("string", allowed, read)
+
+
+def text(pattern: str, allowed: str) -> Kind:
+    """A string that matches `pattern` whole."""
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and re.fullmatch(pattern, value):
+            return value
+        raise ValueError(f"must be {allowed}, got {shown(value)}")
+
+    return Kind("string", allowed, read)
+
+
+def duration(minimum: timedelta) -> Kind:
+    """A Go duration such as "1m30s", from `minimum` to a year; ours is seconds."""
+    least = f"of at least {minimum.total_seconds() * 1000:g}ms and" if minimum else "of"
+    allowed = f'a duration {least} at most 8760h, such as "30s" or "1m"'
+
+    def read(value: object) -> float:
+        seconds = _seconds(value) if isinstance(value, str) else None
+        if seconds is None or not minimum.total_seconds() <= seconds <= _MAX_DURATION_S:
+            raise ValueError(f"must be {allowed}, got {shown(value)}")
+        return seconds
+
+    return Kind("string", allowed, read)
+
+
+def list_of(item: Kind, *, at_least: int = 0, distinct: bool = True) -> Kind:
+    """A list of values of one kind, in the order written; doubles are dropped if `distinct`."""
+    allowed = f"a list, each {item.allowed}" + (f", at least {at_least}" if at_least else "")
+
+    def read(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"must be a list, got {shown(value)}")  # noqa: TRY004
+        if len(value) < at_least:
+            raise ValueError(f"must name at least {at_least}, got {shown(value)}")
+        items = _items(item, value)
+        return tuple(dict.fromkeys(items) if distinct else items)
+
+    return Kind(f"list({item.hcl_type})", allowed, read)
+
+
+def _items(item: Kind, values: Sequence[object]) -> list[Any]:
+    items, problems = [], []
+    for value in values:
+        try:
+            items.append(item.read(value))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(f"entries {p}" for p in dict.fromkeys(problems)))
+    return items
+
+
+def _number(value: object) -> float | int | None:
+    """A finite number, or None. Booleans are no numbers here, though Python says they are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, str) and not re.fullmatch(_NUMBER, value):
+        return None  # Python reads more than Nomad would: underscores, blanks, other digits
+    try:
+        number = int(value) if isinstance(value, (int, str)) else float(value)
+    except ValueError:
+        try:
+            number = float(value)
+        except ValueError:
+            return None
+    return number if abs(number) < float("inf") else None
+
+
+def _seconds(text_value: str) -> float | None:
+    if not re.fullmatch(_GO_DURATION, text_value):
+        return None  # the library reads more than Go: days, years, blanks
+    # Imported late: only two of three starts read a config, and the default needs no parser.
+    import durationpy  # noqa: PLC0415
+
+    try:
+        return durationpy.from_str(text_value).total_seconds()
+    except (durationpy.DurationError, ValueError, OverflowError):
+        return None

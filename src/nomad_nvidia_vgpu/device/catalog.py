@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What is published now. The only state that the three calls and the hardware's threads share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.gpu.model import GpuSample, Inventory
+from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+
+_log = logging.getLogger(__name__)
+
+
+class Edition(NamedTuple):
+    """The plan at one moment."""
+
+    number: int
+    """Rises with each change."""
+    complete: bool
+    """Whether every GPU has answered at least once, or was given up."""
+    plan: Plan
+
+
+class Catalog:
+    """The present plan and the newest samples; a `Sink` of the watch."""
+
+    def __init__(self, config: PluginConfig) -> None:
+        """Empty until the first inventory comes."""
+        self._config = config
+        self._changed = threading.Condition()  # guards all that follows
+        self._edition = Edition(0, complete=not config.configured, plan=Plan())
+        self._samples: dict[str, GpuSample] = {}
+
+    @property
+    def edition(self) -> Edition:
+        """The present plan."""
+        return self._edition  # one reference, replaced whole: no lock needed
+
+    @property
+    def samples(self) -> Mapping[str, GpuSample]:
+        """The newest sample of each GPU that gave one, by UUID; a copy."""
+        with self._changed:
+            return dict(self._samples)
+
+    def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
+        """Plans anew and wakes who waits; called by the watch."""
+        plan = make_plan(self._config, inventory)
+        with self._changed:
+            before = self._edition
+            self._edition = Edition(before.number + 1, complete, plan)
+            self._changed.notify_all()
+        if not complete:
+            return  # a GPU that has not answered yet may be the one that is missed
+        told = before.plan.warnings if before.complete else ()
+        for warning in plan.warnings:
+            if warning not in told:
+                _log.warning("%s", warning)
+
+    def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
+        """Replaces the samples of these GPUs; called by the watch."""
+        with self._changed:
+            self._samples.update(samples)
+
+    def wait(self, until: Callable[[Edition], bool], timeout_s: float) -> Edition:
+        """The edition for which `until` holds, or the present one after `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: until(self._edition), timeout=timeout_s)
+            return self._edition
+
+    def wake(self) -> None:
+        """Makes everyone who waits look again, as when a stream was cancelled."""
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What is known of a GPU: its lasting facts, a sample of its moving figures, and its health.
+
+A fact that the GPU or its driver does not give is None, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A physical GPU, or a MIG device of one; the lasting facts only.
+
+    Nothing here moves while the driver runs, so that equal GPUs stay equal between two looks.
+    """
+
+    uuid: str
+    """NVML's UUID: `GPU-…`, or `MIG-…` for a MIG device."""
+    model: str
+    """NVML's name, such as `NVIDIA A100-SXM4-80GB`; clean text, never empty."""
+    parent_uuid: str | None = None
+    """For a MIG device, the UUID of its physical GPU."""
+    mig_profile: str | None = None
+    """For a MIG device, its profile, such as `3g.20gb` or `1c.3g.20gb`."""
+    gpu_instance_id: int | None = None
+    """For a MIG device, the number of its GPU instance, by which the driver names it in events."""
+    compute_instance_id: int | None = None
+    memory_mib: int | None = None
+    """Total memory as NVML reports it (less than on the box)."""
+    bar1_mib: int | None = None
+    power_limit_w: int | None = None
+    """The limit in force, not the present draw."""
+    cores_clock_mhz: int | None = None
+    """The highest SM clock, not the present one."""
+    memory_clock_mhz: int | None = None
+    """The highest memory clock."""
+    pci_bandwidth_mb_s: int | None = None
+    """Payload in one direction of the best link this GPU can have in this slot."""
+    pci_bus_id: str | None = None
+    """As in sysfs (`0000:c1:00.0`); the parent's for a MIG device."""
+    display_state: str | None = None
+    """`Enabled` or `Disabled`."""
+    persistence_mode: str | None = None
+    """`Enabled` or `Disabled`."""
+    driver_version: str | None = None
+    cuda_driver_version: float | None = None
+    """The newest CUDA that the driver supports, such as 13.0."""
+    cuda_compute_capability: float | None = None
+    architecture: str | None = None
+    """NVIDIA's name in lower case, such as `hopper`."""
+    unified_memory: bool = False
+    """The GPU has no memory of its own: `memory_mib` is the system's."""
+    simulated: bool = False
+
+    @property
+    def owns_gpu_instance(self) -> bool:
+        """Whether this is a MIG device that shares its memory with no other MIG device.
+
+        `1c.3g.20gb` is one of several compute instances in a GPU instance; `3g.20gb` is all of it.
+        """
+        return self.mig_profile is not None and "c." not in self.mig_profile.split("g.")[0]
+
+
+class Ratio(NamedTuple):
+    """A figure and what it is out of."""
+
+    value: int
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class GpuSample:
+    """The moving figures of a GPU at one moment."""
+
+    taken_at: datetime
+    """In UTC."""
+    power_w: Ratio | None = None
+    gpu_utilization_percent: int | None = None
+    memory_utilization_percent: int | None = None
+    """How busy the memory controller is, not how full the memory."""
+    encoder_utilization_percent: int | None = None
+    decoder_utilization_percent: int | None = None
+    temperature_c: int | None = None
+    memory_mib: Ratio | None = None
+    bar1_mib: Ratio | None = None
+    ecc_l1_errors: int | None = None
+    """Uncorrected since the driver was loaded, as the two below."""
+    ecc_l2_errors: int | None = None
+    ecc_memory_errors: int | None = None
+
+
+class Health(NamedTuple):
+    """Whether a GPU can be used, and if not, why and what to do."""
+
+    healthy: bool
+    reason: str = ""
+    """Short and stable: each change of it costs the cluster a round of evaluations."""
+    grave: bool = False
+    """Whether nothing on the GPU will work again before a reset or a reboot."""
+
+
+HEALTHY = Health(True)
+
+
+class SeenGpu(NamedTuple):
+    """A GPU that was seen at least once, and how it is now."""
+
+    gpu: Gpu
+    health: Health
+
+
+class Inventory(NamedTuple):
+    """All GPUs of the node, ordered by UUID."""
+
+    gpus: tuple[SeenGpu, ...] = ()
+
+
+class Signals(NamedTuple):
+    """What lasts in the driver, as one look read it; None: this GPU or driver does not tell."""
+
+    recovery_action: int | None = None
+    """NVML's field 230; 0 is none."""
+    row_remap_failed: bool | None = None
+    """A row of the memory could not be replaced. (A replacement that is *pending* is no fault.)"""
+
+
+class XidEvent(NamedTuple):
+    """An XID that the driver reported."""
+
+    physical_uuid: str
+    xid: int
+    gpu_instance: int | None = None
+    """The MIG instance concerned; None: the whole GPU."""
+    compute_instance: int | None = None
+
+
+class Look(NamedTuple):
+    """What one look at one physical GPU found."""
+
+    physical_uuid: str
+    gpus: tuple[Gpu, ...]
+    """The GPU itself, or its MIG devices (possibly none) when it is in MIG mode."""
+    signals: Signals = Signals()
+
+
+class GpuSource(Protocol):
+    """Where GPUs come from: NVML, or simulation.
+
+    Each call may block for as long as a driver pleases, so each is made by a thread that can be
+    given up. Different indexes may be asked at the same time.
+    """
+
+    def open(self) -> None:
+        """Makes the driver ready if it is not yet; DriverError with the remedy if it cannot."""
+
+    def count(self) -> int:
+        """How many physical GPUs the driver counts; DriverError."""
+
+    def look(self, index: int) -> Look:
+        """The lasting facts of one physical GPU or its MIG devices; HardwareError.
+
+        NoSuchGpuError when `count` is less than `index` by now.
+        """
+
+    def sample(self, index: int) -> Mapping[str, GpuSample]:
+        """The moving figures, by UUID, of the GPUs that `look` found; HardwareError."""
+
+    def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
+        """The XIDs of the next moments, of all GPUs looked at so far; HardwareError.
+
+        Returns at the first, or with none after `timeout_s` - or much earlier, when there is
+        nothing that could report any: the caller must not spin.
+        """

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MPL-2.0
+"""XIDs as NVML delivers them. Used by `gpu.nvml` alone, which hands in the pynvml module.
+
+An event set cannot forget a GPU, and waiting on one that holds a lost GPU can fail at once and
+for ever: the set is made anew whenever its GPUs change and after each failure, from the GPUs
+that accept the registration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from nomad_nvidia_vgpu.gpu.model import XidEvent
+
+_NO_INSTANCE = 0xFFFFFFFF
+
+
+class NvmlEvents:
+    """The events of one NVML session."""
+
+    def __init__(self, nvml: ModuleType) -> None:
+        """Watches no GPU yet."""
+        self._nvml = nvml
+        self._lock = threading.Lock()  # guards the handles; the rest is the waiting thread's
+        self._handles: dict[str, Any] = {}
+        self._changed = False
+        self._set: Any = None
+        self._uuids: dict[int, str] = {}
+        """By address of the handle: a lost GPU does not tell its UUID any more."""
+
+    def watch(self, uuid: str, handle: Any) -> None:
+        """Adds a physical GPU, or gives it a new handle; MIG devices have no events of their own."""
+        with self._lock:
+            known = self._handles.get(uuid)
+            if known is None or _address(known) != _address(handle):
+                self._handles[uuid] = handle
+                self._changed = True
+
+    def wait(self, timeout_s: float) -> Sequence[XidEvent]:
+        """The XIDs of the next moments; NVMLError when waiting fails, and then the set is made anew.
+
+        Returns at once with none when no GPU reports XIDs.
+        """
+        self._register()
+        if not self._uuids:
+            return ()
+        nvml = self._nvml
+        try:
+            data = nvml.nvmlEventSetWait_v2(self._set, int(timeout_s * 1000))
+        except nvml.NVMLError as error:
+            if error.value == nvml.NVML_ERROR_TIMEOUT:
+                return ()
+            self._forget()
+            raise
+        uuid = self._uuids.get(_address(data.device))
+        if uuid is None or not data.eventType & nvml.nvmlEventTypeXidCriticalError:
+            return ()
+        event = XidEvent(
+            uuid,
+            int(data.eventData),
+            _instance(data.gpuInstanceId),
+            _instance(data.computeInstanceId),
+        )
+        return (event,)
+
+    def _register(self) -> None:
+        with self._lock:
+            if not self._changed and self._set is not None:
+                return
+            handles = dict(self._handles)
+            self._changed = False
+        self._forget()
+        nvml = self._nvml
+        self._set = nvml.nvmlEventSetCreate()
+        for uuid, handle in handles.items():
+            # A GPU that refuses has no events; polling finds its faults.
+            with contextlib.suppress(nvml.NVMLError):
+                supported = nvml.nvmlDeviceGetSupportedEventTypes(handle)
+                # One bit that is not supported would register nothing at all.
+                wanted = supported & nvml.nvmlEventTypeXidCriticalError
+                if wanted:
+                    nvml.nvmlDeviceRegisterEvents(handle, wanted, self._set)
+                    self._uuids[_address(handle)] = uuid
+
+    def _forget(self) -> None:
+        self._uuids = {}
+        if self._set is not None:
+            with contextlib.suppress(self._nvml.NVMLError):
+                self._nvml.nvmlEventSetFree(self._set)
+            self._set = None
+
+
+def _address(handle: Any) -> int:
+    return ctypes.addressof(handle.contents)
+
+
+def _instance(number: int) -> int | None:
+    return None if number == _NO_INSTANCE else int(number)

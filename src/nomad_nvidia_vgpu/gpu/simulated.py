@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Simulated GPUs: a source of GPUs like NVML, for trying the plugin without hardware.
+
+UUIDs depend on the profile and the GPU's number among those of its profile alone, so they
+survive restarts and changes to the rest of the list.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from nomad_nvidia_vgpu.gpu import pcie
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Look, Ratio, XidEvent
+from nomad_nvidia_vgpu.gpu.profiles import (
+    PROFILES,
+    GpuProfile,
+    SimulatedGpus,
+    gpu_instance_profile,
+    gpu_instances,
+)
+
+DRIVER_VERSION = "580.95.05"
+CUDA_DRIVER_VERSION = 13.0
+
+_NAMESPACE = uuid.UUID("6f0a1c5e-8b0d-5d0e-9b63-1d2a6c1c7a50")
+_MEMORY_SLICES = 8
+
+
+class SimulatedSource:
+    """The GPUs that the option `simulate` lists; a `GpuSource`."""
+
+    def __init__(
+        self, wanted: Sequence[SimulatedGpus], clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` gives seconds; the moving figures are functions of it."""
+        self._clock = clock
+        self._gpus: list[tuple[GpuProfile, Look]] = []
+        numbers: dict[str, int] = {}
+        for entry in wanted:
+            for _ in range(entry.count):
+                number = numbers.get(entry.profile, 0)
+                numbers[entry.profile] = number + 1
+                look = _look(entry, number, slot=len(self._gpus))
+                self._gpus.append((PROFILES[entry.profile], look))
+
+    def open(self) -> None:
+        """Always ready."""
+
+    def count(self) -> int:
+        """How many GPUs are simulated."""
+        return len(self._gpus)
+
+    def look(self, index: int) -> Look:
+        """The facts of one simulated GPU; they never change."""
+        return self._gpus[index][1]
+
+    def sample(self, index: int) -> Mapping[str, GpuSample]:
+        """Plausible moving figures: slow waves, out of step between GPUs."""
+        profile, look = self._gpus[index]
+        now = self._clock()
+        return {
+            gpu.uuid: _sample(profile, gpu, now, phase=index + 0.37 * part)
+            for part, gpu in enumerate(look.gpus)
+        }
+
+    def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
+        """None: simulated GPUs have no faults."""
+        threading.Event().wait(timeout_s)
+        return ()
+
+
+def _look(entry: SimulatedGpus, number: int, slot: int) -> Look:
+    profile = PROFILES[entry.profile]
+    gpu = Gpu(
+        uuid=_uuid("GPU", f"{entry.profile}/{number}"),
+        model=profile.model,
+        memory_mib=profile.memory_mib,
+        bar1_mib=profile.bar1_mib,
+        power_limit_w=profile.power_limit_w,
+        cores_clock_mhz=profile.cores_clock_mhz,
+        memory_clock_mhz=profile.memory_clock_mhz,
+        pci_bandwidth_mb_s=pcie.bandwidth_mb_s(*profile.pcie) if profile.pcie else None,
+        pci_bus_id=pcie.sysfs_bus_id(*divmod(0x07 + 4 * slot, 0x100), 0),
+        display_state="Disabled",
+        persistence_mode="Enabled",
+        driver_version=DRIVER_VERSION,
+        cuda_driver_version=CUDA_DRIVER_VERSION,
+        cuda_compute_capability=profile.compute_capability,
+        architecture=profile.architecture,
+        unified_memory=profile.unified_memory,
+        simulated=True,
+    )
+    if not entry.mig:
+        return Look(gpu.uuid, (gpu,))
+    devices = (_mig_device(entry, profile, gpu, number, i) for i in range(len(entry.mig)))
+    return Look(gpu.uuid, tuple(devices))
+
+
+def _mig_device(
+    entry: SimulatedGpus, profile: GpuProfile, parent: Gpu, number: int, position: int
+) -> Gpu:
+    name = entry.mig[position]
+    instance, compute_instance = _numbers(entry.mig)[position]
+    kind = profile.mig[gpu_instance_profile(name)]
+    part = kind.memory_slices / _MEMORY_SLICES
+    return replace(
+        parent,
+        uuid=_uuid("MIG", f"{entry.profile}/{number}/{position}/{name}"),
+        model=f"{profile.model} MIG {name}",
+        parent_uuid=parent.uuid,
+        mig_profile=name,
+        gpu_instance_id=1 + instance,
+        compute_instance_id=compute_instance,
+        memory_mib=kind.memory_mib or int((profile.memory_mib or 0) * part),
+        bar1_mib=int(profile.bar1_mib * part) if profile.bar1_mib else None,
+    )
+
+
+def _numbers(layout: tuple[str, ...]) -> list[tuple[int, int]]:
+    """The GPU instance and the compute instance of each MIG device."""
+    return [
+        (instance, compute_instance)
+        for instance, devices in enumerate(gpu_instances(layout))
+        for compute_instance in range(len(devices))
+    ]
+
+
+def _uuid(prefix: str, name: str) -> str:
+    return f"{prefix}-{uuid.uuid5(_NAMESPACE, name)}"
+
+
+def _sample(profile: GpuProfile, gpu: Gpu, now: float, phase: float) -> GpuSample:
+    load = 0.5 + 0.45 * math.sin(now / 23.0 + phase)
+    filled = 0.45 + 0.35 * math.sin(now / 61.0 + 1.7 * phase)
+    limit = profile.power_limit_w
+    errors = 0 if profile.ecc else None
+    busy = None if gpu.mig_profile else round(100 * load)  # NVML knows none while MIG is on
+    return GpuSample(
+        taken_at=datetime.fromtimestamp(now, tz=timezone.utc),
+        power_w=Ratio(
+            round(profile.idle_w + 0.8 * load * ((limit or 200) - profile.idle_w)), limit
+        ),
+        gpu_utilization_percent=busy,
+        memory_utilization_percent=None if busy is None else round(0.6 * busy),
+        encoder_utilization_percent=None if busy is None else 0,
+        decoder_utilization_percent=None if busy is None else 0,
+        temperature_c=round(profile.idle_c + 38 * load),
+        memory_mib=Ratio(round(gpu.memory_mib * filled), gpu.memory_mib)
+        if gpu.memory_mib
+        else None,
+        bar1_mib=Ratio(2, gpu.bar1_mib) if gpu.bar1_mib else None,
+        ecc_l1_errors=errors,
+        ecc_l2_errors=errors,
+        ecc_memory_errors=errors,
+    )

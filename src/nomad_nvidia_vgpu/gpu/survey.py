@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MPL-2.0
+"""One look at all GPUs, for tools that are not the running plugin."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.errors import HardwareError
+from nomad_nvidia_vgpu.gpu.health import HealthPolicy
+from nomad_nvidia_vgpu.gpu.inventory import Stock
+from nomad_nvidia_vgpu.gpu.model import GpuSample, GpuSource, Inventory
+
+
+class Survey(NamedTuple):
+    """What one look at all GPUs found."""
+
+    inventory: Inventory
+    samples: Mapping[str, GpuSample]
+    """By UUID; only of GPUs that gave one."""
+    problems: tuple[str, ...]
+    """One sentence for each GPU that would not say who it is."""
+
+
+def survey(source: GpuSource) -> Survey:
+    """Looks at every GPU once; DriverError when there is no usable driver.
+
+    Blocks as long as the driver does.
+    """
+    source.open()
+    count = source.count()
+    stock = Stock(HealthPolicy())
+    stock.counted(count, 0.0)
+    samples: dict[str, GpuSample] = {}
+    problems = []
+    for index in range(count):
+        try:
+            stock.looked(index, source.look(index), 0.0)
+        except HardwareError as error:
+            problems.append(str(error))
+            continue
+        # Its facts are worth showing without figures.
+        with contextlib.suppress(HardwareError):
+            samples.update(source.sample(index))
+    return Survey(stock.inventory(), samples, tuple(problems))

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The installed program as a subprocess, over the fake driver, met by our host side of go-plugin."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from libnvidia_ml.driver import FakeDriver, build
+
+from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
+from nomad_nvidia_vgpu.goplugin.handshake import Handshake
+from nomad_nvidia_vgpu.goplugin.host import LogLine
+from nomad_nvidia_vgpu.rpc.client import Host
+
+HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
+
+PROGRAM = Path(sys.executable).with_name("nvidia-vgpu")
+"""The console script of the environment that runs the tests."""
+
+
+class Started(Host):
+    """A plugin and everything it has logged."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Starts the installed program."""
+        self.logs: list[LogLine] = []
+        super().__init__(
+            [str(PROGRAM)], HANDSHAKE, environment=environment, on_log=self.logs.append
+        )
+
+    def logged(self, level: str) -> list[str]:
+        """The messages of one level so far."""
+        return [line.message for line in self.logs if line.level == level]
+
+
+QUICK = {"fingerprint_period": "100ms", "health": {"recovery_period": "0s"}}
+"""Tests wait for what happens, and should not wait long."""
+
+Start = Callable[..., Started]
+
+
+def fact(node: FakeDriver, section: str, key: str) -> str:
+    """What the node's profile says; the test is wrong if it says nothing."""
+    value = node.get(section, key)
+    assert value is not None, f"[{section}] has no {key}"
+    return value
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake library of a current driver."""
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def old_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake library of driver 470."""
+    return build(tmp_path_factory.mktemp("nvml470"), driver_470=True)
+
+
+@pytest.fixture
+def node(library: Path, tmp_path: Path) -> FakeDriver:
+    """A node whose GPUs a test can choose and break."""
+    return FakeDriver(library, tmp_path)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the plugin, with a config if one is given; stops it after the test."""
+    with ExitStack() as stack:
+
+        def run(node: FakeDriver | None = None, **config: Any) -> Started:
+            environment = {**os.environ, **(node.environment() if node else {})}
+            host = stack.enter_context(Started(environment))
+            if config:
+                host.set_config({**QUICK, **config})
+            return host
+
+        yield run

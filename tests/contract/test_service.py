@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Fingerprint, Reserve and Stats while GPUs fail, hang, vanish and come back."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from libnvidia_ml.driver import FakeDriver
+
+from nomad_nvidia_vgpu.rpc.client import Refused
+
+from .conftest import Start, Started, fact
+from .fingerprints import healthy, reasons, until
+
+GPU_IS_LOST = 15
+DRIVER_NOT_LOADED = 9
+
+OFFICIAL_FIGURES = {
+    "Power usage": "W",
+    "GPU utilization": "%",
+    "Memory utilization": "%",
+    "Encoder utilization": "%",
+    "Decoder utilization": "%",
+    "Temperature": "C",
+    "Memory state": "MiB",
+    "BAR1 buffer state": "MiB",
+    "ECC L1 errors": "#",
+    "ECC L2 errors": "#",
+    "ECC memory errors": "#",
+}
+
+
+def test_a_lost_gpu_stays_published_unhealthy_and_comes_back(
+    node: FakeDriver, start: Start
+) -> None:
+    """With its last attributes, a reason and a remedy, while the seven others keep serving."""
+    node.load("h100x8")
+    stream = start(node, vgpus=2).fingerprints()
+    before = until(stream, 8)
+    uuid = fact(node, "gpu 3", "uuid")
+    node.set("gpu 3", "lost", "1")
+    during = until(stream, 7)
+    assert healthy(during)[uuid] is False
+    assert len(during[0].instances) == 16
+    (reason,) = reasons(during)
+    assert uuid in reason
+    assert "reboot" in reason
+    assert during[0].attributes["healthy_instances"].value == 14
+    assert during[0].attributes["memory"] == before[0].attributes["memory"]
+    node.clear("gpu 3", "lost")
+    assert until(stream, 8) == before
+
+
+def test_a_gpu_lost_from_the_start_does_not_hide_the_others(node: FakeDriver, start: Start) -> None:
+    """It cannot say who it is, so it is named in the log, once."""
+    node.load("lost")
+    host = start(node, vgpus=2)
+    groups = next(host.fingerprints())
+    assert sum(healthy(groups).values()) == 7
+    assert len([m for m in host.logged("warn") if "cannot be used" in m]) == 1
+
+
+def test_a_hung_driver_call_takes_one_gpu_away_and_nothing_else(
+    node: FakeDriver, start: Start
+) -> None:
+    """The first answer comes within 10 s; Reserve, stats and Shutdown go on."""
+    node.load("h100x8")
+    node.set("gpu 5", "hang.nvmlDeviceGetMemoryInfo", "1")
+    host = start(node, vgpus=2)
+    began = time.monotonic()
+    stream = host.fingerprints()
+    groups = stream.next_within(12)
+    assert time.monotonic() - began < 11
+    assert sum(healthy(groups).values()) == 7
+    other = f"{fact(node, 'gpu 0', 'uuid')}-0"
+    assert host.reserve([other]).envs["NVIDIA_VISIBLE_DEVICES"] == fact(node, "gpu 0", "uuid")
+    assert other in next(host.stats(0.1))["NVIDIA H100 80GB HBM3"]
+    stopped = host.stop()
+    assert not stopped.killed
+    assert stopped.seconds < 1.0
+
+
+def test_a_gpu_that_hangs_later_is_unhealthy_and_is_back_when_the_call_returns(
+    node: FakeDriver, start: Start
+) -> None:
+    """Its thread is given up, not replaced."""
+    node.load("h100x8")
+    stream = start(node, vgpus=1).fingerprints()
+    until(stream, 8)
+    node.set("gpu 2", "hang.nvmlDeviceGetName", "1")
+    during = until(stream, 7)
+    assert any("does not answer" in reason for reason in reasons(during))
+    node.clear("gpu 2", "hang.nvmlDeviceGetName")
+    until(stream, 8)
+
+
+def test_a_driver_that_is_unloaded_and_loaded_is_found_again(
+    node: FakeDriver, start: Start
+) -> None:
+    """Every GPU says why meanwhile; the log says it once, not once per look."""
+    node.load("h100x8")
+    host = start(node, vgpus=1)
+    stream = host.fingerprints()
+    until(stream, 8)
+    node.set("driver", "fault.nvmlDeviceGetCount_v2", str(DRIVER_NOT_LOADED))
+    node.set("driver", "init_error", str(DRIVER_NOT_LOADED))
+    during = until(stream, 0)
+    assert all("modprobe nvidia" in reason for reason in reasons(during))
+    time_to_repeat = host.fingerprints()  # a second stream sees the same
+    assert healthy(next(time_to_repeat)) == healthy(during)
+    node.clear("driver", "fault.nvmlDeviceGetCount_v2")
+    node.clear("driver", "init_error")
+    until(stream, 8)
+    assert len([m for m in host.logged("warn") if "GPUs of this node cannot be used" in m]) == 1
+
+
+def test_without_a_library_the_stream_lives_and_the_log_says_what_to_do(start: Start) -> None:
+    """A node may get its driver after its agent."""
+    host = start(vgpus=2)
+    stream = host.fingerprints()
+    assert next(stream) == ()
+    with pytest.raises(TimeoutError):
+        stream.next_within(0.5)
+    (warning,) = host.logged("warn")
+    assert "install the NVIDIA driver" in warning
+    assert "simulate" in warning
+
+
+def test_nothing_is_sent_while_nothing_changes(node: FakeDriver, start: Start) -> None:
+    """Before Nomad 1.11.2 each message costs the cluster a Raft write."""
+    node.load("h100x8")
+    stream = start(node, vgpus=1).fingerprints()
+    until(stream, 8)
+    looked = node.calls()["nvmlDeviceGetName"]
+    node.set("gpu 0", "temperature_c", "77")
+    node.set("gpu 0", "power_usage_mw", "650000")
+    deadline = time.monotonic() + 20
+    while node.calls()["nvmlDeviceGetName"] < looked + 24:
+        assert time.monotonic() < deadline
+    with pytest.raises(TimeoutError):
+        stream.next_within(0.3)
+
+
+def test_a_destroyed_mig_device_leaves(node: FakeDriver, start: Start) -> None:
+    """Its UUID never comes back, so nobody waits for it."""
+    node.load("a100_mig")
+    stream = start(node, vgpus=1).fingerprints()
+    before = healthy(until(stream, 3))
+    node.remove_section("mig 0.2")
+    assert set(healthy(until(stream, 2))) < set(before)
+
+
+def test_a_reservation_names_the_share(node: FakeDriver, start: Start) -> None:
+    """Each GPU once and sorted; budgets follow the number of vGPUs granted."""
+    node.load("h100x8")
+    host = start(
+        node,
+        vgpus=4,
+        visible_devices_envs=["NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"],
+    )
+    until(host.fingerprints(), 8)
+    first, second = sorted(fact(node, f"gpu {i}", "uuid") for i in (0, 1))
+    envs = host.reserve([f"{second}-2", f"{first}-3", f"{second}-0", f"{second}-0"]).envs
+    assert envs == {
+        "NVIDIA_VISIBLE_DEVICES": f"{first},{second}",
+        "CUDA_VISIBLE_DEVICES": f"{first},{second}",
+        "NVIDIA_VGPU_IDS": f"{first}-3,{second}-0,{second}-2",
+        "NVIDIA_VGPU_BUDGETS": f"{first}={81559 // 4},{second}={81559 // 2}",
+        "NVIDIA_VGPU_MEMORY_MIB": str(81559 // 4),
+    }
+
+
+def test_a_reservation_waits_for_a_plugin_that_has_just_started(
+    node: FakeDriver, start: Start
+) -> None:
+    """After a crash of ours Nomad reserves at once, and a refusal fails the allocation for good."""
+    node.load("h100x8")
+    node.set("driver", "slow.nvmlDeviceGetCount_v2", "1500")
+    uuid = fact(node, "gpu 0", "uuid")
+    assert start(node, vgpus=2).reserve([f"{uuid}-1"]).envs["NVIDIA_VISIBLE_DEVICES"] == uuid
+
+
+def test_unknown_and_ignored_ids_are_refused_by_name(node: FakeDriver, start: Start) -> None:
+    """The task's event must say which, and all of them."""
+    node.load("h100x8")
+    ignored = fact(node, "gpu 0", "uuid")
+    host = start(node, vgpus=2, ignored_gpu_ids=[ignored])
+    until(host.fingerprints(), 7)
+    known = fact(node, "gpu 1", "uuid")
+    with pytest.raises(Refused) as refused:
+        host.reserve([f"{known}-0", f"{known}-2", f"{ignored}-0", "nonsense"])
+    for named in (f"{known}-2", f"{ignored}-0", "nonsense"):
+        assert named in refused.value.text
+    assert f"{known}-0" not in refused.value.text
+
+
+def test_a_gpu_that_died_after_placement_is_refused_with_its_reason(
+    node: FakeDriver, start: Start
+) -> None:
+    """Better a task event now than a CUDA error in the task."""
+    node.load("h100x8")
+    host = start(node, vgpus=2)
+    stream = host.fingerprints()
+    until(stream, 8)
+    node.set("gpu 4", "lost", "1")
+    until(stream, 7)
+    with pytest.raises(Refused, match=r"unhealthy .*[Ll]ost"):
+        host.reserve([f"{fact(node, 'gpu 4', 'uuid')}-1"])
+
+
+def test_stats_show_the_eleven_figures_with_their_units(node: FakeDriver, start: Start) -> None:
+    """Draw in watts out of the limit, and memory without the driver's own part."""
+    node.load("h100x8")
+    node.set("gpu 0", "memory_used_mib", "4096")
+    node.set("gpu 0", "power_usage_mw", "356789")
+    host = start(node, vgpus=2)
+    until(host.fingerprints(), 8)
+    ((name, instances),) = next(host.stats(0.1)).items()
+    assert name == "NVIDIA H100 80GB HBM3"
+    assert len(instances) == 16
+    one = instances[f"{fact(node, 'gpu 0', 'uuid')}-1"]
+    assert {figure: stat.unit for figure, stat in one.stats.items()} == OFFICIAL_FIGURES
+    assert one.stats["Power usage"][:2] == (356, 700)
+    assert one.summary[:3] == (4096, 81559, "MiB")
+    assert abs(one.taken_at_s - time.time()) < 30
+
+
+def test_stats_come_every_interval_and_a_dead_gpu_is_unavailable(
+    node: FakeDriver, start: Start
+) -> None:
+    """Every published vGPU is in every message, or the agent logs an error for each."""
+    node.load("h100x8")
+    host = start(node, vgpus=1)
+    stream = host.fingerprints()
+    until(stream, 8)
+    stats = host.stats(0.1)
+    next(stats)
+    node.set("gpu 6", "lost", "1")
+    until(stream, 7)
+    next(stats)
+    (instances,) = next(stats).values()
+    assert len(instances) == 8
+    dead = instances[f"{fact(node, 'gpu 6', 'uuid')}-0"]
+    assert dead.summary.value == "unavailable"
+    assert dead.stats == {}
+    assert dead.taken_at_s > 0
+
+
+def test_an_interval_of_zero_means_a_second(start: Start) -> None:
+    """Nomad 0.9.0 to 0.9.5 sends 0."""
+    host = start(vgpus=1, simulate=["t4"])
+    next(host.fingerprints())
+    stats = host.stats(0.0)
+    next(stats)
+    began = time.monotonic()
+    next(stats)
+    assert 0.5 < time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize("vgpus", [1, 64])
+def test_one_pass_of_nvml_serves_all_vgpus_and_streams(
+    node: FakeDriver, start: Start, vgpus: int
+) -> None:
+    """Polling per vGPU or per stream would burn a core."""
+    node.load("h100x8")
+    host = start(node, vgpus=vgpus, fingerprint_period="1h")
+    until(host.fingerprints(), 8)
+    streams = [host.stats(0.2) for _ in range(3)]
+    for stream in streams:
+        next(stream)
+    node.forget_calls()
+    began = time.monotonic()
+    for _ in range(10):
+        for stream in streams:
+            next(stream)
+    passes = (time.monotonic() - began) / 0.2
+    temperatures = node.calls()["nvmlDeviceGetTemperature"] / 8
+    assert temperatures <= passes + 2
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(ids=st.lists(st.text(max_size=300), max_size=6))
+def test_any_strings_as_ids_are_refused_or_granted(simulated: Started, ids: list[str]) -> None:
+    """A crash in Reserve would restart the plugin under all running tasks."""
+    sendable = [text.encode("utf-8", "replace").decode() for text in ids]
+    with pytest.raises(Refused):
+        simulated.reserve(sendable)
+    assert simulated.info().name == "nvidia-vgpu"
+
+
+@pytest.fixture
+def simulated(start: Start) -> Started:
+    """One plugin for all examples."""
+    host = start(vgpus=2, simulate=["t4"])
+    next(host.fingerprints())
+    return host

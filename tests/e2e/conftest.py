@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Agents for the tests, each closed and checked when its scope ends."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import psutil
+import pytest
+from libnvidia_ml.driver import BuildError, build
+
+from e2e import binaries
+from e2e.agent import Agent
+from e2e.api import granted_ids
+from e2e.jobs import PID, device, staying_job
+
+A100 = "NVIDIA A100-SXM4-80GB"
+T4 = "Tesla T4"
+VGPUS = 16
+
+
+def plugin_block(options: str) -> str:
+    """The `plugin` block of an agent's configuration, with these options."""
+    return f'plugin "{binaries.PLUGIN_NAME}" {{\n  config {{\n    {options}\n  }}\n}}\n'
+
+
+class Stayer(NamedTuple):
+    """A job whose one task runs until it is stopped."""
+
+    agent: Agent
+    job: str
+    process: psutil.Process
+    gpu: str
+
+    def assert_untouched(self) -> None:
+        """The task still runs, in the same process and without a restart."""
+        (allocation,) = self.agent.api.wait_for(self.job, "running")
+        assert allocation["TaskStates"]["main"]["Restarts"] == 0
+        assert int(self.agent.api.environment(allocation)[PID]) == self.process.pid
+        assert self.process.is_running()  # compares start times: no other one of that number
+
+
+def stay(agent: Agent, name: str = "stayer") -> Stayer:
+    """A task that stays on one vGPU, once it runs."""
+    job = agent.api.submit(staying_job(name, device()))
+    return running(agent, job)
+
+
+def running(agent: Agent, job: str) -> Stayer:
+    """The one task of a staying job on one vGPU, once it runs."""
+    (allocation,) = agent.api.wait_for(job, "running")
+    (vgpu,) = granted_ids(allocation)
+    process = psutil.Process(int(agent.api.environment(allocation)[PID]))
+    return Stayer(agent, job, process, vgpu.rpartition("-")[0])
+
+
+@pytest.fixture(scope="session")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the fake library of NVIDIA's driver."""
+    try:
+        return build(tmp_path_factory.mktemp("nvml"))
+    except BuildError as error:
+        binaries.missing(f"the fake driver does not build: {error}")
+
+
+class StartAgent(Protocol):
+    """Makes an agent, and starts it unless told not to."""
+
+    def __call__(
+        self,
+        config: str | Path,
+        *,
+        binary: Path | None = None,
+        environment: dict[str, str] | None = None,
+        dev: bool = True,
+        start: bool = True,
+    ) -> Agent:
+        """`config` is the agent's configuration, HCL or a file of it."""
+
+
+def _agents(new_directory: Callable[[], Path]) -> Iterator[StartAgent]:
+    with ExitStack() as open_agents:
+
+        def make(
+            config: str | Path,
+            *,
+            binary: Path | None = None,
+            environment: dict[str, str] | None = None,
+            dev: bool = True,
+            start: bool = True,
+        ) -> Agent:
+            nomad = binary or binaries.nomad()
+            agent = Agent(nomad, new_directory(), config, environment=environment, dev=dev)
+            open_agents.callback(agent.close)
+            if start:
+                agent.start()
+            return agent
+
+        yield make
+
+
+@pytest.fixture
+def start_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAgent]:
+    """Agents for one test."""
+    yield from _agents(lambda: tmp_path_factory.mktemp("a"))
+
+
+@pytest.fixture(scope="module")
+def start_module_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAgent]:
+    """Agents for all tests of a module."""
+    yield from _agents(lambda: tmp_path_factory.mktemp("a"))
+
+
+@pytest.fixture(scope="session")
+def two_model_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """One agent with two A100 and one T4, each 16 vGPUs, for all tests that leave it as it is."""
+    options = f'vgpus = {VGPUS}\n    simulate = ["a100-sxm4-80gb:2", "t4"]'
+    for make in _agents(lambda: tmp_path_factory.mktemp("a")):
+        yield make(plugin_block(options))
+
+
+@pytest.fixture
+def agent(two_model_agent: Agent) -> Iterator[Agent]:
+    """That agent, with every vGPU free again after the test."""
+    yield two_model_agent
+    two_model_agent.api.stop_all()

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MPL-2.0
+"""SIGKILL to the plugin, and SIGKILL to the agent: tasks run on, and new ones can be placed."""
+
+import pytest
+
+from e2e.agent import Agent
+from e2e.conftest import StartAgent, plugin_block, stay
+from e2e.jobs import device, printing_job
+from e2e.waiting import wait_until
+
+pytestmark = [pytest.mark.nomad, pytest.mark.timeout(180)]
+
+CONFIG = plugin_block('vgpus = 4\n simulate = ["t4"]')
+
+
+def _assert_places(agent: Agent, name: str) -> None:
+    job = agent.api.submit(printing_job(name, device()))
+    (allocation,) = agent.api.wait_for(job, "complete")
+    assert agent.api.environment(allocation)["NVIDIA_VISIBLE_DEVICES"].startswith("GPU-")
+
+
+def test_a_killed_plugin_comes_back(start_agent: StartAgent) -> None:
+    """Nomad starts a killed plugin anew; the task keeps its process and a new task is placed."""
+    agent = start_agent(CONFIG)
+    task = stay(agent)
+    before = agent.the_plugin()
+    before.kill()
+    wait_until("another plugin process runs", lambda: agent.the_plugin().pid != before.pid)
+    _assert_places(agent, "after-the-plugin")
+    task.assert_untouched()
+    groups = agent.api.device_groups()
+    assert [len(g.healthy) for g in groups.values()] == [4]
+    node = agent.api.node()
+    wait_until("figures flow again", lambda: agent.api.device_stats(node))
+
+
+def test_a_killed_agent_finds_its_task_again(start_agent: StartAgent) -> None:
+    """A killed agent starts again: its task ran on, a new one is placed, one plugin is left."""
+    agent = start_agent(CONFIG, dev=False)
+    task = stay(agent)
+    orphan = agent.the_plugin()
+    agent.kill()
+    assert orphan.is_running()
+
+    agent.start()
+    wait_until("the orphan is gone", lambda: not orphan.is_running(), timeout_s=20.0)
+    assert agent.the_plugin().ppid() == agent.pid
+    task.assert_untouched()
+    _assert_places(agent, "after-the-agent")
+    assert len(agent.plugin_processes()) == 1

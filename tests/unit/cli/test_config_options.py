@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MPL-2.0
+"""A config from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.config.decode import decode
+from nomad_nvidia_vgpu.config.options import HealthConfig, PluginConfig, all_options
+from nomad_nvidia_vgpu.errors import ConfigError
+
+
+@click.command()
+@config_options
+def show(*, config_file: Path | None, **flags: Any) -> dict[str, object]:
+    """Gives what was given."""
+    return given_config(config_file, flags)
+
+
+def given_by(*arguments: str) -> dict[str, object]:
+    """Gives the config of a command line."""
+    result: dict[str, object] = show.main(list(arguments), standalone_mode=False)
+    return result
+
+
+def test_nothing_given_is_an_empty_config() -> None:
+    """Flags that were not given are not in the config."""
+    assert given_by() == {}
+
+
+def test_every_option_has_a_flag() -> None:
+    """Each option of the config block can be given as a flag of its name."""
+    flags = {param.opts[0] for param in show.params}
+    assert flags == {
+        "--config",
+        *(f"--{path.replace('_', '-').replace('.', '-')}" for path, _ in all_options()),
+    }
+
+
+def test_flags_can_be_decoded() -> None:
+    """What flags give is a config, as if it had been written into a file."""
+    given = given_by(
+        "--vgpus", "16", "--enabled", "true", "--fingerprint-period", "30s",
+        "--ignored-gpu-ids", "GPU-a", "--ignored-gpu-ids", "GPU-b", "--group-by", "gpu",
+    )  # fmt: skip
+    assert decode(given) == PluginConfig(
+        vgpus=16, ignored_gpu_ids=("GPU-a", "GPU-b"), fingerprint_period_s=30.0, group_by="gpu"
+    )
+
+
+def test_flags_reach_into_a_block() -> None:
+    """A flag of an option inside a block gives the block that option."""
+    given = given_by(
+        "--vgpus", "1", "--health-fatal-xids", "13", "--health-fatal-xids", "31",
+        "--health-recovery-period", "5s", "--health-end-tasks", "true",
+    )  # fmt: skip
+    health = HealthConfig(fatal_xids=(13, 31), recovery_period_s=5.0, end_tasks=True)
+    assert decode(given) == PluginConfig(vgpus=1, health=health)
+
+
+def test_a_flag_wins_over_its_option_in_the_files_block(tmp_path: Path) -> None:
+    """A flag replaces its own option of a block and leaves the block's others."""
+    path = tmp_path / "agent.hcl"
+    path.write_text('health {\n  recovery_period = "1s"\n  end_tasks = true\n}\n')
+    given = given_by("--config", str(path), "--health-recovery-period", "2s")
+    assert given == {"health": {"recovery_period": "2s", "end_tasks": True}}
+
+
+def test_a_false_flag_is_given() -> None:
+    """A flag that is false is not taken for one that was not given."""
+    assert decode(given_by("--enabled", "false")) == PluginConfig(enabled=False)
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    """What both give is taken from the flags, the rest from the file."""
+    path = tmp_path / "agent.hcl"
+    path.write_text('vgpus = 4\nvendor = "nvidia"\nsimulate = ["l4"]\n')
+    given = given_by("--config", str(path), "--vgpus", "8", "--simulate", "t4")
+    assert given == {"vgpus": "8", "vendor": "nvidia", "simulate": ["t4"]}
+
+
+def test_a_wrong_config_is_refused_with_every_problem() -> None:
+    """Options that do not exist and options that are wrong are told together."""
+    with pytest.raises(ConfigError) as refused:
+        checked_config({"vgpu": 4, "vgpus": 4, "vendor": "a b"})
+    assert [problem.split(" ")[0] for problem in refused.value.problems] == ["vgpu", "vendor"]
+
+
+def test_an_unknown_option_alone_is_refused() -> None:
+    """A config that is right but for an option that does not exist is refused."""
+    with pytest.raises(ConfigError, match=r"^vgpu is not an option"):
+        checked_config({"vgpu": 4, "vgpus": 4})
+
+
+def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
+    """A file that is not there is a wrong use of the command."""
+    with pytest.raises(click.UsageError, match=r"does not exist"):
+        given_by("--config", str(tmp_path / "nothing.hcl"))

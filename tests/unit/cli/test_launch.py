@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What `nvidia-vgpu launch` makes of answers; the command itself is run in `contract`."""
+
+from __future__ import annotations
+
+import json
+
+from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.cli.launch import _sample_ids, _stats_document, _stats_table
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
+from nomad_nvidia_vgpu.device.stats import Stat
+from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
+from nomad_nvidia_vgpu.rpc.client import InstanceStats, StatsOfGroups
+from nomad_nvidia_vgpu.sharing.plan import make_plan
+from unit.example_gpus import LOST, gpu, inventory
+
+STATS: StatsOfGroups = {
+    "NVIDIA L4": {
+        f"GPU-{gpu}-{number}": InstanceStats(
+            Stat(1024, 23034, "MiB"), {"Temperature": Stat(55, None, "C")}, 1.5
+        )
+        for gpu in "ab"
+        for number in range(3)
+    }
+}
+
+
+def groups(*gpus: Gpu | SeenGpu, vgpus: int = 4) -> tuple[DeviceGroup, ...]:
+    """Gives the groups of these GPUs."""
+    return device_groups(make_plan(PluginConfig(vgpus=vgpus), inventory(*gpus)), "letmutx")
+
+
+def test_the_sample_reservation_is_of_healthy_vgpus() -> None:
+    """The sample is of two healthy vGPUs of the first group that has any."""
+    assert _sample_ids(groups(SeenGpu(gpu("GPU-a"), LOST), gpu("GPU-b"))) == ["GPU-b-0", "GPU-b-1"]
+    assert _sample_ids(groups(SeenGpu(gpu("GPU-a"), LOST), gpu("GPU-t", model="Tesla T4"))) == [
+        "GPU-t-0",
+        "GPU-t-1",
+    ]
+    assert _sample_ids(groups(gpu("GPU-a"), vgpus=1)) == ["GPU-a-0"]
+
+
+def test_without_a_healthy_vgpu_nothing_is_reserved() -> None:
+    """A node on which nothing can be used has no sample reservation."""
+    assert _sample_ids(groups(SeenGpu(gpu("GPU-a"), LOST))) == []
+    assert _sample_ids(()) == []
+
+
+def test_stats_have_one_column_per_gpu() -> None:
+    """VGPUs of one GPU, which show the same figures, share a column."""
+    shown = tables._rendered(_stats_table(STATS))
+    rows = [" ".join(line.split()) for line in shown]
+    assert rows.count("Figure GPU-a GPU-b") == 1
+    assert rows.count("Temperature 55 C 55 C") == 1
+
+
+def test_the_document_has_every_vgpu() -> None:
+    """For machines, every vGPU has its summary, figures and time."""
+    document = json.loads(json.dumps(_stats_document(STATS)))
+    assert len(document["NVIDIA L4"]) == 6
+    assert document["NVIDIA L4"]["GPU-b-2"] == {
+        "summary": "1024 / 23034 MiB",
+        "stats": {"Temperature": "55 C"},
+        "taken_at_s": 1.5,
+    }

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Tables for people and documents for machines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.device.fingerprint import Attribute
+from nomad_nvidia_vgpu.device.stats import Stat
+
+
+def test_a_table_is_plain_text_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, a table has no lines, no colours and no folded cells."""
+    tables.show(tables.table("GPUs", ("UUID", "Model"), [("GPU-a", "x" * 300)]))
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert "x" * 300 in out
+
+
+def test_a_missing_cell_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    """A cell without a value shows as a dash, and one with zero as zero."""
+    tables.show(tables.table("T", ("A", "B", "C"), [(None, 0, "")]))
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["-", "0"]
+
+
+@pytest.mark.parametrize("cell", ["[bold]text[/bold]", "[/]", "[link=x]", ":smile:"])
+def test_a_cell_shows_what_it_holds(capsys: pytest.CaptureFixture[str], cell: str) -> None:
+    """What looks like markup in a value is shown as it stands."""
+    tables.show(tables.table("T", ("A",), [(cell,)]))
+    assert cell in capsys.readouterr().out
+
+
+def test_notes_stay_beside_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence for people does not get into what a pipe reads."""
+    tables.note("something is odd")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "something is odd\n")
+
+
+def test_a_document_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """A document for machines can be read back."""
+    document = {"gpus": [{"uuid": "GPU-a", "memory": None}]}
+    tables.show_json(document)
+    assert json.loads(capsys.readouterr().out) == document
+
+
+def test_live_tables_follow_each_other_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, tables that would replace each other are all printed."""
+    with tables.live() as screen:
+        for number in range(3):
+            screen.show(tables.table("T", ("A",), [(f"row {number}",)]))
+    out = capsys.readouterr().out
+    assert all(f"row {number}" in out for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "text"),
+    [
+        (Attribute(23034, "MiB"), "23034 MiB"),
+        (Attribute(8.9), "8.9"),
+        (Attribute("ada"), "ada"),
+        (Attribute(True), "true"),
+        (Attribute(0, "W"), "0 W"),
+    ],
+)
+def test_an_attribute_as_text(attribute: Attribute, text: str) -> None:
+    """An attribute reads as in Nomad's own tools."""
+    assert tables.attribute_text(attribute) == text
+
+
+@pytest.mark.parametrize(
+    ("stat", "text"),
+    [
+        (Stat(3, 8, "MiB"), "3 / 8 MiB"),
+        (Stat(0, 8, "MiB"), "0 / 8 MiB"),
+        (Stat(41, None, "%"), "41 %"),
+        (Stat("unavailable"), "unavailable"),
+        (None, None),
+    ],
+)
+def test_a_figure_as_text(stat: Stat | None, text: str | None) -> None:
+    """A figure reads as in Nomad's own tools, and a missing one is missing."""
+    assert tables.stat_text(stat) == text

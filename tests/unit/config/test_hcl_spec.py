@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The schema that Nomad checks a config block against."""
+
+from __future__ import annotations
+
+from nomad_nvidia_vgpu.config.hcl_spec import Attr, Block, schema
+
+
+def test_the_schema_has_every_option_with_its_type() -> None:
+    """Nomad is told of each option by its name and HCL type."""
+    assert {e.name: e.type for e in schema() if isinstance(e, Attr)} == {
+        "enabled": "bool",
+        "vgpus": "number",
+        "ignored_gpu_ids": "list(string)",
+        "fingerprint_period": "string",
+        "vendor": "string",
+        "group_by": "string",
+        "visible_devices_envs": "list(string)",
+        "simulate": "list(string)",
+        "log_level": "string",
+    }
+
+
+def test_the_schema_has_the_block_with_its_options() -> None:
+    """Nomad is told of the options inside a block, each by its name and HCL type."""
+    assert [entry for entry in schema() if isinstance(entry, Block)] == [
+        Block(
+            "health",
+            (
+                Attr("fatal_xids", "list(number)"),
+                Attr("ignored_xids", "list(number)"),
+                Attr("recovery_period", "string"),
+                Attr("end_tasks", "bool"),
+            ),
+        )
+    ]
+
+
+def test_no_option_is_declared_twice() -> None:
+    """Each option stands in the schema once."""
+    names = [attr.name for attr in schema()]
+    assert len(names) == len(set(names))

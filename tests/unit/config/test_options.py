@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The declarations of the options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from nomad_nvidia_vgpu.config.options import (
+    HealthConfig,
+    Option,
+    PluginConfig,
+    all_options,
+    options,
+)
+
+ALL = dict(all_options())
+WITH_DEFAULT = [path for path, option in ALL.items() if option.default_shown]
+
+
+def default(path: str) -> object:
+    """Gives what a config holds for an option where nothing is given."""
+    value: object = PluginConfig()
+    *blocks, _ = path.split(".")
+    for name in [*blocks, ALL[path].field]:
+        value = getattr(value, name)
+    return value
+
+
+def test_every_option_of_the_design_is_there() -> None:
+    """The options and their defaults are those that the design lists."""
+    assert {path: default(path) for path in ALL} == {
+        "enabled": True,
+        "vgpus": None,
+        "ignored_gpu_ids": (),
+        "fingerprint_period": 60.0,
+        "vendor": "letmutx",
+        "group_by": "model",
+        "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
+        "simulate": (),
+        "log_level": "info",
+        "health.fatal_xids": (),
+        "health.ignored_xids": (),
+        "health.recovery_period": 60.0,
+        "health.end_tasks": False,
+    }
+
+
+@pytest.mark.parametrize("path", WITH_DEFAULT)
+def test_a_default_as_shown_is_the_default(path: str) -> None:
+    """The default that the docs show, written into a config, is the default."""
+    option = ALL[path]
+    assert option.kind.read(json.loads(option.default_shown)) == default(path)
+
+
+@pytest.mark.parametrize("option", ALL.values(), ids=ALL.keys())
+def test_every_option_says_what_it_is_for(option: Option) -> None:
+    """Each option tells its meaning and what may be written."""
+    assert option.doc
+    assert option.kind.allowed
+
+
+def test_a_block_is_listed_with_its_options() -> None:
+    """What is in a block is declared by a class, and the block itself holds no value."""
+    (block,) = [option for option in options() if option.block]
+    assert (block.name, block.block) == ("health", HealthConfig)
+    assert "health" not in ALL
+    assert [option.field for option in options(HealthConfig)] == [
+        "fatal_xids",
+        "ignored_xids",
+        "recovery_period_s",
+        "end_tasks",
+    ]
+
+
+def test_a_config_cannot_be_changed() -> None:
+    """A config is the same for as long as it lives."""
+    with pytest.raises(FrozenInstanceError):
+        PluginConfig().vgpus = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("config", "configured"),
+    [
+        (PluginConfig(), False),
+        (PluginConfig(vgpus=1), True),
+        (PluginConfig(vgpus=1, enabled=False), False),
+        (PluginConfig(enabled=False), False),
+    ],
+)
+def test_a_config_is_configured_when_it_publishes(config: PluginConfig, configured: object) -> None:
+    """A config that is switched on and has a size is configured, and no other."""
+    assert config.configured is configured

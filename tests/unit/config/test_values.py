@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Kinds of option values."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_nvidia_vgpu.config import values
+
+NUMBER = values.whole_number(1, 256)
+PERIOD = values.duration(timedelta(milliseconds=100))
+WORDS = values.list_of(values.text(r"[a-z]+", "lower-case letters"))
+
+
+@pytest.mark.parametrize("given_value", [16, 16.0, "16", "16.0", "1.6e1"], ids=repr)
+def test_a_whole_number_may_come_in_any_form(given_value: object) -> None:
+    """A whole number is an int, whether Nomad sends it as int, float or string."""
+    number = NUMBER.read(given_value)
+    assert number == 16
+    assert type(number) is int
+
+
+@pytest.mark.parametrize("given_value", [1, 256])
+def test_the_ends_of_a_range_belong_to_it(given_value: int) -> None:
+    """The lowest and the highest number are allowed."""
+    assert NUMBER.read(given_value) == given_value
+
+
+@pytest.mark.parametrize(
+    "given_value",
+    [
+        0,
+        257,
+        -1,
+        1.5,
+        "1.5",
+        "",
+        "ten",
+        "0x10",
+        True,
+        False,
+        float("nan"),
+        float("inf"),
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        10**400,
+        "9" * 5000,
+        b"16",
+        [16],
+        {},
+        None,
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_whole_number_in_range_is_refused(given_value: object) -> None:
+    """Anything but a whole number in range is refused with the range and the value."""
+    with pytest.raises(ValueError, match=r"^must be a whole number from 1 to 256, got "):
+        NUMBER.read(given_value)
+
+
+@pytest.mark.parametrize("given_value", [1, 0, "True", "no", "true ", None, []])
+def test_only_truths_are_booleans(given_value: object) -> None:
+    """A boolean is true or false and nothing that resembles it."""
+    with pytest.raises(ValueError, match=r"^must be true or false, got "):
+        values.boolean().read(given_value)
+
+
+@pytest.mark.parametrize(("word", "truth"), [("true", True), ("false", False)])
+def test_a_boolean_may_be_a_word(word: str, truth: object) -> None:
+    """The two words that Nomad reads as booleans are booleans here, too."""
+    assert values.boolean().read(word) is truth
+
+
+@pytest.mark.parametrize("given_value", [True, False])
+def test_a_boolean_is_itself(given_value: object) -> None:
+    """True stays true and false stays false."""
+    assert values.boolean().read(given_value) is given_value
+
+
+@pytest.mark.parametrize("given_value", ["MODEL", "models", "", None, 1, ["model"]])
+def test_a_word_is_one_of_the_choices(given_value: object) -> None:
+    """A word that is not on the list is refused with the whole list."""
+    with pytest.raises(ValueError, match=r'^must be "model" or "gpu", got '):
+        values.word("model", "gpu").read(given_value)
+
+
+def test_a_text_must_match_as_a_whole() -> None:
+    """A text that matches in part, or but for a line end, is refused."""
+    kind = values.text(r"[a-z]+", "lower-case letters")
+    assert kind.read("abc") == "abc"
+    for wrong in ("abc1", "abc\n", "", 5, None):
+        with pytest.raises(ValueError, match=r"^must be lower-case letters, got "):
+            kind.read(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("100ms", 0.1), ("1m", 60.0), ("1m30s", 90.0), ("1.5h", 5400.0), ("100000us", 0.1)],
+)
+def test_a_duration_is_seconds(text: str, seconds: float) -> None:
+    """A Go duration becomes its number of seconds."""
+    assert PERIOD.read(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "given_value",
+    [
+        "",
+        "1",
+        "0",
+        "60",
+        "1 minute",
+        "-1m",
+        "99ms",
+        "99999us",
+        "1.2.3s",
+        ".s",
+        "nan",
+        "1e400h",
+        "1" * 400 + "h",
+        "1m\n",
+        "1d",
+        "1m 30s",
+        "\u0661m",
+        "8760h1ns0ms1s",
+        "8761h",
+        "9999999h",
+        60,
+        60.0,
+        None,
+        True,
+        ["1m"],
+        b"1m",
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_duration_is_refused(given_value: object) -> None:
+    """Anything but a Go duration of at least the minimum is refused with an example."""
+    with pytest.raises(
+        ValueError, match=r"^must be a duration of at least 100ms and at most 8760h"
+    ):
+        PERIOD.read(given_value)
+
+
+@given(st.text())
+def test_any_text_is_a_duration_or_refused(text: str) -> None:
+    """No text makes the reader of durations fail in another way than by refusing it."""
+    try:
+        assert PERIOD.read(text) >= 0.1
+    except ValueError as error:
+        assert str(error).startswith("must be a duration")  # noqa: PT017  either may come
+
+
+def test_a_list_keeps_its_order_and_drops_doubles() -> None:
+    """A list has each entry once, where it first stood."""
+    assert WORDS.read(["b", "a", "b"]) == ("b", "a")
+
+
+def test_a_list_may_keep_doubles() -> None:
+    """A list whose entries need not differ keeps them all."""
+    kind = values.list_of(values.text("[a-z]", "a letter"), distinct=False)
+    assert kind.read(("a", "a")) == ("a", "a")
+
+
+def test_a_list_names_each_wrong_entry() -> None:
+    """Every wrong entry of a list is named in the one refusal."""
+    with pytest.raises(ValueError, match=r"^entries must be .*'X'; entries must be .*, got 5$"):
+        WORDS.read(["X", "a", 5, "X"])
+
+
+@pytest.mark.parametrize("given_value", ["abc", 5, {"a": 1}, None, b"abc"])
+def test_only_a_list_is_a_list(given_value: object) -> None:
+    """A single string is no list of strings."""
+    with pytest.raises(ValueError, match=r"^must be a list, got "):
+        WORDS.read(given_value)
+
+
+def test_a_list_may_have_a_least_length() -> None:
+    """A list that must name something is refused when it is empty."""
+    kind = values.list_of(values.text("[a-z]", "a letter"), at_least=1)
+    with pytest.raises(ValueError, match=r"^must name at least 1, got \[\]$"):
+        kind.read([])
+
+
+@given(st.text() | st.lists(st.integers()) | st.binary())
+def test_a_value_is_shown_short_and_on_one_line(value: object) -> None:
+    """Whatever a value is, an error text shows it on one line of bounded length."""
+    shown = values.shown(value)
+    assert len(shown) <= 81
+    assert "\n" not in shown

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MPL-2.0
+"""How the property tests run: as long as they need on a busy machine, and leaving nothing behind.
+
+`HYPOTHESIS_EXAMPLES=5000 pytest tests/unit` looks much longer than a usual run.
+"""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile(
+    "unit",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "60")),
+)
+settings.load_profile("unit")

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What the fingerprint says of a group."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.device.fingerprint import (
+    Attribute,
+    DeviceGroup,
+    Instance,
+    device_groups,
+)
+from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
+from nomad_nvidia_vgpu.sharing.plan import make_plan
+from unit.example_gpus import LOST, gpu, inventory, mig
+
+UNITS = ["", "MiB", "W", "MHz", "MB/s"]
+
+
+def group_of(*gpus: Gpu | SeenGpu, vgpus: int = 4, group_by: str = "model") -> DeviceGroup:
+    """Gives the one group that these GPUs make."""
+    plan = make_plan(PluginConfig(vgpus=vgpus, group_by=group_by), inventory(*gpus))
+    (group,) = device_groups(plan, "letmutx")
+    return group
+
+
+def differing(name: str, *values: Any) -> dict[str, Attribute]:
+    """Gives the attributes of GPUs that differ in one fact."""
+    gpus = (gpu(f"GPU-{i}", **{name: value}) for i, value in enumerate(values))
+    return group_of(*gpus).attributes
+
+
+def test_a_group_names_its_device() -> None:
+    """A group has the vendor of the config, the type gpu and the name of the model."""
+    group = group_of(gpu())
+    assert (group.vendor, group.type, group.name) == ("letmutx", "gpu", "NVIDIA L4")
+
+
+def test_every_vgpu_is_an_instance() -> None:
+    """Each vGPU is an instance with its id, health, reason and the bus id of its GPU."""
+    group = group_of(gpu("GPU-a"), SeenGpu(gpu("GPU-b", pci_bus_id=None), LOST), vgpus=2)
+    assert group.instances == (
+        Instance("GPU-a-0", True, "", "0000:07:00.0"),
+        Instance("GPU-a-1", True, "", "0000:07:00.0"),
+        Instance("GPU-b-0", False, LOST.reason, None),
+        Instance("GPU-b-1", False, LOST.reason, None),
+    )
+
+
+def test_one_gpu_has_every_attribute() -> None:
+    """A group of one GPU tells all facts of it, in Nomad's units."""
+    assert group_of(gpu()).attributes == {
+        "memory": Attribute(23034, "MiB"),
+        "power": Attribute(72, "W"),
+        "bar1": Attribute(32768, "MiB"),
+        "driver_version": Attribute("580.95.05"),
+        "cores_clock": Attribute(2040, "MHz"),
+        "memory_clock": Attribute(6251, "MHz"),
+        "pci_bandwidth": Attribute(31507, "MB/s"),
+        "display_state": Attribute("Disabled"),
+        "persistence_mode": Attribute("Enabled"),
+        "model": Attribute("NVIDIA L4"),
+        "vgpus": Attribute(4),
+        "vgpu_memory": Attribute(5758, "MiB"),
+        "sharing": Attribute("time-slicing"),
+        "memory_isolation": Attribute("none"),
+        "instances": Attribute(4),
+        "healthy_instances": Attribute(4),
+        "cuda_compute_capability": Attribute(8.9),
+        "cuda_driver_version": Attribute(13.0),
+        "architecture": Attribute("ada"),
+        "gpu_uuid": Attribute("GPU-a"),
+        "pci_bus_id": Attribute("0000:07:00.0"),
+    }
+
+
+def test_unknown_facts_are_left_out() -> None:
+    """A GPU that tells nothing of itself has the attributes that are ours alone."""
+    assert set(group_of(Gpu("GPU-a", "NVIDIA GPU")).attributes) == {
+        "model",
+        "vgpus",
+        "sharing",
+        "memory_isolation",
+        "instances",
+        "healthy_instances",
+        "gpu_uuid",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fact", "attribute"),
+    [
+        ("memory_mib", "memory"),
+        ("power_limit_w", "power"),
+        ("bar1_mib", "bar1"),
+        ("cores_clock_mhz", "cores_clock"),
+        ("memory_clock_mhz", "memory_clock"),
+        ("pci_bandwidth_mb_s", "pci_bandwidth"),
+        ("cuda_compute_capability", "cuda_compute_capability"),
+        ("cuda_driver_version", "cuda_driver_version"),
+    ],
+)
+def test_a_group_promises_the_least(fact: str, attribute: str) -> None:
+    """Where GPUs differ in a number, the group has the smallest; none, if one has none."""
+    assert differing(fact, 300, 100, 200)[attribute].value == 100
+    assert attribute not in differing(fact, 300, None)
+    assert differing(fact, 0, 5)[attribute].value == 0
+
+
+@pytest.mark.parametrize(
+    "fact", ["driver_version", "display_state", "persistence_mode", "architecture"]
+)
+def test_a_group_says_only_what_all_share(fact: str) -> None:
+    """Where GPUs differ in a word, or one has none, the group does not have it."""
+    assert differing(fact, "same", "same")[fact] == Attribute("same")
+    assert fact not in differing(fact, "one", "other")
+    assert fact not in differing(fact, "one", None)
+    assert fact not in differing(fact, "", "")
+
+
+@pytest.mark.parametrize("fact", ["unified_memory", "simulated"])
+def test_truths_are_told_when_they_hold_for_all(fact: str) -> None:
+    """What is special about a GPU is told when it is true of the whole group, never when false."""
+    assert differing(fact, True, True)[fact] == Attribute(True)
+    assert fact not in differing(fact, True, False)
+    assert fact not in differing(fact, False)
+
+
+def test_the_share_of_one_is_the_smallest() -> None:
+    """The memory of one vGPU is that of the smallest GPU of the group."""
+    assert differing("memory_mib", 1000, 401)["vgpu_memory"] == Attribute(100, "MiB")
+
+
+def test_instances_are_counted() -> None:
+    """A group tells how many vGPUs it has and how many of them can be used."""
+    attributes = group_of(gpu("GPU-a"), SeenGpu(gpu("GPU-b"), LOST), gpu("GPU-c")).attributes
+    assert attributes["instances"] == Attribute(12)
+    assert attributes["healthy_instances"] == Attribute(8)
+
+
+def test_only_a_single_gpu_is_named() -> None:
+    """A group of several GPUs has no UUID and no bus id, even if they share one."""
+    attributes = group_of(gpu("GPU-a"), gpu("GPU-b")).attributes
+    assert not {"gpu_uuid", "pci_bus_id"} & set(attributes)
+
+
+@pytest.mark.parametrize(("vgpus", "isolation"), [(1, "whole"), (2, "none")])
+def test_isolation_is_told(vgpus: int, isolation: str) -> None:
+    """A group tells what holds a task to its share of the memory."""
+    attributes = group_of(gpu(), vgpus=vgpus).attributes
+    assert attributes["memory_isolation"] == Attribute(isolation)
+
+
+def test_a_mig_device_tells_its_profile() -> None:
+    """A MIG device tells its profile and is isolated by it."""
+    attributes = group_of(mig("MIG-a"), vgpus=1).attributes
+    assert attributes["mig"] == Attribute("3g.20gb")
+    assert attributes["memory_isolation"] == Attribute("mig")
+
+
+def test_a_group_is_isolated_as_its_weakest_gpu() -> None:
+    """A group in which one GPU holds nobody to its share promises no isolation."""
+    weak = mig("MIG-b", profile="1c.3g.20gb")
+    strong = mig("MIG-a")
+    same_name = {"model": "NVIDIA A100 MIG"}
+    gpus = (
+        gpu(g.uuid, parent_uuid="GPU-p", mig_profile=g.mig_profile, **same_name)
+        for g in (strong, weak)
+    )
+    assert group_of(*gpus, vgpus=1).attributes["memory_isolation"] == Attribute("none")
+
+
+def test_units_are_nomads() -> None:
+    """No attribute has a unit that Nomad could not compare."""
+    assert all(a.unit in UNITS for a in group_of(gpu()).attributes.values())
+
+
+def test_nothing_that_moves_is_told() -> None:
+    """Two fingerprints of the same GPUs are equal, so that nothing is sent in vain."""
+    assert group_of(gpu()) == group_of(gpu())
+
+
+def test_a_mig_device_of_unknown_profile_is_not_taken_to_be_isolated() -> None:
+    """A MIG device whose profile is unknown promises nothing about its memory."""
+    nameless = replace(mig("MIG-a"), mig_profile=None)
+    attributes = group_of(nameless, vgpus=1).attributes
+    assert attributes["memory_isolation"] == Attribute("none")
+    assert "mig" not in attributes

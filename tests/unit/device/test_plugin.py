@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The plugin as Nomad uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from nomad_nvidia_vgpu.config.options import HealthConfig, PluginConfig
+from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin, _policy
+from nomad_nvidia_vgpu.device.reserve import Reservation
+from nomad_nvidia_vgpu.errors import RequestError, StaleLibraryError
+from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
+from nomad_nvidia_vgpu.gpu.model import GpuSource
+from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from unit.example_gpus import gpu
+from unit.gpu.scripted_source import ScriptedSource
+from unit.manual_clock import DEADLINE_S
+
+CONFIG = PluginConfig(vgpus=2, vendor="nvidia", simulate=(SimulatedGpus("l4", 1),))
+
+unpublished = pytest.mark.parametrize(
+    "tried", [PluginConfig(), PluginConfig(vgpus=2, enabled=False)], indirect=True
+)
+
+
+class Tried:
+    """A plugin over a scripted source, and what it was to simulate, for each source that was made."""
+
+    def __init__(self, config: PluginConfig) -> None:
+        """Starts nothing."""
+        self.source = ScriptedSource(gpu("GPU-a"))
+        self.sources_for: list[Sequence[SimulatedGpus]] = []
+        self.left = threading.Event()
+        self.plugin = Plugin(self._source_of, config, self.left.set)
+
+    def _source_of(self, simulate: Sequence[SimulatedGpus]) -> GpuSource:
+        self.sources_for.append(simulate)
+        return self.source
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Iterator[Tried]:
+    """Gives a plugin; ends its threads after the test."""
+    before = set(threading.enumerate())
+    made = Tried(getattr(request, "param", CONFIG))
+    yield made
+    if made.plugin._watch is not None:
+        made.plugin._watch.stop()
+    made.source.release()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE_S)
+
+
+def test_a_plugin_alone_touches_no_hardware(tried: Tried) -> None:
+    """Before the first call no source of GPUs is made."""
+    assert tried.sources_for == []
+
+
+def test_the_first_fingerprint_begins_the_watch(tried: Tried) -> None:
+    """The first fingerprint finds the GPUs, divided as the config says."""
+    (group,) = next(tried.plugin.fingerprint(HangUp()))
+    assert (group.vendor, group.name) == ("nvidia", "NVIDIA L4")
+    assert [instance.id for instance in group.instances] == ["GPU-a-0", "GPU-a-1"]
+
+
+def test_all_streams_share_one_watch(tried: Tried) -> None:
+    """However many streams are opened, the hardware is watched once."""
+    for _ in range(3):
+        next(tried.plugin.fingerprint(HangUp()))
+        next(tried.plugin.stats(HangUp(), 1.0))
+    assert tried.sources_for == [CONFIG.simulate]
+
+
+@unpublished
+def test_a_plugin_that_publishes_nothing_touches_nothing(tried: Tried) -> None:
+    """With a config that publishes nothing, no hardware is looked at, whatever is called."""
+    assert next(tried.plugin.fingerprint(HangUp())) == ()
+    assert next(tried.plugin.stats(HangUp(), 1.0)) == ()
+    with pytest.raises(RequestError):
+        tried.plugin.reserve(["GPU-a-0"])
+    assert tried.sources_for == []
+
+
+def test_what_is_published_can_be_reserved(tried: Tried) -> None:
+    """A vGPU of the fingerprint can be reserved, and no other."""
+    next(tried.plugin.fingerprint(HangUp()))
+    assert tried.plugin.reserve(["GPU-a-1"]).envs["NVIDIA_VISIBLE_DEVICES"] == "GPU-a"
+    with pytest.raises(RequestError):
+        tried.plugin.reserve(["GPU-a-2"])
+
+
+def test_a_reservation_waits_for_the_gpus(tried: Tried) -> None:
+    """After a crash, a reservation that comes before any fingerprint is granted when they answer."""
+    tried.source.hang("look 0")
+    granted: list[Reservation] = []
+    reserving = threading.Thread(
+        target=lambda: granted.append(tried.plugin.reserve(["GPU-a-0"])), daemon=True
+    )
+    reserving.start()
+    tried.source.wait_until_hanging("look 0")
+    assert not granted
+    tried.source.release("look 0")
+    reserving.join(DEADLINE_S)
+    assert [dict(r.envs)["NVIDIA_VGPU_IDS"] for r in granted] == ["GPU-a-0"]
+
+
+def test_stats_do_not_wait_for_the_driver(tried: Tried) -> None:
+    """While the driver hangs, stats are answered all the same."""
+    tried.source.hang("open")
+    assert next(tried.plugin.stats(HangUp(), 1.0)) == ()
+    tried.source.wait_until_hanging("open")
+    assert next(tried.plugin.stats(HangUp(), 1.0)) == ()
+
+
+def test_a_fingerprint_that_waits_for_the_driver_can_be_ended(tried: Tried) -> None:
+    """A host that hangs up while the driver hangs ends the stream at once."""
+    tried.source.hang("open")
+    hang_up = HangUp()
+    listening = threading.Thread(
+        target=lambda: list(tried.plugin.fingerprint(hang_up)), daemon=True
+    )
+    listening.start()
+    tried.source.wait_until_hanging("open")
+    hang_up.hang_up()
+    listening.join(DEADLINE_S)
+    assert not listening.is_alive()
+
+
+def test_stats_make_samples(tried: Tried) -> None:
+    """While a stream of stats is open, the GPUs are sampled at its interval, and then no more."""
+    next(tried.plugin.fingerprint(HangUp()))
+    with contextlib.closing(tried.plugin.stats(HangUp(), 0.01)) as stats:  # type: ignore[type-var]
+        next(stats)
+        tried.source.wait_for_more("sample 0", 3)
+        assert tried.plugin._watch is not None
+        assert tried.plugin._watch._intervals_s == [0.01]
+    assert tried.plugin._watch._intervals_s == []
+
+
+def test_an_open_stream_ends_when_the_host_hangs_up(tried: Tried) -> None:
+    """Both streams, while they wait, end at once when the host hangs up."""
+    hang_up = HangUp()
+    streams = (tried.plugin.fingerprint(hang_up), tried.plugin.stats(hang_up, 3600.0))
+    for stream in streams:
+        next(stream)
+    rest = [threading.Thread(target=list, args=(stream,), daemon=True) for stream in streams]
+    for thread in rest:
+        thread.start()
+    hang_up.hang_up()
+    for thread in rest:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+def test_hanging_up_is_told_to_all() -> None:
+    """All that asked to be told are told, and those that ask later at once."""
+    told: list[str] = []
+    hang_up = HangUp()
+    hang_up.call(lambda: told.append("first"))
+    hang_up.call(lambda: told.append("second"))
+    assert hang_up.listening()
+    assert not told
+    hang_up.hang_up()
+    hang_up.call(lambda: told.append("late"))
+    assert not hang_up.listening()
+    assert told == ["first", "second", "late"]
+
+
+def test_a_replaced_driver_ends_the_process(tried: Tried) -> None:
+    """When only a new process can use the driver, the plugin asks to leave."""
+    tried.source.driver(StaleLibraryError("the driver was replaced"))
+    tried.plugin.fingerprint(HangUp())
+    assert tried.left.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    "tried", [CONFIG, replace(CONFIG, health=HealthConfig(end_tasks=True))], indirect=True
+)
+def test_ending_tasks_is_no_hindrance(tried: Tried, caplog: pytest.LogCaptureFixture) -> None:
+    """GPUs are published whether tasks are to be ended or not, and the log says what is missing."""
+    (group,) = next(tried.plugin.fingerprint(HangUp()))
+    assert [instance.id for instance in group.instances] == ["GPU-a-0", "GPU-a-1"]
+    warned = any("health.end_tasks is set" in message for message in caplog.messages)
+    assert warned is tried.plugin._config.health.end_tasks
+
+
+def test_the_operators_policy_is_the_watchs() -> None:
+    """What the health block says is what GPUs are judged by; without it, the defaults."""
+    health = HealthConfig((13,), (79,), recovery_period_s=1.0)
+    assert _policy(PluginConfig(health=health)) == HealthPolicy(
+        frozenset({13}), frozenset({79}), recovery_period_s=1.0
+    )
+    assert _policy(PluginConfig()) == DEFAULT_POLICY

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What a task is given."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.device.reserve import reserve
+from nomad_nvidia_vgpu.errors import RequestError
+from nomad_nvidia_vgpu.gpu.model import SeenGpu
+from nomad_nvidia_vgpu.sharing.plan import make_plan
+from unit.example_gpus import LOST, gpu, inventory
+
+CONFIG = PluginConfig(vgpus=16)
+NODE = inventory(
+    gpu("GPU-a", memory_mib=81559),
+    gpu("GPU-b", memory_mib=40960),
+    gpu("GPU-dark", memory_mib=None),
+    SeenGpu(gpu("GPU-lost"), LOST),
+)
+PLAN = make_plan(CONFIG, NODE)
+
+GOOD_IDS = st.builds("{}-{}".format, st.sampled_from(["GPU-a", "GPU-b"]), st.integers(0, 15))
+ODD_IDS = st.sampled_from(["", "GPU-a", "GPU-a-16", "GPU-a-00", "GPU-lost-0", "GPU-dark-3"])
+ANY_TEXT = st.text(st.characters(exclude_categories=[]))
+
+
+def envs(*ids: str, config: PluginConfig = CONFIG) -> dict[str, str]:
+    """Gives the environment of a task that got these vGPUs."""
+    return dict(reserve(config, PLAN, ids).envs)
+
+
+def test_one_vgpu() -> None:
+    """A task with one vGPU sees its GPU and is told its share."""
+    assert envs("GPU-a-3") == {
+        "NVIDIA_VISIBLE_DEVICES": "GPU-a",
+        "NVIDIA_VGPU_IDS": "GPU-a-3",
+        "NVIDIA_VGPU_MEMORY_MIB": "5097",
+        "NVIDIA_VGPU_BUDGETS": "GPU-a=5097",
+    }
+
+
+def test_several_vgpus() -> None:
+    """A task sees each of its GPUs once, sorted, and each budget; the smallest is the limit."""
+    assert envs("GPU-b-0", "GPU-a-10", "GPU-a-9") == {
+        "NVIDIA_VISIBLE_DEVICES": "GPU-a,GPU-b",
+        "NVIDIA_VGPU_IDS": "GPU-a-9,GPU-a-10,GPU-b-0",
+        "NVIDIA_VGPU_MEMORY_MIB": "2560",
+        "NVIDIA_VGPU_BUDGETS": "GPU-a=10194,GPU-b=2560",
+    }
+
+
+def test_every_configured_variable_has_the_uuids() -> None:
+    """Each variable that the operator named tells the task its GPUs."""
+    config = PluginConfig(vgpus=16, visible_devices_envs=("CUDA_VISIBLE_DEVICES", "MY_GPUS"))
+    given_envs = envs("GPU-b-1", config=config)
+    assert given_envs["CUDA_VISIBLE_DEVICES"] == given_envs["MY_GPUS"] == "GPU-b"
+    assert "NVIDIA_VISIBLE_DEVICES" not in given_envs
+
+
+def test_unknown_memory_has_no_budget() -> None:
+    """Where no GPU tells its memory, the task is told no budget at all."""
+    assert set(envs("GPU-dark-0")) == {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_VGPU_IDS"}
+
+
+def test_partly_unknown_memory_has_no_limit() -> None:
+    """Where one GPU does not tell its memory, the others' budgets are told but no limit for all."""
+    given_envs = envs("GPU-dark-0", "GPU-b-0")
+    assert given_envs["NVIDIA_VGPU_BUDGETS"] == "GPU-b=2560"
+    assert "NVIDIA_VGPU_MEMORY_MIB" not in given_envs
+
+
+@given(st.lists(GOOD_IDS | ODD_IDS | ANY_TEXT, max_size=20))
+def test_any_ids_are_a_reservation_or_a_request_error(ids: list[str]) -> None:
+    """Whatever ids Nomad sends, the answer is a reservation or a RequestError."""
+    try:
+        found = reserve(CONFIG, PLAN, ids)
+    except RequestError:
+        return
+    assert found.envs["NVIDIA_VGPU_IDS"]
+
+
+@given(st.lists(GOOD_IDS, min_size=1, max_size=32), st.randoms())
+def test_order_and_doubles_do_not_matter(ids: list[str], chance: random.Random) -> None:
+    """The same vGPUs in any order, any number of times, make the same reservation."""
+    shuffled = ids * 2
+    chance.shuffle(shuffled)
+    assert reserve(CONFIG, PLAN, shuffled) == reserve(CONFIG, PLAN, ids)
+
+
+@given(st.sets(GOOD_IDS, min_size=1, max_size=32), st.integers(1, 31))
+def test_the_shares_of_two_tasks_fit_together(ids: set[str], cut: int) -> None:
+    """However vGPUs are divided between two tasks, their budgets fit on each GPU together."""
+    chosen = sorted(ids)
+    total = {"GPU-a": 0, "GPU-b": 0}
+    for part in (chosen[:cut], chosen[cut:]):
+        if part:
+            for budget in envs(*part)["NVIDIA_VGPU_BUDGETS"].split(","):
+                uuid, _, mib = budget.partition("=")
+                total[uuid] += int(mib)
+    assert total["GPU-a"] <= 81559
+    assert total["GPU-b"] <= 40960
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    ["GPU-a-16", "GPU-a-01", "GPU-a", "GPU-z-0", "", "nonsense", "GPU-a-0\n", "MIG-a-0"],
+)
+def test_an_unknown_vgpu_is_refused_by_name(unknown: str) -> None:
+    """An id that is no vGPU of this node is refused, and named."""
+    with pytest.raises(RequestError, match=r"is not a vGPU of this node now") as refused:
+        envs("GPU-a-0", unknown)
+    assert repr(unknown) in str(refused.value)
+    assert "GPU-a-0'" not in str(refused.value)
+
+
+def test_an_unhealthy_vgpu_is_refused_with_its_reason() -> None:
+    """A vGPU of a GPU that cannot be used is refused with why it cannot."""
+    with pytest.raises(RequestError, match=r"GPU-lost-0 is unhealthy") as refused:
+        envs("GPU-lost-0")
+    assert LOST.reason in str(refused.value)
+
+
+def test_every_wrong_id_is_named() -> None:
+    """One refusal names all that is wrong with a request."""
+    with pytest.raises(RequestError) as refused:
+        envs("GPU-a-0", "GPU-z-0", "GPU-lost-1", "GPU-y-0")
+    assert all(wrong in str(refused.value) for wrong in ("GPU-z-0", "GPU-lost-1", "GPU-y-0"))
+
+
+def test_a_long_refusal_is_cut() -> None:
+    """A refusal of very many ids names some, counts the rest, and stays readable."""
+    with pytest.raises(RequestError, match=r"; and 92 more") as refused:
+        envs(*(f"GPU-z-{number}" for number in range(100)))
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_huge_id_is_cut() -> None:
+    """An id of any length makes a refusal of bounded length."""
+    with pytest.raises(RequestError) as refused:
+        envs("x" * 1_000_000)
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_request_for_nothing_is_refused() -> None:
+    """A request without ids is refused with what to write into the job."""
+    with pytest.raises(RequestError, match=r"count of at least 1"):
+        envs()
+
+
+def test_a_gpu_beyond_the_nodes_limit_grants_nothing() -> None:
+    """The vGPUs of a GPU beyond the node's limit are refused, published or not."""
+    config = PluginConfig(vgpus=256)
+    node = inventory(*(gpu(f"GPU-{number:02}") for number in range(17)))
+    plan = make_plan(config, node)
+    with pytest.raises(RequestError, match=r"beyond 4096 vGPUs"):
+        reserve(config, plan, ["GPU-16-0"])
+    with pytest.raises(RequestError, match=r"is not a vGPU of this node"):
+        reserve(config, plan, ["GPU-16-1"])

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Where the plugin listens, and when it lets go; what goes over the socket is for `contract`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from nomad_nvidia_vgpu.goplugin.server import _make_directory, _socket_directory, _wait
+
+NO_PROCESS = -1
+
+
+def test_the_socket_directory_is_for_us_alone(tmp_path: Path) -> None:
+    """The directory of the socket is fresh, in the host's place, and closed to others."""
+    with _socket_directory({"PLUGIN_UNIX_SOCKET_DIR": str(tmp_path)}) as place:
+        directory = Path(place)
+        assert directory.parent == tmp_path
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert not list(directory.iterdir())
+
+
+def test_the_socket_directory_is_removed(tmp_path: Path) -> None:
+    """Nothing is left of the socket and its directory afterwards."""
+    with _socket_directory({"TMPDIR": str(tmp_path)}) as directory:
+        (Path(directory) / "plugin.sock").touch()
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_plugin_has_a_directory_of_its_own(tmp_path: Path) -> None:
+    """Two plugins started in one place do not meet."""
+    environment = {"TMPDIR": str(tmp_path)}
+    assert _make_directory(environment) != _make_directory(environment)
+
+
+def test_the_hosts_place_goes_before_the_systems(tmp_path: Path) -> None:
+    """The host's wish for the socket's place wins over TMPDIR."""
+    wish, usual = tmp_path / "wish", tmp_path / "usual"
+    wish.mkdir()
+    usual.mkdir()
+    made = _make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(wish), "TMPDIR": str(usual)})
+    assert Path(made).parent == wish
+
+
+@pytest.mark.parametrize("place", ["missing", "x" * 100, "with|bar"])
+def test_a_place_that_does_not_serve_is_passed_over(tmp_path: Path, place: str) -> None:
+    """A place that is missing, too long or has a bar in it is left for the next one."""
+    unfit = tmp_path / place
+    if place != "missing":
+        unfit.mkdir()
+    made = Path(_make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(unfit), "TMPDIR": "/tmp"}))
+    made.rmdir()
+    assert made.parent == Path("/tmp")
+
+
+def test_a_file_in_the_place_of_a_directory_is_passed_over(tmp_path: Path) -> None:
+    """A TMPDIR that is a file does not keep the plugin from starting."""
+    (tmp_path / "file").touch()
+    made = Path(_make_directory({"TMPDIR": str(tmp_path / "file")}))
+    made.rmdir()
+    assert made.parent == Path("/tmp")
+
+
+def test_a_host_that_lives_is_served_until_stop() -> None:
+    """While the host lives and says nothing, only `stop` ends the wait."""
+    stop = threading.Event()
+    waiting = threading.Thread(target=_wait, args=(stop, os.getppid(), lambda: 0.0))
+    waiting.start()
+    waiting.join(1.2)  # a check of the parent is made each second
+    still_waiting = waiting.is_alive()
+    stop.set()
+    waiting.join(10)
+    assert still_waiting
+    assert not waiting.is_alive()
+
+
+def test_a_dead_host_is_outlived_by_the_grace(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a host the wait ends by itself when the grace is over, and says why."""
+    _wait(threading.Event(), NO_PROCESS, lambda: 0.0)
+    assert "the host is gone" in caplog.text
+
+
+def test_a_dead_host_is_waited_for_during_the_grace() -> None:
+    """A dead host does not end the wait before the grace is over."""
+    stop = threading.Event()
+    waiting = threading.Thread(target=_wait, args=(stop, NO_PROCESS, lambda: 600.0))
+    waiting.start()
+    waiting.join(1.5)
+    still_waiting = waiting.is_alive()
+    stop.set()
+    waiting.join(10)
+    assert still_waiting

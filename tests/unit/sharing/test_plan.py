@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What is published of which GPUs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Inventory, SeenGpu
+from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu, make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from unit.example_gpus import LOST, gpu, inventory, mig
+
+A, B = gpu("GPU-a"), gpu("GPU-b")
+T4 = gpu("GPU-t", model="Tesla T4")
+
+
+def uuids(plan: Plan) -> list[str]:
+    """Gives the UUIDs of all published GPUs."""
+    return [shared.gpu.uuid for group in plan.groups for shared in group.gpus]
+
+
+def test_every_gpu_becomes_n_vgpus() -> None:
+    """Each GPU is divided into as many vGPUs as the config says, numbered from 0."""
+    plan = make_plan(PluginConfig(vgpus=3), inventory(A, B))
+    (group,) = plan.groups
+    assert [one.ids() for one in group.gpus] == [
+        [VgpuId(uuid, number) for number in range(3)] for uuid in ("GPU-a", "GPU-b")
+    ]
+
+
+@pytest.mark.parametrize("config", [PluginConfig(), PluginConfig(enabled=False, vgpus=4)])
+def test_without_a_size_nothing_is_published(config: PluginConfig) -> None:
+    """A config that is off, or that gives no size, publishes nothing."""
+    assert make_plan(config, inventory(A)) == Plan()
+
+
+def test_no_gpus_make_an_empty_plan() -> None:
+    """A node without GPUs publishes nothing and warns of nothing."""
+    assert make_plan(PluginConfig(vgpus=4), Inventory()) == Plan()
+
+
+def test_gpus_are_grouped_by_model() -> None:
+    """GPUs of one model are one group under the model's name; the groups are in order."""
+    plan = make_plan(PluginConfig(vgpus=2), inventory(A, T4, B))
+    assert [(group.name, [s.gpu for s in group.gpus]) for group in plan.groups] == [
+        ("NVIDIA L4", [A, B]),
+        ("Tesla T4", [T4]),
+    ]
+
+
+def test_gpus_can_be_groups_of_their_own() -> None:
+    """Grouped by GPU, each is a group named after model and UUID."""
+    plan = make_plan(PluginConfig(vgpus=2, group_by="gpu"), inventory(A, T4, B))
+    assert [group.name for group in plan.groups] == [
+        "NVIDIA L4/GPU-a",
+        "NVIDIA L4/GPU-b",
+        "Tesla T4/GPU-t",
+    ]
+
+
+@pytest.mark.parametrize("ignored", ["GPU-a", "gpu-A", "GPU-A"])
+def test_ignored_gpus_are_left_out(ignored: str) -> None:
+    """A GPU whose UUID is ignored is not published, in whatever case it was written."""
+    config = PluginConfig(vgpus=2, ignored_gpu_ids=(ignored, "GPU-nowhere"))
+    assert uuids(make_plan(config, inventory(A, B))) == ["GPU-b"]
+
+
+@pytest.mark.parametrize(
+    ("ignored", "left"),
+    [("GPU-P", ["GPU-a", "MIG-3"]), ("mig-1", ["GPU-a", "MIG-2", "MIG-3"])],
+)
+def test_a_parents_uuid_ignores_its_mig_devices(ignored: str, left: list[str]) -> None:
+    """The UUID of a GPU in MIG mode ignores all its devices; that of a device only that one."""
+    devices = (mig("MIG-1", "GPU-p"), mig("MIG-2", "GPU-p"), mig("MIG-3", "GPU-q"))
+    config = PluginConfig(vgpus=1, ignored_gpu_ids=(ignored,))
+    assert sorted(uuids(make_plan(config, inventory(A, *devices)))) == left
+
+
+def test_an_unhealthy_gpu_is_published_as_such() -> None:
+    """A GPU that cannot be used is published with its reason and all its vGPUs."""
+    plan = make_plan(PluginConfig(vgpus=4), inventory(SeenGpu(A, LOST)))
+    (shared,) = plan.by_uuid().values()
+    assert (shared.health, len(shared.ids())) == (LOST, 4)
+
+
+def many(count: int) -> Inventory:
+    """Gives so many GPUs."""
+    return inventory(*(gpu(f"GPU-{number:03}") for number in range(count)))
+
+
+@pytest.mark.parametrize(("gpus", "warns"), [(4, False), (5, True)])
+def test_many_vgpus_are_worth_a_warning(gpus: int, warns: object) -> None:
+    """More than 1,024 vGPUs on a node are one warning that says what to do."""
+    warnings = make_plan(PluginConfig(vgpus=256), many(gpus)).warnings
+    assert any("1280 vGPUs on one node" in warning for warning in warnings) is warns
+    assert len(warnings) == int(bool(warns))
+
+
+def test_the_nodes_limit_is_reached_by_sixteen_full_gpus() -> None:
+    """4,096 vGPUs on a node are all published, and healthy."""
+    plan = make_plan(PluginConfig(vgpus=256), many(16))
+    shared = plan.by_uuid().values()
+    assert sum(one.published for one in shared) == 4096
+    assert all(one.health == HEALTHY for one in shared)
+
+
+def test_gpus_beyond_the_nodes_limit_are_unhealthy() -> None:
+    """A GPU beyond 4,096 vGPUs is one unhealthy vGPU that says why; the others are whole."""
+    plan = make_plan(PluginConfig(vgpus=256), many(18))
+    *fitting, first, second = plan.by_uuid().values()
+    assert all(one.health == HEALTHY and one.published == 256 for one in fitting)
+    for surplus in (first, second):
+        assert surplus.published == 1
+        assert not surplus.health.healthy
+        assert surplus.health.reason == "beyond 4096 vGPUs on this node: set a lower vgpus"
+
+
+def test_ignored_gpus_do_not_count_towards_the_limit() -> None:
+    """The limit is of what is published, not of what is there."""
+    config = PluginConfig(vgpus=256, ignored_gpu_ids=("GPU-000", "GPU-001"))
+    plan = make_plan(config, many(18))
+    assert all(one.health == HEALTHY for one in plan.by_uuid().values())
+
+
+def test_simulated_gpus_are_worth_a_warning() -> None:
+    """Whoever simulates GPUs is told so once."""
+    plan = make_plan(PluginConfig(vgpus=2), inventory(gpu(simulated=True), B))
+    (warning,) = plan.warnings
+    assert "simulated" in warning
+
+
+def shared_gpu(memory_mib: int | None, vgpus: int) -> SharedGpu:
+    """Gives a divided GPU."""
+    one: Gpu = gpu(memory_mib=memory_mib)
+    return SharedGpu(one, HEALTHY, vgpus, "time-slicing", published=vgpus)
+
+
+@given(st.integers(0, 2**40), st.integers(1, 256))
+def test_budgets_never_exceed_the_gpu(memory_mib: int, vgpus: int) -> None:
+    """For any number of vGPUs granted the budget is at most the total, and more buys no less."""
+    shared = shared_gpu(memory_mib, vgpus)
+    budgets = [shared.memory_mib(granted) for granted in range(1, vgpus + 1)]
+    known = [budget for budget in budgets if budget is not None]
+    assert len(known) == vgpus
+    assert known == sorted(known)
+    assert known[-1] == memory_mib
+
+
+@given(st.integers(0, 2**40), st.lists(st.integers(1, 16), min_size=1, max_size=16))
+def test_the_budgets_of_all_tasks_fit_together(memory_mib: int, granted: list[int]) -> None:
+    """However the vGPUs of a GPU are spread over tasks, their budgets fit on it together."""
+    shared = shared_gpu(memory_mib, sum(granted))
+    assert sum(shared.memory_mib(count) or 0 for count in granted) <= memory_mib
+
+
+def test_unknown_memory_has_no_budget() -> None:
+    """A GPU that does not tell its memory gives no budgets."""
+    assert shared_gpu(None, 4).memory_mib(2) is None

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The docs say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import hcl2
+import pytest
+
+from nomad_nvidia_vgpu.config.options import all_options, options
+from scripts.option_table import BEGIN, PAGE, option_table, with_table
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_option_table_is_made_from_the_declarations() -> None:
+    """`make docs` would change nothing."""
+    page = PAGE.read_text()
+    assert BEGIN in page
+    assert with_table(page) == page
+    assert option_table().count("\n") == 1 + len(list(all_options()))
+
+
+def test_readme_lists_every_option_and_no_other() -> None:
+    """An operator finds in README what the schema has."""
+    section = (ROOT / "README.md").read_text().split("## Options")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == {o.name for o in options()}
+
+
+def test_readme_is_short() -> None:
+    """What, why, first run, options, where next; the rest is in docs."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """A page that was renamed must not leave dead links behind."""
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_hcl_in_the_docs_parses(page: Path) -> None:
+    """An operator copies it."""
+    for block in re.findall(r"```hcl\n(.*?)```", page.read_text(), re.DOTALL):
+        assert hcl2.loads(block)
+
+
+def test_every_target_of_the_makefile_that_docs_name_exists() -> None:
+    """`make x` in a page is a command that works."""
+    makefile = (ROOT / "Makefile").read_text()
+    named = {m for page in PAGES for m in re.findall(r"`make ([a-z-]+)`", page.read_text())}
+    assert {name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()

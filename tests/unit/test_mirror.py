@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Every module has its test file, and every test file its module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nomad_nvidia_vgpu
+
+SOURCE = Path(nomad_nvidia_vgpu.__file__).parent
+TESTS = Path(__file__).parent
+
+WITHOUT_TESTS = {
+    "goplugin/health.py": "handlers of a running gRPC server: tested in `contract`",
+    "serve.py": "joins the others in a process of its own: tested in `contract`",
+    "cookie.py": "constants; a wrong one fails every test of `contract`",
+    "goplugin/controller.py": "handlers of a running gRPC server: tested in `contract`",
+    "rpc/client.py": "stands in Nomad's place: what it says and hears is tested in `contract`",
+}
+"""Modules without a test file of their own, and why."""
+
+OF_NO_MODULE = {
+    "test_mirror.py": "this file",
+    "test_docs.py": "what is written in docs/",
+    "test_fault_table.py": "the fault table in docs/health.md",
+}
+"""Test files that test no module, and what they test."""
+
+MORE_THAN_ONE = {
+    "gpu/test_watch_sampling.py": "gpu/watch.py",
+    "gpu/test_watch_signals.py": "gpu/watch.py",
+    "device/test_fingerprint_attributes.py": "device/fingerprint.py",
+}
+"""Second test files of one module, so that none grows too long."""
+
+
+def place_of_tests(module: str) -> str:
+    """Gives where the tests of a module belong."""
+    folder, _, name = module.rpartition("/")
+    return f"{folder}/test_{name}".lstrip("/").replace("test___main__", "test_main")
+
+
+MODULES = sorted(
+    path.relative_to(SOURCE).as_posix()
+    for path in SOURCE.rglob("*.py")
+    if path.name != "__init__.py" and "generated" not in path.parts
+)
+TEST_FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_is_tested(module: str) -> None:
+    """Each module has its test file at the mirrored place, or a reason to have none."""
+    assert (TESTS / place_of_tests(module)).is_file() is (module not in WITHOUT_TESTS)
+
+
+@pytest.mark.parametrize("file", TEST_FILES)
+def test_every_test_file_is_of_a_module(file: str) -> None:
+    """Each test file tests a module that is there."""
+    wanted = {place_of_tests(module) for module in MODULES} | set(OF_NO_MODULE) | set(MORE_THAN_ONE)
+    assert file in wanted
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("__init__.py")), ids=lambda p: p.parent.name)
+def test_packages_hold_no_logic(path: Path) -> None:
+    """A package's own file defines nothing, so that it needs no tests."""
+    assert not any(word in path.read_text().split() for word in ("def", "class", "import"))
+
+
+@pytest.mark.parametrize("file", [*TEST_FILES])
+def test_files_stay_short(file: str) -> None:
+    """A test file that grows past 400 lines is two."""
+    assert len((TESTS / file).read_text().splitlines()) < 400
