@@ -12,6 +12,7 @@ from libnvidia_ml.driver import FakeDriver
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 
 from .conftest import Start, fact
+from .fingerprints import first_figures
 
 
 def values(group: DeviceGroup) -> dict[str, object]:
@@ -161,7 +162,7 @@ def test_an_old_driver_without_the_newer_symbols_will_do(
     (group,) = next(host.fingerprints())
     assert group.name == "Tesla T4"
     assert values(group)["memory"] == f"{fact(node, 'gpu 0', 'memory_total_mib')} MiB"
-    figures = next(iter(next(host.stats(0.1))["Tesla T4"].values()))
+    figures = next(iter(first_figures(host)["Tesla T4"].values()))
     assert figures.summary.total == int(fact(node, "gpu 0", "memory_total_mib"))
 
 
@@ -172,7 +173,7 @@ def test_what_a_gpu_does_not_tell_is_left_out(node: FakeDriver, start: Start) ->
     (group,) = next(host.fingerprints())
     assert all(i.healthy for i in group.instances)
     assert not {"power", "bar1", "cores_clock", "pci_bandwidth"} & set(values(group))
-    figures = next(iter(next(host.stats(0.1))[group.name].values()))
+    figures = next(iter(first_figures(host)[group.name].values()))
     assert "Power usage" not in figures.stats
     assert figures.summary[:2] == (0, 49152)
 

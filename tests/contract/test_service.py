@@ -13,7 +13,7 @@ from libnvidia_ml.driver import FakeDriver
 from nomad_nvidia_vgpu.rpc.client import Refused
 
 from .conftest import Start, Started, fact
-from .fingerprints import healthy, reasons, until
+from .fingerprints import first_figures, healthy, reasons, until
 
 GPU_IS_LOST = 15
 DRIVER_NOT_LOADED = 9
@@ -218,7 +218,7 @@ def test_stats_show_the_eleven_figures_with_their_units(node: FakeDriver, start:
     node.set("gpu 0", "power_usage_mw", "356789")
     host = start(node, vgpus=2)
     until(host.fingerprints(), 8)
-    ((name, instances),) = next(host.stats(0.1)).items()
+    ((name, instances),) = first_figures(host).items()
     assert name == "NVIDIA H100 80GB HBM3"
     assert len(instances) == 16
     one = instances[f"{fact(node, 'gpu 0', 'uuid')}-1"]

@@ -39,6 +39,8 @@ class Stock:
         self._judges: dict[str, Judge] = {}
         self._known: dict[str, Gpu] = {}
         self._driver_problem: str | None = None
+        self.numbering = 0
+        """Grows when GPUs have moved to other indexes; what was asked before says nothing then."""
 
     def counted(self, count: int, now: float) -> None:
         """The driver works and lists `count` GPUs."""
@@ -47,7 +49,8 @@ class Stock:
             return
         # A GPU that left moves those behind it to other indexes.
         before = self._slots
-        self._slots = {i: before.get(i, _Slot())._replace(fresh=False) for i in range(count)}
+        self._slots = {i: before.get(i, _Slot()) for i in range(count)}
+        self._renumber()
         self._miss_gone(now)
 
     def driver_failed(self, problem: str, now: float) -> None:
@@ -57,7 +60,10 @@ class Stock:
             judge.failed(Cause(problem, DRIVER), now)
 
     def looked(self, index: int, look: Look, now: float) -> None:
-        """A look at one GPU succeeded."""
+        """A look at one GPU succeeded; it began after the last change of `numbering`."""
+        before = self._slots.get(index, _Slot()).look
+        if before is not None and before.physical_uuid != look.physical_uuid:
+            self._renumber()
         self._slots[index] = _Slot(look, fresh=True)
         judge = self._judges.setdefault(look.physical_uuid, Judge(self._policy))
         judge.looked(look.physical_uuid, look.signals, now)
@@ -67,7 +73,7 @@ class Stock:
         self._miss_gone(now)
 
     def failed(self, index: int, cause: Cause, now: float) -> None:
-        """A look at one GPU failed."""
+        """A look at one GPU failed; it began after the last change of `numbering`."""
         slot = self._slots.get(index, _Slot())
         self._slots[index] = slot._replace(cause=cause, fresh=True)
         if slot.look is not None:
@@ -124,6 +130,10 @@ class Stock:
 
     def _parts_of(self, physical_uuid: str) -> list[Gpu]:
         return [g for g in self._known.values() if physical_uuid in (g.uuid, g.parent_uuid)]
+
+    def _renumber(self) -> None:
+        self.numbering += 1
+        self._slots = {i: slot._replace(fresh=False) for i, slot in self._slots.items()}
 
     def _miss_gone(self, now: float) -> None:
         """Marks the GPUs that no index holds any more, once every index has answered.

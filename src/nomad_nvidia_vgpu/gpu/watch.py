@@ -232,16 +232,22 @@ class GpuWatch:
             self._leave()
 
     def _look(self, index: int, worker: _Worker) -> None:
+        numbering = self._stock.numbering
         with self._busy(worker):
             look, cause = self._ask(index, worker)
         with self._changed:
             if worker.retired:
+                return
+            if numbering != self._stock.numbering:
+                worker.due = True  # the answer may be another GPU's
                 return
             if look is not None:
                 worker.suspects_driver = False
                 self._stock.looked(index, look, self._clock())
             elif cause is not None:
                 self._stock.failed(index, cause, self._clock())
+            if numbering != self._stock.numbering:
+                self._look_again(apart_from=worker)
             self._publish()
         if look is not None:
             self._sample(index, worker)
@@ -330,6 +336,11 @@ class GpuWatch:
             if index not in self._workers:
                 worker = self._workers[index] = _Worker()
                 self._spawn(f"gpu-{index}", self._watch_gpu, index, worker)
+
+    def _look_again(self, *, apart_from: _Worker) -> None:
+        for worker in self._workers.values():
+            worker.due = worker.due or worker is not apart_from
+        self._changed.notify_all()
 
     def _publish(self) -> None:
         self._log_causes()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -160,6 +161,29 @@ def test_shifted_indexes_keep_gpus_healthy() -> None:
     assert node.inventory() == inventory(A, B)  # nobody is accused before index 0 has answered
     node.looked(0, look(B), 0.0)
     assert reasons(node) == {"GPU-a": f"GPU-a: {GONE}", "GPU-b": ""}
+
+
+def test_no_order_of_answers_makes_a_moved_gpu_look_gone() -> None:
+    """GPUs behind a removed one answer under its neighbour's index before the count is known."""
+    gpus = [look(gpu(f"GPU-{letter}")) for letter in "abcd"]
+    left = [gpus[0], gpus[2], gpus[3]]
+    for order in permutations(range(3)):
+        node = stock(*gpus)
+        for index in order:
+            node.looked(index, left[index], 1.0)
+        assert {uuid for uuid, why in reasons(node).items() if why} <= {"GPU-b"}
+        take(node, *left, now=2.0)
+        assert {uuid for uuid, why in reasons(node).items() if why} == {"GPU-b"}
+
+
+def test_a_gpu_in_anothers_place_changes_the_numbering() -> None:
+    """What was asked of an index before that may have been answered by either."""
+    node = stock(look(A), look(B))
+    numbering = node.numbering
+    node.looked(0, look(A), 1.0)
+    assert node.numbering == numbering
+    node.looked(0, look(B), 1.0)
+    assert node.numbering != numbering
 
 
 def test_a_driver_problem_holds_for_every_gpu() -> None:
