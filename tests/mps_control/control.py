@@ -14,7 +14,6 @@ until `heal`. README.md beside this file says what is known of the real tool and
 
 import json
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -24,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .state import ALL, HOME, POLL_S, Rule, State, born
+from .state import ALL, HOME, LOGS, POLL_S, Rule, State, born
 
 LimitForm = Literal["exact", "mib", "mb", "spaced", "floor_gib", "bytes"]
 """How `get_…_device_pinned_mem_limit` spells 4 GiB and 3840 MiB: `4G` `3840M`; `4096M` `3840M`;
@@ -33,6 +32,8 @@ LimitForm = Literal["exact", "mib", "mb", "spaced", "floor_gib", "bytes"]
 ComputeMode = Literal["DEFAULT", "PROHIBITED", "EXCLUSIVE_PROCESS"]
 
 _PATIENCE_S = 60.0
+# Linux cuts longer ones off.
+_LONGEST_SHEBANG = 255
 
 
 class Start(NamedTuple):
@@ -123,7 +124,7 @@ class FakeMps:
     def forget(self) -> None:
         """Empty the records of starts and commands."""
         for log in ("starts", "commands"):
-            (self._state.home / log).unlink(missing_ok=True)
+            (self._state.home / log).write_text("")
 
     def daemons(self, pipe: Path | None = None) -> list[Process]:
         """The control daemons that are alive."""
@@ -293,6 +294,9 @@ def install(directory: Path) -> FakeMps:
     home.mkdir(parents=True, exist_ok=True)
     # Clients of other users write their records too.
     home.chmod(0o777)
+    for log in LOGS:
+        (home / log).touch()
+        (home / log).chmod(0o666)
     for name in ("nvidia-cuda-mps-control", "fake-cuda-client"):
         program = directory / name
         program.write_text(_launcher(), encoding="utf-8")
@@ -301,10 +305,22 @@ def install(directory: Path) -> FakeMps:
 
 
 def _launcher() -> str:
-    """Not a shebang of the interpreter: those are short, and a virtual environment's path is not."""
-    program = Path(__file__).with_name("program.py")
-    command = shlex.join([sys.executable, "-I", "-S", str(program)])
-    return f'#!/bin/sh\nexec {command} "$0" "$@"\n'
+    """The text of both executables; no shell comes first, which would add to the environment."""
+    # Neither the site's packages nor the environment: starting must be fast, and the environment
+    # of the program under test is small.
+    interpreter = f"#!{sys.executable} -IS"
+    assert len(interpreter) < _LONGEST_SHEBANG, interpreter
+    assert " " not in sys.executable, interpreter
+    return "\n".join(
+        (
+            interpreter,
+            "import sys",
+            f"sys.path.insert(0, {str(Path(__file__).resolve().parent.parent)!r})",
+            "from mps_control.program import main",
+            "main(__file__)",
+            "",
+        )
+    )
 
 
 def _is_alive(entry: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HOME = ".fake-mps"
+LOGS = ("starts", "commands", "processes")
 ALL = "*"
 """As a command or a pipe directory: whichever it is."""
 
@@ -74,7 +75,7 @@ class State:
     def record(self, log: str, entry: Mapping[str, Any]) -> None:
         """Append one line; lines of several processes never mix."""
         line = json.dumps(entry) + "\n"
-        log_fd = os.open(self.home / log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        log_fd = os.open(self.home / log, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(log_fd, line.encode())
         finally:
@@ -82,10 +83,7 @@ class State:
 
     def records(self, log: str) -> list[dict[str, Any]]:
         """Every whole line so far, oldest first."""
-        try:
-            text = (self.home / log).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
+        text = (self.home / log).read_text(encoding="utf-8")
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def record_process(self, kind: str, pipe: str) -> None:
