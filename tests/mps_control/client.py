@@ -17,12 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .daemon import CANNOT_CONNECT, CONTROL, RPC_FAILURE
 from .limits import MIB, memory_limits, read_percentage
-from .state import ALL, State
-from .tool import directories
+from .state import ALL, CANNOT_CONNECT, CONTROL, RPC_FAILURE, UNAVAILABLE, State, directories
 
-_UNAVAILABLE = 46
 _MODES = {"0": "DEFAULT", "2": "PROHIBITED", "3": "EXCLUSIVE_PROCESS"}
 
 
@@ -78,7 +75,7 @@ def _compute_mode(state: State, device: str) -> str:
 
 
 def _error_without_mps(mode: str) -> int:
-    return {"DEFAULT": 0, "PROHIBITED": _UNAVAILABLE}.get(mode, CANNOT_CONNECT)
+    return {"DEFAULT": 0, "PROHIBITED": UNAVAILABLE}.get(mode, CANNOT_CONNECT)
 
 
 def _meet(control: socket.socket, facts: dict[str, Any], *, hold: bool) -> int:

@@ -15,13 +15,16 @@ from . import server as server_process
 from .limits import read_percentage, visible
 from .log import Log
 from .model import ACTIVE, FAULT, INITIALIZING, Client, Language, Mps, Server
-from .state import State
-
-CONTROL = "control"
-LOCK = "control_lock"
-PID = "nvidia-cuda-mps-control.pid"
-
-CANNOT_CONNECT, RPC_FAILURE, NOT_READY, TOO_MANY_CLIENTS, TERMINATED = 805, 806, 807, 808, 810
+from .state import (
+    CANNOT_CONNECT,
+    CONTROL,
+    NO_DEVICE,
+    NOT_READY,
+    PID,
+    TERMINATED,
+    TOO_MANY_CLIENTS,
+    State,
+)
 
 _CLIENT_LIMIT = 48
 # Switches and deadlines send no event; only while one can matter are they looked at.
@@ -82,6 +85,7 @@ class Daemon:
 
     def listen(self) -> None:
         """Take the socket and the pid file over from whoever died here; raises OSError."""
+        server_process.name_process()
         path = self._pipe / CONTROL
         path.unlink(missing_ok=True)
         self._listener.bind(str(path))
@@ -202,7 +206,7 @@ class Daemon:
     def _refusal(self, server: Server | None, seen: list[str]) -> int:
         """The error a client gets now, 0 for none."""
         if not seen:
-            return 100
+            return NO_DEVICE
         too_old = self._multi_user and self._state.rule("pre_volta", pipe=str(self._pipe))
         if self._quit is not None or too_old:
             return CANNOT_CONNECT

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from . import client, tool
 from .state import HOME, State
 
 
@@ -13,5 +12,11 @@ def main(launched: str) -> NoReturn:
     """Be the program that the executable at this path is named after."""
     path = Path(launched).resolve()
     state = State(path.parent / HOME)
-    program = client.main if path.name == "fake-cuda-client" else tool.main
-    sys.exit(program(state, sys.argv[1:]))
+    # Each loads only what is its own: they start often.
+    if path.name == "fake-cuda-client":
+        from . import client  # noqa: PLC0415
+
+        sys.exit(client.main(state, sys.argv[1:]))
+    from . import tool  # noqa: PLC0415
+
+    sys.exit(tool.main(state, sys.argv[1:]))

@@ -17,6 +17,15 @@ LOGS = ("starts", "commands", "processes")
 ALL = "*"
 """As a command or a pipe directory: whichever it is."""
 
+# In the pipe directory.
+CONTROL = "control"
+LOCK = "control_lock"
+PID = "nvidia-cuda-mps-control.pid"
+
+# CUDA's errors.
+NO_DEVICE, UNAVAILABLE = 100, 46
+CANNOT_CONNECT, RPC_FAILURE, NOT_READY, TOO_MANY_CLIENTS, TERMINATED = 805, 806, 807, 808, 810
+
 # How often a program that was told to wait looks whether it may go on.
 POLL_S = 0.01
 
@@ -90,6 +99,20 @@ class State:
         """Make the calling process known, so that a test can find and end it."""
         pid = os.getpid()
         self.record("processes", {"kind": kind, "pid": pid, "born": born(pid), "pipe": pipe})
+
+
+class Directories(NamedTuple):
+    """Where a daemon lives; the real defaults are shared with the machine's own MPS."""
+
+    pipe: Path
+    log: Path
+
+
+def directories(state: State) -> Directories:
+    """The two directories of the environment, else two of our own."""
+    pipe = os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or str(state.home / "tmp-nvidia-mps")
+    log = os.environ.get("CUDA_MPS_LOG_DIRECTORY") or str(state.home / "var-log-nvidia-mps")
+    return Directories(Path(pipe), Path(log))
 
 
 def born(pid: int) -> str | None:

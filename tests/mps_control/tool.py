@@ -8,11 +8,12 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from .daemon import CONTROL, LOCK, Daemon
-from .server import name_process
-from .state import State, born
+from .state import CONTROL, LOCK, Directories, State, born, directories
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
 
 _NO_DAEMON = "Cannot find MPS control daemon process"
 _RUNNING = "An instance of this daemon is already running"
@@ -20,20 +21,6 @@ _USAGE = "Usage: nvidia-cuda-mps-control [-d | -f] [-S] [-M] [-v]"
 
 _MULTI_USER = ("-M", "-multiuser-server", "--multiuser-server")
 _FLAGS = ("-d", "-f", "-S", "-static-partitioning", "--static-partitioning", *_MULTI_USER)
-
-
-class Directories(NamedTuple):
-    """Where a daemon lives; the real defaults are shared with the machine's own MPS."""
-
-    pipe: Path
-    log: Path
-
-
-def directories(state: State) -> Directories:
-    """The two directories of the environment, else two of our own."""
-    pipe = os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or str(state.home / "tmp-nvidia-mps")
-    log = os.environ.get("CUDA_MPS_LOG_DIRECTORY") or str(state.home / "var-log-nvidia-mps")
-    return Directories(Path(pipe), Path(log))
 
 
 def main(state: State, arguments: Sequence[str]) -> int:
@@ -154,6 +141,9 @@ def _start(state: State, where: Directories, arguments: Sequence[str]) -> int:
     except OSError:
         _say(_RUNNING)
         return 1
+    # Late, for the sake of the many runs that only ask.
+    from .daemon import Daemon  # noqa: PLC0415
+
     daemon = Daemon(
         state, where.pipe, where.log, multi_user=any(word in arguments for word in _MULTI_USER)
     )
@@ -194,8 +184,7 @@ def _detach(*, keep_streams: bool) -> None:
     os.close(null_fd)
 
 
-def _serve(state: State, daemon: Daemon, pipe: str, told_fd: int | None) -> int:
-    name_process()
+def _serve(state: State, daemon: "Daemon", pipe: str, told_fd: int | None) -> int:
     state.record_process("daemon", pipe)
     try:
         daemon.listen()
