@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.sharing.mps import ORDINAL, Limits
@@ -74,7 +74,10 @@ class MpsControl:
     def start(self, *, multi_user: bool) -> None:
         """Starts the daemon, which answers from then on; MpsError with what the tool said."""
         arguments = ["-d", *(["-multiuser-server"] if multi_user else [])]
-        status, said = self._run(arguments, "", START_S)
+        # What the daemon keeps open has a name, so that nothing grows unseen.
+        with (self._directory / "log" / "start.log").open("w+b") as output:
+            process = self._started(arguments, subprocess.DEVNULL, output)
+            status, said = self._wait(process, "-d", START_S), _written(output)
         if status != 0:
             raise MpsError(
                 f"{self._uuid}: {PROGRAM} {' '.join(arguments)} failed (exit status {status},"
@@ -83,7 +86,7 @@ class MpsControl:
 
     def running(self) -> bool:
         """Whether a daemon answers; MpsError when one is there and does not."""
-        status, said = self._run([], "get_server_list", ANSWER_S)
+        status, said = self._command("get_server_list")
         return status == 0 and _NO_DAEMON not in said.lower()
 
     def servers(self) -> list[Server]:
@@ -92,6 +95,11 @@ class MpsControl:
             Server(pid, self._status(pid), tuple(self._pids(f"get_client_list {pid}")))
             for pid in self._pids("get_server_list")
         ]
+
+    def limits(self) -> tuple[str, str]:
+        """The limits of memory and SMs for servers to come, in the tool's words."""
+        memory = self._ask(f"get_default_device_pinned_mem_limit {ORDINAL}")
+        return memory.strip(), self._ask("get_default_active_thread_percentage").strip()
 
     def quit(self) -> None:
         """Tells the daemon to end, and its servers with it."""
@@ -130,7 +138,7 @@ class MpsControl:
         return [int(word) for word in self._ask(command).split() if word.isdigit()]
 
     def _ask(self, command: str) -> str:
-        status, said = self._run([], command, ANSWER_S)
+        status, said = self._command(command)
         if status != 0 or _NO_DAEMON in said.lower():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon refuses {command.split(maxsplit=1)[0]!r} (exit status"
@@ -138,39 +146,42 @@ class MpsControl:
             )
         return said
 
-    def _run(self, arguments: list[str], given: str, timeout_s: float) -> tuple[int, str]:
-        """The exit status and all that the tool wrote.
-
-        Through files, not pipes: the daemon inherits what `-d` was started with, and a pipe that
-        it kept would never end.
-        """
+    def _command(self, command: str) -> tuple[int, str]:
+        """The exit status and all that the tool wrote, for one command."""
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
-            stdin.write(f"{given}\n".encode())
+            stdin.write(f"{command}\n".encode())
             stdin.seek(0)
-            try:
-                process = subprocess.Popen(  # noqa: S603  our arguments, NVIDIA's program
-                    [self._program, *arguments],
-                    env=self._environment(),
-                    stdin=stdin,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C at the agent is not for it
-                )
-            except OSError as error:
-                raise MpsError(f"{self._program} cannot be run ({error}): mend it") from error
-            try:
-                status = process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_REAP_S)  # a process that hangs in the driver cannot be killed
-                raise MpsError(
-                    f"{self._uuid}: its MPS daemon does not answer {(given or '-d').split()[0]!r}"
-                    f" within {timeout_s:g} s: drain the node, then end the daemon"
-                    f" ({self.pid_file}); a new one is started by itself"
-                ) from None
-            output.seek(0)
-            return status, output.read().decode("utf-8", "replace")
+            process = self._started([], stdin, output)
+            return self._wait(process, command, ANSWER_S), _written(output)
+
+    def _started(
+        self, arguments: list[str], stdin: IO[bytes] | int, output: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """The tool, with files for its streams: one that it kept would never end as a pipe."""
+        try:
+            return subprocess.Popen(  # noqa: S603  our arguments, NVIDIA's program
+                [self._program, *arguments],
+                env=self._environment(),
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C at the agent is not for it
+            )
+        except OSError as error:
+            raise MpsError(f"{self._program} cannot be run ({error}): mend it") from error
+
+    def _wait(self, process: subprocess.Popen[bytes], what: str, timeout_s: float) -> int:
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_REAP_S)  # a process that hangs in the driver cannot be killed
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon does not answer {what.split(maxsplit=1)[0]!r} within"
+                f" {timeout_s:g} s: drain the node, then end the daemon ({self.pid_file}); a new"
+                " one is started by itself"
+            ) from None
 
     def _environment(self) -> dict[str, str]:
         """What the daemon needs, and nothing else of the agent's environment.
@@ -198,6 +209,11 @@ def find_program() -> str:
             ' or set sharing to "time-slicing"'
         )
     return found
+
+
+def _written(output: IO[bytes]) -> str:
+    output.seek(0)
+    return output.read().decode("utf-8", "replace")
 
 
 def _same_number(read: str, wanted: str) -> bool:
