@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,10 @@ def _stay(links: list[socket.socket], facts: Mapping[str, Any] | None = None) ->
     """Stay until the server goes or ends us; without MPS until SIGTERM."""
     while True:
         for link in select.select(links, [], [])[0]:
-            said = link.recv(4096)
+            said = b""
+            # A server that dies before it has accepted resets the connection.
+            with suppress(OSError):
+                said = link.recv(4096)
             if said:
                 return _print(facts or {}, error=json.loads(said)["error"])
             if link is links[0]:
