@@ -45,7 +45,7 @@ def main(state: State, arguments: Sequence[str]) -> int:
             control.connect(str(pipe / CONTROL))
         except OSError:
             mode = _value(arguments, "--compute-mode") or _compute_mode(state, facts["device"])
-            code = _print(facts, error=_error_without_mps(mode))
+            code = _print(facts, error=_error_without_mps(state, facts["device"], mode))
             return code if code or not hold else _stay([])
         return _meet(control, facts, hold=hold)
 
@@ -75,7 +75,10 @@ def _compute_mode(state: State, device: str) -> str:
     return mode
 
 
-def _error_without_mps(mode: str) -> int:
+def _error_without_mps(state: State, device: str, mode: str) -> int:
+    if mode == "EXCLUSIVE_PROCESS" and state.setting("open_exclusive", False):
+        held = any(device in entry["devices"] for entry in state.living("server"))
+        return CANNOT_CONNECT if held else 0
     return {"DEFAULT": 0, "PROHIBITED": UNAVAILABLE}.get(mode, CANNOT_CONNECT)
 
 

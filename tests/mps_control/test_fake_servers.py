@@ -107,6 +107,18 @@ def test_a_client_that_meets_no_daemon(
     assert gpu.client("--compute-mode", "DEFAULT")["error"] == 0
 
 
+def test_an_exclusive_gpu_that_no_server_holds(gpu: Gpu, other: Gpu, mps: FakeMps) -> None:
+    """If a test wants it so, whoever comes before the first server gets the GPU unlimited."""
+    mps.set_compute_mode("EXCLUSIVE_PROCESS")
+    mps.open_exclusive_gpus()
+    gpu.start()
+    elsewhere = {"CUDA_MPS_PIPE_DIRECTORY": str(other.pipe)}
+    facts = gpu.client(**elsewhere)
+    assert (facts["error"], facts["memory_mib"]) == (0, None)
+    assert gpu.client()["error"] == 0
+    assert gpu.client(**elsewhere)["error"] == 805
+
+
 def test_a_client_follows_the_fake_driver(gpu: Gpu, mps: FakeMps, tmp_path: Path) -> None:
     """A mode that was set through NVML is the one that a client finds on that GPU."""
     driver = FakeDriver(tmp_path, tmp_path / "node", "h100x8")
