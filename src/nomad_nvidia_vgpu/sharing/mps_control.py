@@ -25,6 +25,9 @@ ANSWER_S = 3.0
 START_S = 5.0
 
 _REAP_S = 1.0
+_UMASK = 0o022
+"""Whatever the agent's is: tasks of other users use what the daemon makes."""
+_USUAL_PATH = "/usr/bin:/usr/local/bin:/bin"
 _NO_DAEMON = "cannot find mps control daemon"
 _UNKNOWN = ("unknown command", "unrecognized", "invalid command", "not recognized")
 _MIB = {"": 2**-20, "K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
@@ -135,7 +138,10 @@ class MpsControl:
         return "" if any(words.upper() in said for words in _UNKNOWN) else said
 
     def _pids(self, command: str) -> list[int]:
-        return [int(word) for word in self._ask(command).split() if word.isdigit()]
+        lines = (line.split() for line in self._ask(command).splitlines())
+        # A line with other words in it is no list: "Server 4711 not found".
+        pure = (words for words in lines if all(map(str.isdecimal, words)))
+        return [int(word) for words in pure for word in words]
 
     def _ask(self, command: str) -> str:
         status, said = self._command(command)
@@ -165,6 +171,8 @@ class MpsControl:
                 stdin=stdin,
                 stdout=output,
                 stderr=output,
+                cwd="/",  # a directory that a daemon works in cannot be unmounted
+                umask=_UMASK,
                 start_new_session=True,  # Ctrl-C at the agent is not for it
             )
         except OSError as error:
@@ -202,7 +210,7 @@ class MpsControl:
 
 def find_program() -> str:
     """Where the tool is; MpsError when this node has none."""
-    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/bin:/usr/local/bin:/bin")
+    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=_USUAL_PATH)
     if found is None:
         raise MpsError(
             f"{PROGRAM} is not in PATH: install the MPS tools of the NVIDIA driver on this client,"
