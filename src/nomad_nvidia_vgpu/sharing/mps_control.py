@@ -8,11 +8,13 @@ not check device numbers: what was set counts only when it has been read back.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -34,6 +36,8 @@ _MIB = {"": 2**-20, "K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*%?")
 _MAX_SHOWN = 120
+
+_log = logging.getLogger(__name__)
 
 
 class Server(NamedTuple):
@@ -74,18 +78,22 @@ class MpsControl:
         """Where the daemon says who it is."""
         return self._directory / "pipe" / f"{PROGRAM}.pid"
 
-    def start(self, *, multi_user: bool) -> None:
-        """Starts the daemon, which answers from then on; MpsError with what the tool said."""
-        arguments = ["-d", *(["-multiuser-server"] if multi_user else [])]
-        # What the daemon keeps open has a name, so that nothing grows unseen.
-        with (self._directory / "log" / "start.log").open("w+b") as output:
-            process = self._started(arguments, subprocess.DEVNULL, output)
-            status, said = self._wait(process, "-d", START_S), _written(output)
+    def start(self, *, multi_user: bool) -> bool:
+        """Starts the daemon, which answers from then on; MpsError with what the tool said.
+
+        Returns whether it is a multi-user one: not every driver has those.
+        """
+        status, said = self._launch("-d", *(["-multiuser-server"] if multi_user else []))
+        if status != 0 and multi_user:
+            _log.debug("%s: no multi-user MPS: %s", self._uuid, _shown(said))
+            multi_user = False
+            status, said = self._launch("-d")
         if status != 0:
             raise MpsError(
-                f"{self._uuid}: {PROGRAM} {' '.join(arguments)} failed (exit status {status},"
-                f" {_shown(said)}): see {self._directory / 'log' / 'control.log'}"
+                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_shown(said)}): see"
+                f" {self._directory / 'log' / 'control.log'}"
             )
+        return multi_user
 
     def running(self) -> bool:
         """Whether a daemon answers; MpsError when one is there and does not."""
@@ -152,16 +160,22 @@ class MpsControl:
             )
         return said
 
+    def _launch(self, *arguments: str) -> tuple[int, str]:
+        """The exit status and all that was written; what the daemon keeps open has a name."""
+        with (self._directory / "log" / "start.log").open("w+b") as output:
+            process = self._started(arguments, subprocess.DEVNULL, output)
+            return self._wait(process, "-d", START_S), _written(output)
+
     def _command(self, command: str) -> tuple[int, str]:
         """The exit status and all that the tool wrote, for one command."""
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
             stdin.write(f"{command}\n".encode())
             stdin.seek(0)
-            process = self._started([], stdin, output)
+            process = self._started((), stdin, output)
             return self._wait(process, command, ANSWER_S), _written(output)
 
     def _started(
-        self, arguments: list[str], stdin: IO[bytes] | int, output: IO[bytes]
+        self, arguments: Sequence[str], stdin: IO[bytes] | int, output: IO[bytes]
     ) -> subprocess.Popen[bytes]:
         """The tool, with files for its streams: one that it kept would never end as a pipe."""
         try:

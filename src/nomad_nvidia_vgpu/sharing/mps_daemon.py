@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from nomad_nvidia_vgpu.sharing.mps_control import MpsControl, Server, Unsettled
 
 FAULT = "FAULT"
 _END_S = 3.0
+_POLL_S = 0.02
 _RECORD = "daemon.json"
 _SERVER_PROGRAM = "nvidia-cuda-mps-server"
 _PROC = Path("/proc")
@@ -69,14 +71,8 @@ class MpsDaemon:
             part.chmod(0o755)
         record = Record(self._uuid, multi_user, multi_user, memory_limited)
         self._write(record)
-        try:
-            self._control.start(multi_user=multi_user)
-        except MpsError as error:
-            if not multi_user:
-                raise
-            _log.debug("no multi-user MPS: %s", error)
-            self._control.start(multi_user=False)
-            self._write(record._replace(multi_user=False))
+        has_it = self._control.start(multi_user=multi_user)
+        self._write(record._replace(multi_user=has_it))
         if not self._control.running():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon ended right after its start: see"
@@ -161,11 +157,23 @@ def _ended(pid: int, timeout_s: float) -> bool:
     """Whether a process has ended, at once or within `timeout_s`."""
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return True
+    except OSError:
+        return _vanished(pid, timeout_s)
     try:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         return bool(poller.poll(timeout_s * 1000))
     finally:
         os.close(pidfd)
+
+
+def _vanished(pid: int, timeout_s: float) -> bool:
+    """The same by looking again and again: Linux before 5.3 has nothing to wait on."""
+    deadline = time.monotonic() + timeout_s
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
