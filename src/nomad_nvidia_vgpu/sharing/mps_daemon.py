@@ -72,7 +72,7 @@ class MpsDaemon:
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
-        for leftover in self._servers_without_daemon():
+        for leftover in self.orphaned_servers():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon has died and its server (pid {leftover}) goes on"
                 " for the tasks that use it: stop them, or drain the node; a new daemon is"
@@ -145,8 +145,8 @@ class MpsDaemon:
         except (OSError, ValueError):
             return None
 
-    def _servers_without_daemon(self) -> Iterator[int]:
-        """Servers for our pipe directory, found when no daemon answers there."""
+    def orphaned_servers(self) -> Iterator[int]:
+        """The servers of its pipe directory by pid, to be asked for when no daemon is there."""
         mark = f"CUDA_MPS_PIPE_DIRECTORY={self._directory / 'pipe'}".encode()
         for entry in self._proc.iterdir():
             if not entry.name.isdigit():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""A node whose MPS tools are fake, and what is asked of them."""
+"""Nodes whose MPS tools are fake, for one test each."""
 
 from __future__ import annotations
 
@@ -9,48 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from cuda_process import CudaProcess, cuda_process
-from mps_control.control import FakeMps, install
+from mps_control.control import install
 
 from nomad_nvidia_vgpu.sharing import mps_control, mps_daemon
+from unit.sharing.mps_node import MpsNode, Plugins
 
 PATIENT_S = 60.0
-
-
-class MpsNode:
-    """The fake tool, first in PATH, and a root for daemons."""
-
-    def __init__(self, fake: FakeMps, root: Path, stack: ExitStack) -> None:
-        """Nothing runs yet."""
-        self.fake = fake
-        self.root = root
-        self._stack = stack
-
-    def directory(self, uuid: str = "GPU-a") -> Path:
-        """Gives where a GPU's daemon has its place."""
-        return self.root / uuid
-
-    def pipe(self, uuid: str = "GPU-a") -> Path:
-        """Gives where clients meet it."""
-        return self.root / uuid / "pipe"
-
-    def pid(self, uuid: str = "GPU-a") -> int:
-        """Gives the process of a GPU's only daemon."""
-        (daemon,) = self.fake.daemons(self.pipe(uuid))
-        return daemon.pid
-
-    def lines(self, uuid: str = "GPU-a") -> list[str]:
-        """Gives the commands that a daemon was asked since the last `forget`."""
-        return [command.line for command in self.fake.commands(self.pipe(uuid))]
-
-    def client(self, uuid: str = "GPU-a", **environment: str) -> CudaProcess:
-        """Starts a process on a GPU; it stays until the test ends, or `end_clients`."""
-        given = {"CUDA_MPS_PIPE_DIRECTORY": str(self.pipe(uuid)), **environment}
-        return self._stack.enter_context(cuda_process(self.fake, given))
-
-    def end_clients(self) -> None:
-        """Ends all that `client` started."""
-        self._stack.close()
 
 
 @pytest.fixture
@@ -67,3 +31,11 @@ def node(tmp_path: Path, mps_root: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         stack.callback(fake.stop_all)
         with ExitStack() as clients:
             yield MpsNode(fake, mps_root, clients)
+
+
+@pytest.fixture
+def plugins(node: MpsNode) -> Iterator[Plugins]:
+    """Gives the plugins of one node; none holds anything after the test."""
+    made = Plugins(node)
+    yield made
+    made.start()

@@ -20,7 +20,7 @@ from nomad_nvidia_vgpu.sharing.mps_control import (
     Unsettled,
     find_program,
 )
-from unit.sharing.conftest import MpsNode
+from unit.sharing.mps_node import MpsNode
 
 UUID = "GPU-a"
 QUARTER = Limits(3840, 25)
@@ -155,13 +155,15 @@ def test_a_limit_is_known_in_each_form(
     assert started.settle(Limits(memory_mib, 25), change=True) == []
 
 
-def test_a_tool_that_rounds_what_it_shows_proves_nothing(
-    node: MpsNode, started: MpsControl
-) -> None:
-    """`3G` can be 3840 MiB, and can be more."""
+def test_a_tool_may_show_whole_gib_only(node: MpsNode, started: MpsControl) -> None:
+    """`3G` is all that it says of 3840 MiB; of 4 GiB or 512 MiB it would be wrong."""
     node.fake.set_limit_form("floor_gib")
-    assert started.settle(QUARTER, change=True) == [Unsettled(MEMORY, "3840M", "'3G'")]
+    assert started.settle(QUARTER, change=True) == []
     assert started.settle(Limits(4096, 25), change=True) == []
+    node.fake.lie(f"set_{MEMORY}")
+    for wrong_mib in (3840, 5120, 512):
+        wanted = Limits(wrong_mib, 25)
+        assert started.settle(wanted, change=True) == [Unsettled(MEMORY, f"{wrong_mib}M", "'4G'")]
 
 
 @pytest.mark.parametrize(

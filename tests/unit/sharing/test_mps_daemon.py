@@ -16,7 +16,7 @@ from nomad_nvidia_vgpu.sharing import mps_control, mps_daemon
 from nomad_nvidia_vgpu.sharing.mps import Limits
 from nomad_nvidia_vgpu.sharing.mps_control import find_program
 from nomad_nvidia_vgpu.sharing.mps_daemon import MpsDaemon, Record, known_uuids
-from unit.sharing.conftest import MpsNode
+from unit.sharing.mps_node import MpsNode
 
 SOON_S = 1.0
 
