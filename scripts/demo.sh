@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 plugin=${NVIDIA_VGPU_PLUGIN:-$PWD/.venv/bin/nvidia-vgpu}
 python=$(dirname "$plugin")/python
 nomad=$(command -v nomad || echo "${NVIDIA_VGPU_NOMAD_DIR:-$PWD/build/nomad}/nomad")
-patience_s=40
+patience_s=120
 
 if [ ! -x "$plugin" ]; then
   echo "$plugin is not there: make setup" >&2

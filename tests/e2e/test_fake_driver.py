@@ -14,7 +14,7 @@ from e2e.conftest import T4, VGPUS, StartAgent
 from e2e.jobs import device, on_model, printing_job
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 EXAMPLE = binaries.REPOSITORY / "examples/agent.hcl"
 MODELS = {"NVIDIA L40S": 2, T4: 1, "NVIDIA A100-SXM4-40GB": 1}
@@ -29,7 +29,9 @@ def driver(nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
 @pytest.fixture(scope="module")
 def agent_on_driver(driver: FakeDriver, start_module_agent: StartAgent) -> Agent:
     """The example configuration on that machine."""
-    return start_module_agent(EXAMPLE, environment=driver.environment())
+    agent = start_module_agent(EXAMPLE, environment=driver.environment())
+    agent.api.wait_for_groups(len(MODELS))
+    return agent
 
 
 @pytest.fixture
