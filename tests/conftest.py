@@ -6,13 +6,14 @@
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "unit",
+    "patient",
     deadline=None,
     database=None,
     print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "60")),
 )
-settings.load_profile("unit")
+settings.load_profile("patient")
