@@ -73,11 +73,11 @@ def test_a_task_waits_for_a_plugin_that_looks_for_gpus(agent: Agent, driver: Fak
     Nomad goes on offering the vGPUs meanwhile, and fails a task for good that gets no reservation.
     """
     before = agent.the_plugin()
-    driver.set("driver", "slow.nvmlInit_v2", 2000)
+    driver.set("driver", "slow.nvmlInitWithFlags", 2000)
     try:
         before.kill()
         wait_until("another plugin process runs", lambda: agent.the_plugin().pid != before.pid)
         job = agent.api.submit(printing_job("early", device(on_model(T4))))
         agent.api.wait_for(job, "complete")
     finally:
-        driver.clear("driver", "slow.nvmlInit_v2")
+        driver.clear("driver", "slow.nvmlInitWithFlags")
