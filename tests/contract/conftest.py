@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,18 +93,15 @@ def node(library: Path, tmp_path: Path) -> FakeDriver:
 
 @pytest.fixture
 def machine(
-    node: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: FakeDriver, tmp_path: Path, mps_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MpsMachine]:
     """A node with MPS tools; nothing of them is left after the test."""
     fake = install(tmp_path / "bin")
     monkeypatch.setenv("PATH", fake.environment()["PATH"])
-    with (
-        tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as short,  # sockets need short names
-        ExitStack() as stack,
-    ):
+    with ExitStack() as stack:
         stack.callback(fake.stop_all)
         tasks = stack.enter_context(ExitStack())
-        yield MpsMachine(node, fake, Path(short) / "mps", tasks)
+        yield MpsMachine(node, fake, mps_root, tasks)
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from mps_control.control import FakeMps
 
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 
-from .fingerprints import Groups
-
 EXCLUSIVE, DEFAULT = 3, 0
 """Compute modes as NVML counts them."""
 
@@ -84,7 +82,7 @@ class MpsMachine:
         self._stack.close()
 
 
-def attribute(groups: Groups, name: str) -> dict[str, object]:
+def attribute(groups: tuple[DeviceGroup, ...], name: str) -> dict[str, object]:
     """Gives one attribute of each group, by the UUID of its GPU; left out where it is missing."""
     return {str(_value(g, "gpu_uuid")): _value(g, name) for g in groups if name in g.attributes}
 

@@ -101,7 +101,7 @@ def test_a_start_that_hangs_does_not_hold_up_the_others(
     if sum(healthy(groups).values()) == 1:
         only_the_first_is_sick(machine, groups, "")
     machine.fake.heal()
-    until(stream, 2, LONG_S)
+    until(stream, 2)
     assert machine.daemon(0)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.catalog import Catalog, Edition
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
-from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Enforcer
 
@@ -61,7 +61,13 @@ class Upkeep:
         self._stopped = False
 
     def start(self) -> None:
-        """Starts the threads; they are daemons, for what they call may hang."""
+        """Starts the threads; they are daemons, for what they call may hang.
+
+        A GPU on which something is left of an earlier config is not offered before that is off.
+        """
+        for enforcer in self._enforcers.values():
+            for uuid in enforcer.left_over():
+                self._catalog.take_enforcement(uuid, STARTING)
         threading.Thread(target=self._follow_plan, name="upkeep", daemon=True).start()
 
     def stop(self) -> None:
