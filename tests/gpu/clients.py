@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -60,13 +60,23 @@ def client_environment(mark: str, given: Mapping[str, str]) -> dict[str, str]:
 class Client:
     """One `cuda_client` process; a context manager that ends it."""
 
-    def __init__(self, log: Log, mark: str, environment: Mapping[str, str], *words: object) -> None:
-        """Starts it with `words` as its arguments; `environment` says which GPU and which MPS."""
+    def __init__(
+        self,
+        log: Log,
+        mark: str,
+        environment: Mapping[str, str],
+        *words: object,
+        through: Sequence[str] = (),
+    ) -> None:
+        """Starts it with `words` as its arguments; `environment` says which GPU and which MPS.
+
+        `through` is a command that runs what is behind it, such as `unshare`.
+        """
         self._log = log
         self._events: queue.Queue[Event | None] = queue.Queue()
         self.events: list[Event] = []
         """All that was taken from it so far."""
-        arguments = [*CLIENT, *(str(word) for word in words)]
+        arguments = [*through, *CLIENT, *(str(word) for word in words)]
         self.process = self._start(arguments, client_environment(mark, environment))
 
     def _start(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -78,7 +88,7 @@ class Client:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self._log(f"client {process.pid}: {' '.join(arguments[2:])}")
+        self._log(f"client {process.pid}: {' '.join(arguments)}")
         threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
         return process
 
