@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What all tests share, and how the property tests run: as long as they need, leaving nothing.
+
+`HYPOTHESIS_EXAMPLES=5000 pytest tests/unit` looks much longer than a usual run.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "patient",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "60")),
+)
+settings.load_profile("patient")
+
+
+@pytest.fixture
+def mps_root() -> Iterator[Path]:
+    """Gives a directory to be made for MPS daemons, whose sockets need short names."""
+    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as made:
+        yield Path(made) / "mps"
