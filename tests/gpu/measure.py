@@ -114,7 +114,7 @@ def _one(name: str, work: Path, folder: str, timeout_s: float, raw: IO[str]) -> 
         how = "done" if status == 0 else f"failed with exit status {status}"
     except subprocess.TimeoutExpired:
         process.kill()
-        how = f"not finished within {timeout_s:.0f} s"
+        how = f"not finished within {timeout_s:.3g} s"
     left = sweep(directory, lambda text: print(text, file=raw, flush=True))
     if left:
         how += f"; pids {left} do not end"

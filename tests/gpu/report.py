@@ -67,12 +67,13 @@ def _lines(results: Sequence[Result], changed: str) -> Iterator[str]:
         yield f"\n#### {heading}\n"
         mine = [r for r in results if EXPERIMENTS[r.name].heading == heading]
         rows = [(a["question"], a["seen"], _verdict(a)) for a in _answers(mine) if not a["g"]]
-        yield from _table(("question", "seen", "as promised"), rows)
+        if rows:
+            yield from _table(("question", "seen", "as promised"), rows)
         for record in (r for result in mine for r in result.records if "table" in r):
             yield f"\n{record['table']}:\n"
             yield from _table(record["header"], record["rows"])
     yield "\n#### The nine questions\n"
-    yield from _table(("", "question", "seen"), list(_nine(results)))
+    yield from _table(("", "question", "seen", "as promised"), list(_nine(results)))
     ends = [(r.name, r.end, f"{r.seconds:.0f}") for r in results]
     yield "\n#### Experiments\n"
     yield from _table(("experiment", "end", "seconds"), ends)
@@ -82,11 +83,11 @@ def _nine(results: Sequence[Result]) -> Iterator[tuple[object, ...]]:
     for number, question in QUESTIONS.items():
         found = [a for a in _answers(results) if a["g"] == number]
         if not found:
-            yield number, question, "not answered"
-        for answer in found:
-            verdict = _verdict(answer)
-            note = f" (as promised: {verdict})" if verdict else ""
-            yield number, question, f"{answer['question']} {answer['seen']}{note}"
+            yield number, question, "not answered", ""
+        for index, answer in enumerate(found):
+            asked = f"{answer['question']} " if len(found) > 1 else ""
+            first = (number, question) if index == 0 else ("", "")
+            yield *first, f"{asked}{answer['seen']}", _verdict(answer)
 
 
 def _answers(results: Sequence[Result]) -> Iterator[dict[str, Any]]:

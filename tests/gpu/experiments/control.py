@@ -12,6 +12,7 @@ from nomad_nvidia_vgpu.sharing.mps import MEMORY_ENV, Limits
 
 _ENOUGH_MIB = 4096
 _LIMIT_MIB = 2048
+_SERVER_START_S = 3.0
 _WITHOUT_SERVER = (
     "get_server_list",
     "get_default_active_thread_percentage",
@@ -62,6 +63,12 @@ def language(lab: Lab) -> None:
         words += [("-d", daemon.tell(arguments=("-d",)))]
         words += [("-d (a second time)", daemon.tell(arguments=("-d",)))]
         words += _told(daemon, _WITHOUT_SERVER)
+        with lab.part("A server without a client"):
+            words += _told(daemon, ["start_server -uid 0"])
+            time.sleep(_SERVER_START_S)
+            words += [
+                (f"get_server_list, {_SERVER_START_S:g} s later", daemon.tell("get_server_list"))
+            ]
         with lab.part("The tool with a server"):
             client = lab.client(daemon.client(), "hold")
             client.until("holding", READY_S)
@@ -120,16 +127,17 @@ def default_limit_keys(lab: Lab) -> None:
 def client_limit_keys(lab: Lab) -> None:
     """Question 2."""
     uuid, stranger = lab.setup.uuid, "GPU-00000000-0000-0000-0000-000000000000"
+    alone, beside, only = "0=2048M", "0=2048M,1=2048M", "1=2048M"
     variants = (
-        "0=2048M",
+        alone,
+        beside,
+        only,
         "0=2G",
         f"{uuid}=2048M",
-        "0=2048M,1=2048M",
-        "1=2048M",
         f"{uuid}=2048M,{stranger}=2048M",
         f"{stranger}=2048M",
     )
-    rows = []
+    rows: list[tuple[object, str, str]] = []
     for server_mib in (None, _LIMIT_MIB + 1024):
         question = f"Clients' limits under a server default of {server_mib or 'no'} MiB"
         with lab.part(question, g=2):
@@ -148,11 +156,13 @@ def client_limit_keys(lab: Lab) -> None:
             daemon.stop()
     title = f"Question 2: of {_ENOUGH_MIB} MiB asked for, a client gets"
     lab.table(title, ("server's default, MiB", "client's limit", "got"), rows)
-    lab.answer(
-        "Does an entry for an invisible GPU drop every limit?",
-        "; ".join(f"{server} / {keys}: {seen}" for server, keys, seen in rows),
-        g=2,
-    )
+    by_keys = {(str(server), keys): seen for server, keys, seen in rows}
+    shown = [
+        f"under {server}: {keys} {by_keys.get((server, keys), 'not tried')}"
+        for server in ("none", str(_LIMIT_MIB + 1024))
+        for keys in (alone, beside, only)
+    ]
+    lab.answer("Does an entry for an invisible GPU drop every limit?", "; ".join(shown), g=2)
 
 
 def features(lab: Lab) -> None:

@@ -137,16 +137,18 @@ def _measure(
         ("nvmlDeviceGetGraphicsRunningProcesses", ()),
         ("nvmlDeviceGetProcessUtilization", (0,)),
     )
-    rows = []
+    rows, lists = [], []
     for name, arguments in calls:
         try:
             found = getattr(pynvml, name)(handle, *arguments)
             seen = "; ".join(_entry(entry, names) for entry in found) or "an empty list"
-        except (pynvml.NVMLError, AttributeError) as error:
+            who = sorted({names.get(entry.pid, "another") for entry in found})
+            lists.append(f"{name} lists {', '.join(who) or 'nothing'}")
+        except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError, AttributeError) as error:
             seen = f"{type(error).__name__}: {error}"
         rows.append((name, seen))
     lab.table(f"Question 4: {what}", ("call", "answer"), rows)
-    lab.answer(f"NVML's lists with {what}", "; ".join(f"{n}: {s}" for n, s in rows), g=4)
+    lab.answer(f"With {what}:", "; ".join(lists) or "every call is refused", g=4)
     for client in clients.values():
         client.kill()
 
