@@ -9,6 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+import pynvml
+
 from gpu.clients import Client, Refused, Silent
 from gpu.control_tool import Daemon
 from gpu.lab import READY_S, Lab
@@ -19,6 +21,7 @@ _VGPUS = 4
 _POLL_S = 0.3
 _LONG_S = 20.0
 _REPAIR_S = 20.0
+_NO_ERROR = "no error"
 _FAULT_WATCH_S = 3.0
 _SILENCE_S = 12.0
 """Longer than any kernel that is waited for."""
@@ -196,7 +199,7 @@ def exclusive_process(lab: Lab) -> None:
         lab.answer("Restore of the compute mode after SIGKILL of the plugin", text)
         return
     root = lab.root()
-    before = lab.opens(lab.plain())["compute_mode"]
+    before = _compute_mode(lab)
     with lab.part(question, g=3):
         plugin = lab.plugin(_VGPUS, root, exclusive_process=True)
         isolation = plugin.until_healthy().attributes["memory_isolation"].value
@@ -209,20 +212,28 @@ def exclusive_process(lab: Lab) -> None:
             question,
             f"memory_isolation {isolation}; before any MPS client: {idle}; while an MPS client"
             f" runs: {busy}",
-            promised=isolation == "mps" and "error" in busy,
+            promised=isolation == "mps" and busy != _NO_ERROR,
             g=3,
         )
         plugin.kill()
     question = "Restore of the compute mode after SIGKILL of the plugin"
     with lab.part(question):
+        killed = _compute_mode(lab)
         journal = (root / "compute-modes.json").read_text()
         lab.plugin(_VGPUS, root)  # without exclusive_process
-        after = lab.opens(lab.plain())["compute_mode"]
+        after = _compute_mode(lab)
         lab.answer(
             question,
-            f"mode {before} before, {after} after; the journal said {journal}",
-            promised=before == after,
+            f"mode {before} before, {killed} when it had been killed, {after} after the next start;"
+            f" the journal said {journal}",
+            promised=before == after != killed,
         )
+
+
+def _compute_mode(lab: Lab) -> int:
+    """As NVML says: 0 is DEFAULT, 3 EXCLUSIVE_PROCESS."""
+    pynvml.nvmlInit()
+    return int(pynvml.nvmlDeviceGetComputeMode(pynvml.nvmlDeviceGetHandleByUUID(lab.setup.uuid)))
 
 
 def _complaint(plugin: Plugin) -> str:
@@ -239,7 +250,7 @@ def _end(client: Client, wanted: str = "result") -> str:
         client.until(wanted, READY_S / 4)
     except (Refused, Silent) as error:
         return str(error)
-    return "no error"
+    return _NO_ERROR
 
 
 def _timeline(daemon: Daemon) -> str:
