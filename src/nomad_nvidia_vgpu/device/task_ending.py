@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Inventory
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Inventory
 from nomad_nvidia_vgpu.gpu.watch import Sink
 
 GRACE_S = 10.0
@@ -76,6 +76,10 @@ class TaskEnder:
     def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
         """Passes them on."""
         self._behind.take_samples(samples)
+
+    def take_processes(self, processes: Mapping[str, Sequence[GpuProcess]]) -> None:
+        """Passes them on."""
+        self._behind.take_processes(processes)
 
     def _end_tasks(self, gpu: Gpu, reason: str) -> None:
         processes = self._attribution.processes_on(gpu)
