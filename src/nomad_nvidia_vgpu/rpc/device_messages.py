@@ -69,9 +69,13 @@ def stats(groups: Iterable[GroupStats]) -> device_pb2.StatsResponse:
         for ids, figures in group.gpus:
             if common is None or figures.stats is not of:
                 common, of = _device_stats(figures), figures.stats
-            built = _with_own(common, figures) if figures.own else common
+            alike = common
             for vgpu_id in ids:
-                message.instance_stats[_text(vgpu_id)].CopyFrom(built)
+                built = message.instance_stats[_text(vgpu_id)]
+                built.CopyFrom(alike)
+                if figures.own and alike is common:
+                    _write_own(built, figures)
+                    alike = built
     return response
 
 
@@ -95,14 +99,12 @@ def _device_stats(figures: GpuStats) -> device_pb2.DeviceStats:
     return built
 
 
-def _with_own(common: device_pb2.DeviceStats, figures: GpuStats) -> device_pb2.DeviceStats:
-    built = device_pb2.DeviceStats()
-    built.CopyFrom(common)
-    built.summary.Clear()
-    _write_stat(built.summary, figures.summary)
+def _write_own(built: device_pb2.DeviceStats, figures: GpuStats) -> None:
+    attributes = built.stats.attributes
     for name, stat in figures.own.items():
-        _write_stat(built.stats.attributes[name], stat)
-    return built
+        _write_stat(attributes[name], stat)
+        if stat is figures.summary:
+            built.summary.CopyFrom(attributes[name])
 
 
 def _write_stat(message: structs_pb2.StatValue, stat: Stat) -> None:
