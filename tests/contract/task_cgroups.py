@@ -12,6 +12,8 @@ from pathlib import Path
 
 from typing_extensions import Self
 
+from nomad_nvidia_vgpu.device.proc import Proc
+
 _SLEEP = "import signal, threading; {manner}; print(flush=True); threading.Event().wait()"
 POLITE = "signal.signal(signal.SIGTERM, signal.SIG_DFL)"
 STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
@@ -79,6 +81,8 @@ class RealTask:
 @contextlib.contextmanager
 def real_task(version: str) -> Iterator[RealTask]:
     """A task in a cgroup of version `v1` or `v2`; NoCgroupsError where there can be none."""
+    if not Proc().sees_host_pids():
+        raise NoCgroupsError("pids are not the host's here, so that nothing is beyond doubt")
     allocation = str(uuid.uuid4())
     directory = _path(version, allocation)
     try:

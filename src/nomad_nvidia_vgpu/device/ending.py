@@ -11,10 +11,12 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from nomad_nvidia_vgpu.device.usage import Task, TaskProcess
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
