@@ -8,8 +8,10 @@ ask for one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from nomad_nvidia_vgpu.device.accountant import Accountant
 
 SourceOf = Callable[[Sequence[SimulatedGpus]], GpuSource]
+
+_log = logging.getLogger(__name__)
 
 
 class Plugin:
@@ -81,7 +85,16 @@ class Plugin:
         from nomad_nvidia_vgpu.device.proc import Proc  # noqa: PLC0415
         from nomad_nvidia_vgpu.device.task_ending import TaskEnder  # noqa: PLC0415
 
-        attributor = Attributor(Proc())
+        proc = Proc()
+        if self._config.memory_guard.action == "kill" and not proc.sees_host_pids():
+            _log.warning(
+                'memory_guard.action is "kill", but this program does not see the pids of the'
+                " host, which are the driver's, so it only warns: run the Nomad agent in the"
+                " host's PID namespace"
+            )
+            self._config = _warning_only(self._config)
+            self._catalog.take_config(self._config)
+        attributor = Attributor(proc)
         belongs = attributor.still_belongs
         guard = Guard(self._config.memory_guard, belongs)
         accountant = Accountant(self._catalog, attributor, guard, LIST_EVERY_S)
@@ -111,6 +124,10 @@ class Plugin:
                 sampling = self._watch.sampling(LIST_EVERY_S) if wanted else None
                 self._accountant.start(sampling or contextlib.nullcontext())
             return self._watch
+
+
+def _warning_only(config: PluginConfig) -> PluginConfig:
+    return replace(config, memory_guard=replace(config.memory_guard, action="warn"))
 
 
 def _policy(config: PluginConfig) -> HealthPolicy:

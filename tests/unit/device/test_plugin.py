@@ -12,6 +12,7 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin, _policy
+from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.errors import RequestError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
@@ -197,6 +198,24 @@ def test_who_acts_on_processes_has_them_listed(tried: Tried) -> None:
     """With a memory guard, or tasks to be ended, GPUs are sampled though nobody wants stats."""
     next(tried.plugin.fingerprint(HangUp()))
     tried.source.wait_for_calls("processes 0", 2)
+
+
+@pytest.mark.parametrize("host_pids", [True, False])
+@pytest.mark.parametrize(
+    "tried", [replace(CONFIG, memory_guard=MemoryGuardConfig("kill"))], indirect=True
+)
+def test_a_guard_that_cannot_be_sure_promises_nothing(
+    tried: Tried,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    host_pids: bool,
+) -> None:
+    """Where pids may mean other processes, "kill" only warns, and jobs are not told otherwise."""
+    monkeypatch.setattr(Proc, "sees_host_pids", lambda _: host_pids)
+    (group,) = next(tried.plugin.fingerprint(HangUp()))
+    assert group.attributes["memory_isolation"].value == ("guard" if host_pids else "none")
+    assert ("it only warns" in caplog.text) is not host_pids
 
 
 def test_the_operators_policy_is_the_watchs() -> None:
