@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from nomad_nvidia_vgpu.gpu import pcie
-from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Look, Ratio, XidEvent
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Look, Ratio, XidEvent
 from nomad_nvidia_vgpu.gpu.profiles import (
     PROFILES,
     GpuProfile,
@@ -68,6 +68,10 @@ class SimulatedSource:
             gpu.uuid: _sample(profile, gpu, now, phase=index + 0.37 * part)
             for part, gpu in enumerate(look.gpus)
         }
+
+    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:  # noqa: ARG002
+        """Not known: nothing can run on a simulated GPU, whatever its figures look like."""
+        return {}
 
     def compute_mode(self, uuid: str) -> str | None:  # noqa: ARG002
         """None: nothing computes here."""

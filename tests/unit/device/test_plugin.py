@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import HealthConfig, PluginConfig
+from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin, _policy
+from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.errors import RequestError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
@@ -21,7 +22,12 @@ from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 from unit.manual_clock import DEADLINE_S
 
-CONFIG = PluginConfig(vgpus=2, vendor="nvidia", simulate=(SimulatedGpus("l4", 1),))
+CONFIG = PluginConfig(
+    vgpus=2,
+    vendor="nvidia",
+    simulate=(SimulatedGpus("l4", 1),),
+    memory_guard=MemoryGuardConfig("off"),
+)
 
 unpublished = pytest.mark.parametrize(
     "tried", [PluginConfig(), PluginConfig(vgpus=2, enabled=False)], indirect=True
@@ -50,6 +56,8 @@ def tried(request: pytest.FixtureRequest) -> Iterator[Tried]:
     made = Tried(getattr(request, "param", CONFIG))
     yield made
     if made.plugin._watch is not None:
+        assert made.plugin._accountant is not None
+        made.plugin._accountant.stop()
         made.plugin._watch.stop()
     made.source.release()
     for thread in set(threading.enumerate()) - before:
@@ -179,14 +187,35 @@ def test_a_replaced_driver_ends_the_process(tried: Tried) -> None:
 
 
 @pytest.mark.parametrize(
-    "tried", [CONFIG, replace(CONFIG, health=HealthConfig(end_tasks=True))], indirect=True
+    "tried",
+    [
+        replace(CONFIG, health=HealthConfig(end_tasks=True)),
+        replace(CONFIG, memory_guard=MemoryGuardConfig("warn")),
+    ],
+    indirect=True,
 )
-def test_ending_tasks_is_no_hindrance(tried: Tried, caplog: pytest.LogCaptureFixture) -> None:
-    """GPUs are published whether tasks are to be ended or not, and the log says what is missing."""
+def test_who_acts_on_processes_has_them_listed(tried: Tried) -> None:
+    """With a memory guard, or tasks to be ended, GPUs are sampled though nobody wants stats."""
+    next(tried.plugin.fingerprint(HangUp()))
+    tried.source.wait_for_calls("processes 0", 2)
+
+
+@pytest.mark.parametrize("host_pids", [True, False])
+@pytest.mark.parametrize(
+    "tried", [replace(CONFIG, memory_guard=MemoryGuardConfig("kill"))], indirect=True
+)
+def test_a_guard_that_cannot_be_sure_promises_nothing(
+    tried: Tried,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    host_pids: bool,
+) -> None:
+    """Where pids may mean other processes, "kill" only warns, and jobs are not told otherwise."""
+    monkeypatch.setattr(Proc, "sees_host_pids", lambda _: host_pids)
     (group,) = next(tried.plugin.fingerprint(HangUp()))
-    assert [instance.id for instance in group.instances] == ["GPU-a-0", "GPU-a-1"]
-    warned = any("health.end_tasks is set" in message for message in caplog.messages)
-    assert warned is tried.plugin._config.health.end_tasks
+    assert group.attributes["memory_isolation"].value == ("guard" if host_pids else "none")
+    assert ("it only warns" in caplog.text) is not host_pids
 
 
 def test_the_operators_policy_is_the_watchs() -> None:
