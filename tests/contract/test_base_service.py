@@ -32,6 +32,7 @@ def test_the_schema_names_every_option_with_its_type(start: Start) -> None:
         "vendor": "string",
         "group_by": "string",
         "visible_devices_envs": "list(string)",
+        "metrics_address": "string",
         "simulate": "list(string)",
         "log_level": "string",
         "health.fatal_xids": "list(number)",
