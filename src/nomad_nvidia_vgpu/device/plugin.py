@@ -16,12 +16,17 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
+from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.task_ending import NobodyAttributed, TaskEnder
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
+from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch, Sink
+
+METRICS_SAMPLE_S = 10.0
+"""How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
 
 SourceOf = Callable[[Sequence[SimulatedGpus]], GpuSource]
 
@@ -42,6 +47,7 @@ class Plugin:
         self._source_of = source_of
         self._config = config
         self._catalog = Catalog(config)
+        self._tally = Tally()
         self._lock = threading.Lock()  # guards the start of the watch
         self._watch: GpuWatch | None = None
 
@@ -59,7 +65,13 @@ class Plugin:
         """
         self._start_watch()
         edition = self._catalog.wait(lambda e: e.complete, fingerprint.FIRST_ANSWER_S)
-        return reserve(self._config, edition.plan, ids)
+        try:
+            reservation = reserve(self._config, edition.plan, ids)
+        except RequestError:
+            self._tally.reserved(REFUSED)
+            raise
+        self._tally.reserved(MADE)
+        return reservation
 
     def stats(self, hang_up: "HangUp", asked_s: float) -> Iterator[tuple[stats.GroupStats, ...]]:
         """The stream of stats at the interval that the host asked for."""
@@ -88,7 +100,29 @@ class Plugin:
                     leave=self._leave,
                 )
                 self._watch.start()
+                if config.metrics_address:
+                    threading.Thread(
+                        target=_serve_metrics,
+                        args=(config, self._catalog, self._tally, self._watch),
+                        name="metrics",
+                        daemon=True,
+                    ).start()
             return self._watch
+
+
+def _serve_metrics(config: PluginConfig, catalog: Catalog, tally: Tally, watch: GpuWatch) -> None:
+    """Serves for ever. Whatever goes wrong, the plugin goes on without metrics."""
+    try:
+        # Imported late: 80 ms, and few nodes have a metrics_address.
+        from nomad_nvidia_vgpu.device.metrics import registry_of  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.metrics_server import MetricsServer  # noqa: PLC0415
+
+        registry = registry_of(catalog, tally, config.vendor)
+        server = MetricsServer(config.metrics_address, registry, config.fingerprint_period_s)
+        with watch.sampling(METRICS_SAMPLE_S):
+            server.run()
+    except Exception:  # noqa: BLE001  the GPUs matter more
+        _log.exception("the metrics failed in an unforeseen way: report this as a bug")
 
 
 def _sink(config: PluginConfig, catalog: Catalog) -> Sink:
