@@ -50,6 +50,7 @@ class Catalog:
         self._samples: dict[str, GpuSample] = {}
         self._listings: dict[str, Listing] = {}
         self._usage = Usage()
+        self._guard_counts: Mapping[tuple[str, str], int] = {}
         self._inventory = Inventory()
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
@@ -79,6 +80,19 @@ class Catalog:
     def take_usage(self, usage: Usage) -> None:
         """Replaces what is known of who uses what; called once per pass."""
         self._usage = usage
+
+    @property
+    def guard_counts(self) -> Mapping[tuple[str, str], int]:
+        """What the memory guard has done so far; see `Guard.counts`."""
+        return self._guard_counts
+
+    def take_guard_counts(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Replaces what the memory guard has done so far; called once per pass."""
+        self._guard_counts = counts
+
+    def now(self) -> float:
+        """The time by the clock of the listings, in seconds."""
+        return self._clock()
 
     def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
         """Plans anew and wakes who waits; called by the watch."""

@@ -27,6 +27,7 @@ from nomad_nvidia_vgpu.sharing.plan import Group, Plan, SharedGpu
 STALE_S = 30.0
 """A sample that is older says nothing of the GPU any more: the driver does not answer."""
 
+_ACTS = ("warned", "terminated", "killed")
 _MIB = 1 << 20
 _MAX_REASON = 200
 _PARENTS_NAME = " MIG "
@@ -62,11 +63,6 @@ def _counter(name: str, labels: tuple[str, ...], doc: str) -> Family:
 BUILD_INFO = _gauge("build_info", ("version",), "The version of this plugin; always 1")
 RESERVATIONS = _counter(
     "reservations_total", ("result",), "Reservations that Nomad asked for: `made` or `refused`"
-)
-GUARD_ACTIONS = _counter(
-    "guard_actions_total",
-    ("action",),
-    "What the memory guard did: tasks `warned` of, processes `terminated` and `killed`",
 )
 USAGE_TIMESTAMP = _gauge(
     "usage_timestamp_seconds", (), "When it was last found out which task uses what"
@@ -137,6 +133,11 @@ GPU_STRAYS = _gauge(
 GPU_STRAY_MEMORY = _gauge(
     "gpu_unattributed_memory_bytes", _GPU, "Memory of the processes that belong to no task"
 )
+GPU_GUARD_ACTIONS = _counter(
+    "gpu_guard_actions_total",
+    (*_GPU, "action"),
+    "What the memory guard did: tasks `warned` of, processes `terminated` (SIGTERM) and `killed`",
+)
 GPU_MPS_UP = _gauge(
     "gpu_mps_up", _GPU, "Whether the GPU's MPS daemon serves as the config asks: 1 or 0; MPS only"
 )
@@ -196,9 +197,8 @@ class CatalogCollector(Collector):
         page.put(BUILD_INFO, (__version__,), 1)
         for result, count in self._tally.reservations.items():
             page.put(RESERVATIONS, (result,), count)
-        for action, count in self._tally.guard_actions.items():
-            page.put(GUARD_ACTIONS, (action,), count)
         plan, usage = self._catalog.edition.plan, self._catalog.usage
+        acts = self._catalog.guard_counts
         passed = usage.taken_at
         page.put(USAGE_TIMESTAMP, (), None if passed is None else passed.timestamp())
         samples = self._fresh_samples(plan)
@@ -206,6 +206,9 @@ class CatalogCollector(Collector):
             for shared in group.gpus:
                 uuid = shared.gpu.uuid
                 _put_facts(page, group, shared, self._vendor)
+                for act in _ACTS:
+                    own = (uuid, shared.gpu.model, act)
+                    page.put(GPU_GUARD_ACTIONS, own, acts.get((act, uuid), 0))
                 _put_figures(page, shared.gpu, samples.get(uuid))
                 _put_use(page, shared, usage.gpus.get(uuid))
         _put_boards(page, plan, samples)

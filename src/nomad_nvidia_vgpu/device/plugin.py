@@ -11,19 +11,22 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
 from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
-from nomad_nvidia_vgpu.device.task_ending import NobodyAttributed, TaskEnder
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
-from nomad_nvidia_vgpu.gpu.watch import GpuWatch, Sink
+from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch, Sink
+
+if TYPE_CHECKING:
+    from nomad_nvidia_vgpu.device.accountant import Accountant
 
 METRICS_SAMPLE_S = 10.0
 """How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
@@ -50,6 +53,7 @@ class Plugin:
         self._tally = Tally()
         self._lock = threading.Lock()  # guards the start of the watch
         self._watch: GpuWatch | None = None
+        self._accountant: Accountant | None = None
 
     def fingerprint(self, hang_up: "HangUp") -> Iterator[tuple[fingerprint.DeviceGroup, ...]]:
         """The stream of fingerprints; starts the watch over the hardware if none runs yet."""
@@ -83,6 +87,23 @@ class Plugin:
         with watch.sampling(period_s) if watch else contextlib.nullcontext():
             yield from stats.stream(self._catalog, vendor, period_s, ended, hang_up.listening)
 
+    def _accounting(self) -> tuple[Accountant, Sink]:
+        """Who finds out who uses what, and who is told what the watch finds; starts nothing."""
+        # Two of the three launches per agent start never get here.
+        from nomad_nvidia_vgpu.device.accountant import Accountant  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.attribution import Attributor  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.guard import Guard  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.proc import Proc  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.task_ending import TaskEnder  # noqa: PLC0415
+
+        attributor = Attributor(Proc())
+        belongs = attributor.still_belongs
+        guard = Guard(self._config.memory_guard, belongs)
+        accountant = Accountant(self._catalog, attributor, guard, LIST_EVERY_S)
+        if not self._config.health.end_tasks:
+            return accountant, self._catalog
+        return accountant, TaskEnder(self._catalog, accountant.last_use, belongs)
+
     def _start_watch(self) -> GpuWatch | None:
         """The watch over the hardware, started if none runs yet; None if nothing is to be offered."""
         config = self._config
@@ -92,14 +113,18 @@ class Plugin:
                 enforcers = enforcers_of(config, source)
                 if enforcers:
                     Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
+                self._accountant, sink = self._accounting()
                 self._watch = GpuWatch(
                     source,
-                    _sink(config, self._catalog),
+                    sink,
                     period_s=config.fingerprint_period_s,
                     policy=_policy(config),
                     leave=self._leave,
                 )
                 self._watch.start()
+                wanted = config.memory_guard.action != "off" or config.health.end_tasks
+                sampling = self._watch.sampling(LIST_EVERY_S) if wanted else None
+                self._accountant.start(sampling or contextlib.nullcontext())
                 if config.metrics_address:
                     threading.Thread(
                         target=_serve_metrics,
@@ -123,15 +148,6 @@ def _serve_metrics(config: PluginConfig, catalog: Catalog, tally: Tally, watch: 
             server.run()
     except Exception:  # noqa: BLE001  the GPUs matter more
         _log.exception("the metrics failed in an unforeseen way: report this as a bug")
-
-
-def _sink(config: PluginConfig, catalog: Catalog) -> Sink:
-    if not config.health.end_tasks:
-        return catalog
-    _log.warning(
-        "health.end_tasks is set, but no process can be attributed to a task yet: none is ended"
-    )
-    return TaskEnder(catalog, NobodyAttributed())
 
 
 def _policy(config: PluginConfig) -> HealthPolicy:

@@ -54,9 +54,9 @@ def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation
     apart = [one.gpu.uuid for one, _count in shares if one.strategy.one_gpu_per_group]
     if apart and len(shares) > 1:
         raise RequestError(
-            f"cannot reserve vGPUs of {len(shares)} GPUs for one task, for {', '.join(apart)}"
-            " is shared by MPS and a process has one MPS server: give the job one device block"
-            " whose count fits on one GPU"
+            f"cannot reserve vGPUs of {', '.join(one.gpu.uuid for one, _ in shares)} for one task:"
+            f" {apart[0]} is shared by MPS, and a process has one MPS server: give the job one"
+            " device block whose count fits on one GPU"
         )
     deliveries = [
         one.strategy.deliver(config, Grant(one.gpu, one.vgpus, count)) for one, count in shares

@@ -17,10 +17,8 @@ class Task(NamedTuple):
     key: str
     """What tells it from others: the path of its cgroup, or the words of its environment."""
     certain: bool
-    """Whether its processes are known by a cgroup that Nomad or a container engine made.
-
-    Only then may anything be done to them; else it is good for display alone.
-    """
+    """Whether its processes are known beyond doubt, by a cgroup that Nomad or a container engine
+    made; else it is good for display alone, and nothing is ever done to them."""
     allocation: str | None = None
     """Nomad's id of the allocation. From the cgroup for raw_exec and exec; of a container, what
     the environment of its oldest process says."""
@@ -78,6 +76,13 @@ class Share(NamedTuple):
     """All its processes on this GPU together; None: of one of them it is not known."""
     budget_mib: int | None
     """What its vGPUs of this GPU entitle it to together; None: the GPU's memory is not known."""
+    doubt: str = ""
+    """Why the budget may not be what the task was promised; empty: it is."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether both who it is and what it may use are beyond doubt."""
+        return self.task.certain and not self.doubt
 
 
 class VgpuUse(NamedTuple):

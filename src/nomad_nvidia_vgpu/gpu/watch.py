@@ -29,11 +29,9 @@ Just below the 10 s after which the first fingerprint is sent with whoever has a
 """
 
 LIST_EVERY_S = 2.0
-"""How often a GPU that is sampled is asked for its processes, at most: the lists cost more than
-all other figures together, and nobody needs them by the second."""
+"""The least time between two lists of a GPU's processes, which cost more than all its figures."""
 
 NO_ANSWER = "the driver does not answer: check dmesg, drain the node and reboot it"
-
 _EVENT_WAIT_S = 1.0
 _MAX_EVENT_PAUSE_S = 60.0
 _MIN_CHECK_S = 1.0
@@ -63,7 +61,7 @@ class _Worker:
         """Whether to look at once instead of at the end of the period."""
         self.retired = False
         self.lists_from = float("-inf")
-        """When its processes may be listed again."""
+        """When its processes may be listed again, by the clock."""
         self.suspects_driver = False
         """Whether its last look blamed the driver as a whole."""
 

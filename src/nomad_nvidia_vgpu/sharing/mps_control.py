@@ -93,6 +93,11 @@ class MpsControl:
             for pid in self._pids("get_server_list")
         ]
 
+    def limits(self) -> tuple[str, str]:
+        """The limits of memory and SMs for servers to come, in the tool's words."""
+        memory = self._ask(f"get_default_device_pinned_mem_limit {ORDINAL}")
+        return memory.strip(), self._ask("get_default_active_thread_percentage").strip()
+
     def quit(self) -> None:
         """Tells the daemon to end, and its servers with it."""
         self._ask("quit")

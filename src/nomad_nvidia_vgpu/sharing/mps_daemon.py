@@ -106,6 +106,10 @@ class MpsDaemon:
             unsettled += self._control.settle(limits, server.pid, change=change)
         return unsettled
 
+    def limits(self) -> tuple[str, str]:
+        """The limits of memory and SMs for servers to come, in the tool's words."""
+        return self._control.limits()
+
     def record(self) -> Record | None:
         """How it was started, None when that is not known."""
         try:

@@ -19,7 +19,7 @@ from nomad_nvidia_vgpu import __version__
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.metrics import FAMILIES, STALE_S, CatalogCollector, registry_of
-from nomad_nvidia_vgpu.device.tally import KILLED, MADE, REFUSED, Tally
+from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
     Share,
@@ -251,10 +251,13 @@ def test_daemons_are_told_where_there_are_any(scraped: Scraped) -> None:
 def test_what_the_plugin_did_is_counted(scraped: Scraped) -> None:
     """Reservations and what the guard did, each from zero."""
     scraped.tally.reserved(MADE)
-    scraped.tally.guarded(KILLED)
+    scraped.catalog.take_guard_counts({("killed", "GPU-a"): 2, ("warned", "GPU-gone"): 1})
     assert scraped.value("reservations_total", result=MADE) == 1
     assert scraped.value("reservations_total", result=REFUSED) == 0
-    assert scraped.named("guard_actions_total") == {"killed": 1, "terminated": 0, "warned": 0}
+    assert scraped.named("gpu_guard_actions_total") == {
+        f"{act},GPU-a,NVIDIA L4": count
+        for act, count in {"warned": 0, "terminated": 0, "killed": 2}.items()
+    }
     assert scraped.value("build_info", version=__version__) == 1
 
 
@@ -263,7 +266,6 @@ def test_a_node_without_gpus_has_metrics() -> None:
     assert {name for name, _ in Scraped().values()} == {
         "nvidia_vgpu_build_info",
         "nvidia_vgpu_reservations_total",
-        "nvidia_vgpu_guard_actions_total",
     }
 
 
