@@ -45,7 +45,8 @@ class Family(NamedTuple):
 
 _GPU = ("gpu", "model")
 _VGPU = ("vgpu", "gpu")
-_TASK = ("job", "group", "task", "alloc")
+# Not `job`: Prometheus gives every series one of its own, and would rename ours.
+_TASK = ("nomad_job", "group", "task", "alloc")
 
 _declared: list[Family] = []
 

@@ -205,10 +205,10 @@ def test_each_vgpu_shows_what_its_task_uses(scraped: Scraped) -> None:
 def test_the_task_is_on_one_metric_alone(scraped: Scraped) -> None:
     """So the number of series grows with the vGPUs, not with all that ever ran on them."""
     scraped.catalog.take_usage(use())
-    task = {"job": "j", "group": "g", "task": "t", "alloc": "a1"}
+    task = {"nomad_job": "j", "group": "g", "task": "t", "alloc": "a1"}
     assert scraped.value("task_info", vgpu="GPU-a-0", gpu="GPU-a", **task) == 1
     with_task = {
-        name for name, labels in scraped.values() if {"job", "alloc"} & dict(labels).keys()
+        name for name, labels in scraped.values() if {"nomad_job", "alloc"} & dict(labels).keys()
     }
     assert with_task == {"nvidia_vgpu_task_info"}
 
