@@ -33,6 +33,7 @@ MORE_THAN_ONE = {
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",
     "device/test_fingerprint_attributes.py": "device/fingerprint.py",
+    "device/test_attribution_forged.py": "device/attribution.py",
 }
 """Second test files of one module, so that none grows too long."""
 

@@ -98,6 +98,11 @@ class VgpuUse(NamedTuple):
     share: Share | None = None
     """Who holds it; None: no task whose processes use the GPU claims it."""
 
+    @property
+    def figures(self) -> tuple[int | None, int | None, int]:
+        """What it shows, whoever holds it."""
+        return self[:3]
+
 
 class GpuUse(NamedTuple):
     """The use of one GPU or MIG device."""
@@ -132,6 +137,10 @@ class Usage(NamedTuple):
     def strays(self) -> int:
         """How many GPU processes belong to nobody we know; one on two GPUs counts twice."""
         return sum(len(use.strays) for use in self.gpus.values())
+
+
+UNKNOWN = Usage()
+"""Before the first pass."""
 
 
 def divided(total: int, parts: int) -> list[int]:

@@ -8,7 +8,7 @@ UTF-8 or holds a NUL, no attribute without a value, no stats without summary and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 
 from nomad_nvidia_vgpu.device.fingerprint import Attribute, DeviceGroup
@@ -58,14 +58,18 @@ def reservation(reserved: Reservation) -> device_pb2.ReserveResponse:
 
 
 def stats(groups: Iterable[GroupStats]) -> device_pb2.StatsResponse:
-    """The figures of every vGPU; those of one GPU are built once and copied."""
+    """The figures of every vGPU; what all vGPUs of a GPU show is built once and copied."""
     response = device_pb2.StatsResponse()
     for group in groups:
         message = response.groups.add(
             vendor=_text(group.vendor), type=_text(group.type), name=_text(group.name)
         )
+        common: device_pb2.DeviceStats | None = None
+        of: Mapping[str, Stat] | None = None
         for ids, figures in group.gpus:
-            built = _device_stats(figures)
+            if common is None or figures.stats is not of:
+                common, of = _device_stats(figures), figures.stats
+            built = _with_own(common, figures) if figures.own else common
             for vgpu_id in ids:
                 message.instance_stats[_text(vgpu_id)].CopyFrom(built)
     return response
@@ -88,6 +92,16 @@ def _device_stats(figures: GpuStats) -> device_pb2.DeviceStats:
     # The epoch cannot fail; a clock before it (a node without time yet) would.
     moment = max(figures.taken_at, datetime(1970, 1, 1, tzinfo=timezone.utc))
     built.timestamp.FromDatetime(moment)
+    return built
+
+
+def _with_own(common: device_pb2.DeviceStats, figures: GpuStats) -> device_pb2.DeviceStats:
+    built = device_pb2.DeviceStats()
+    built.CopyFrom(common)
+    built.summary.Clear()
+    _write_stat(built.summary, figures.summary)
+    for name, stat in figures.own.items():
+        _write_stat(built.stats.attributes[name], stat)
     return built
 
 

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.decode import decode, decode_msgpack, unknown_options
-from nomad_nvidia_vgpu.config.options import HealthConfig, MpsConfig, PluginConfig, options
+from nomad_nvidia_vgpu.config.options import (
+    HealthConfig,
+    MemoryGuardConfig,
+    MpsConfig,
+    PluginConfig,
+    options,
+)
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 
@@ -38,6 +44,7 @@ FULL: dict[str, Any] = {
         "exclusive_process": False,
         "multi_user": False,
     },
+    "memory_guard": {"action": "kill", "grace": "90s", "tolerance_percent": 10},
     "health": {
         "fatal_xids": [13],
         "ignored_xids": [79, 48],
@@ -66,6 +73,7 @@ FULL_CONFIG = PluginConfig(
         exclusive_process=False,
         multi_user=False,
     ),
+    memory_guard=MemoryGuardConfig("kill", 90.0, 10),
     health=HealthConfig((13,), (79, 48), recovery_period_s=5.0, end_tasks=True),
 )
 

@@ -39,6 +39,14 @@ def test_the_schema_has_the_blocks_with_their_options() -> None:
             ),
         ),
         Block(
+            "memory_guard",
+            (
+                Attr("action", "string"),
+                Attr("grace", "string"),
+                Attr("tolerance_percent", "number"),
+            ),
+        ),
+        Block(
             "health",
             (
                 Attr("fatal_xids", "list(number)"),

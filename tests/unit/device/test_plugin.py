@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import HealthConfig, PluginConfig
+from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.device import plugin
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin, _policy
 from nomad_nvidia_vgpu.device.reserve import Reservation
@@ -24,7 +24,12 @@ from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 from unit.manual_clock import DEADLINE_S
 
-CONFIG = PluginConfig(vgpus=2, vendor="nvidia", simulate=(SimulatedGpus("l4", 1),))
+CONFIG = PluginConfig(
+    vgpus=2,
+    vendor="nvidia",
+    simulate=(SimulatedGpus("l4", 1),),
+    memory_guard=MemoryGuardConfig("off"),
+)
 
 unpublished = pytest.mark.parametrize(
     "tried", [PluginConfig(), PluginConfig(vgpus=2, enabled=False)], indirect=True
@@ -53,6 +58,8 @@ def tried(request: pytest.FixtureRequest) -> Iterator[Tried]:
     made = Tried(getattr(request, "param", CONFIG))
     yield made
     if made.plugin._watch is not None:
+        assert made.plugin._accountant is not None
+        made.plugin._accountant.stop()
         made.plugin._watch.stop()
     made.source.release()
     for thread in set(threading.enumerate()) - before:
@@ -182,14 +189,17 @@ def test_a_replaced_driver_ends_the_process(tried: Tried) -> None:
 
 
 @pytest.mark.parametrize(
-    "tried", [CONFIG, replace(CONFIG, health=HealthConfig(end_tasks=True))], indirect=True
+    "tried",
+    [
+        replace(CONFIG, health=HealthConfig(end_tasks=True)),
+        replace(CONFIG, memory_guard=MemoryGuardConfig("warn")),
+    ],
+    indirect=True,
 )
-def test_ending_tasks_is_no_hindrance(tried: Tried, caplog: pytest.LogCaptureFixture) -> None:
-    """GPUs are published whether tasks are to be ended or not, and the log says what is missing."""
-    (group,) = next(tried.plugin.fingerprint(HangUp()))
-    assert [instance.id for instance in group.instances] == ["GPU-a-0", "GPU-a-1"]
-    warned = any("health.end_tasks is set" in message for message in caplog.messages)
-    assert warned is tried.plugin._config.health.end_tasks
+def test_who_acts_on_processes_has_them_listed(tried: Tried) -> None:
+    """With a memory guard, or tasks to be ended, GPUs are sampled though nobody wants stats."""
+    next(tried.plugin.fingerprint(HangUp()))
+    tried.source.wait_for_calls("processes 0", 2)
 
 
 @pytest.mark.parametrize("tried", [replace(CONFIG, metrics_address="[::1]:9400")], indirect=True)
@@ -224,7 +234,6 @@ def test_reservations_are_counted(tried: Tried) -> None:
 WITHOUT_METRICS = """
 import sys
 from nomad_nvidia_vgpu.config.decode import decode
-from nomad_nvidia_vgpu.device import plugin
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
 from nomad_nvidia_vgpu.gpu.source import source_of
 plugin = Plugin(source_of, decode({"vgpus": 2, "simulate": ["t4"]}))

@@ -49,6 +49,7 @@ GPU_STATS = st.builds(
     STATS,
     st.dictionaries(st.sampled_from(["Temperature", "Memory state"]), STATS),
     MOMENTS,
+    st.dictionaries(st.sampled_from(["vGPU memory", "vGPU processes"]), STATS),
 )
 GROUP_STATS = st.builds(
     GroupStats,
