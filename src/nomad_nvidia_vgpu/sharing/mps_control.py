@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.sharing.mps import ORDINAL, Limits
@@ -74,7 +74,10 @@ class MpsControl:
     def start(self, *, multi_user: bool) -> None:
         """Starts the daemon, which answers from then on; MpsError with what the tool said."""
         arguments = ["-d", *(["-multiuser-server"] if multi_user else [])]
-        status, said = self._run(arguments, "", START_S)
+        # What the daemon keeps open has a name, so that nothing grows unseen.
+        with (self._directory / "log" / "start.log").open("w+b") as output:
+            process = self._started(arguments, subprocess.DEVNULL, output)
+            status, said = self._wait(process, "-d", START_S), _written(output)
         if status != 0:
             raise MpsError(
                 f"{self._uuid}: {PROGRAM} {' '.join(arguments)} failed (exit status {status},"
@@ -83,7 +86,7 @@ class MpsControl:
 
     def running(self) -> bool:
         """Whether a daemon answers; MpsError when one is there and does not."""
-        status, said = self._run([], "get_server_list", ANSWER_S)
+        status, said = self._command("get_server_list")
         return status == 0 and _NO_DAEMON not in said.lower()
 
     def servers(self) -> list[Server]:
@@ -97,6 +100,10 @@ class MpsControl:
         """The limits of memory and SMs for servers to come, in the tool's words."""
         memory = self._ask(f"get_default_device_pinned_mem_limit {ORDINAL}")
         return memory.strip(), self._ask("get_default_active_thread_percentage").strip()
+
+    def start_server(self) -> None:
+        """Starts a server before its first client would; it may take a moment to be listed."""
+        self._ask("start_server -uid 0")
 
     def quit(self) -> None:
         """Tells the daemon to end, and its servers with it."""
@@ -135,7 +142,7 @@ class MpsControl:
         return [int(word) for word in self._ask(command).split() if word.isdigit()]
 
     def _ask(self, command: str) -> str:
-        status, said = self._run([], command, ANSWER_S)
+        status, said = self._command(command)
         if status != 0 or _NO_DAEMON in said.lower():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon refuses {command.split(maxsplit=1)[0]!r} (exit status"
@@ -143,39 +150,42 @@ class MpsControl:
             )
         return said
 
-    def _run(self, arguments: list[str], given: str, timeout_s: float) -> tuple[int, str]:
-        """The exit status and all that the tool wrote.
-
-        Through files, not pipes: the daemon inherits what `-d` was started with, and a pipe that
-        it kept would never end.
-        """
+    def _command(self, command: str) -> tuple[int, str]:
+        """The exit status and all that the tool wrote, for one command."""
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
-            stdin.write(f"{given}\n".encode())
+            stdin.write(f"{command}\n".encode())
             stdin.seek(0)
-            try:
-                process = subprocess.Popen(  # noqa: S603  our arguments, NVIDIA's program
-                    [self._program, *arguments],
-                    env=self._environment(),
-                    stdin=stdin,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C at the agent is not for it
-                )
-            except OSError as error:
-                raise MpsError(f"{self._program} cannot be run ({error}): mend it") from error
-            try:
-                status = process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_REAP_S)  # a process that hangs in the driver cannot be killed
-                raise MpsError(
-                    f"{self._uuid}: its MPS daemon does not answer {(given or '-d').split()[0]!r}"
-                    f" within {timeout_s:g} s: drain the node, then end the daemon"
-                    f" ({self.pid_file}); a new one is started by itself"
-                ) from None
-            output.seek(0)
-            return status, output.read().decode("utf-8", "replace")
+            process = self._started([], stdin, output)
+            return self._wait(process, command, ANSWER_S), _written(output)
+
+    def _started(
+        self, arguments: list[str], stdin: IO[bytes] | int, output: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """The tool, with files for its streams: one that it kept would never end as a pipe."""
+        try:
+            return subprocess.Popen(  # noqa: S603  our arguments, NVIDIA's program
+                [self._program, *arguments],
+                env=self._environment(),
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C at the agent is not for it
+            )
+        except OSError as error:
+            raise MpsError(f"{self._program} cannot be run ({error}): mend it") from error
+
+    def _wait(self, process: subprocess.Popen[bytes], what: str, timeout_s: float) -> int:
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_REAP_S)  # a process that hangs in the driver cannot be killed
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon does not answer {what.split(maxsplit=1)[0]!r} within"
+                f" {timeout_s:g} s: drain the node, then end the daemon ({self.pid_file}); a new"
+                " one is started by itself"
+            ) from None
 
     def _environment(self) -> dict[str, str]:
         """What the daemon needs, and nothing else of the agent's environment.
@@ -205,6 +215,11 @@ def find_program() -> str:
     return found
 
 
+def _written(output: IO[bytes]) -> str:
+    output.seek(0)
+    return output.read().decode("utf-8", "replace")
+
+
 def _same_number(read: str, wanted: str) -> bool:
     """Whether a percentage reads back as set; `25.0` is 25."""
     match = _NUMBER.fullmatch(read.strip())
@@ -212,9 +227,16 @@ def _same_number(read: str, wanted: str) -> bool:
 
 
 def _same_size(read: str, wanted: str) -> bool:
-    """Whether a size reads back as set, whatever the unit; a bare number is bytes."""
+    """Whether a size reads back as set, whatever the unit; a bare number is bytes.
+
+    Some tools answer in whole GiB, rounded down (`3G` for 3840M, in NVIDIA's own guides).
+    """
     match, wanted_mib = _SIZE.fullmatch(read.strip()), float(wanted.removesuffix("M"))
-    return match is not None and float(match[1]) * _MIB[match[2].upper()] == wanted_mib
+    if match is None:
+        return False
+    number, unit = match[1], match[2].upper()
+    whole_gib = unit == "G" and number.isdigit() and int(number) == wanted_mib // 1024 > 0
+    return whole_gib or float(number) * _MIB[unit] == wanted_mib
 
 
 def _shown(said: str) -> str:

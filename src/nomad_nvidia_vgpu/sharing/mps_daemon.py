@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.sharing.mps import Limits
-from nomad_nvidia_vgpu.sharing.mps_control import MpsControl, Server, Unsettled
+from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, Unsettled
 
 FAULT = "FAULT"
 _END_S = 3.0
@@ -45,8 +45,10 @@ class Record(NamedTuple):
 class MpsDaemon:
     """One GPU's daemon, running or not. Every call may take some seconds; MpsError, OSError."""
 
-    def __init__(self, directory: Path, uuid: str, program: str, proc: Path = _PROC) -> None:
-        """`directory` is the GPU's own."""
+    def __init__(
+        self, directory: Path, uuid: str, program: str = PROGRAM, proc: Path = _PROC
+    ) -> None:
+        """`directory` is the GPU's own; `program` is the tool, needed to speak to the daemon."""
         self._directory = directory
         self._uuid = uuid
         self._proc = proc
@@ -55,6 +57,16 @@ class MpsDaemon:
     def running(self) -> bool:
         """Whether it answers."""
         return (self._directory / "pipe").is_dir() and self._control.running()
+
+    def alive(self) -> bool:
+        """Whether its process is there, answering or not; needs no tool."""
+        pid = self._pid()
+        if pid is None:
+            return False
+        try:
+            return PROGRAM.encode() in (self._proc / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            return False
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
@@ -86,7 +98,7 @@ class MpsDaemon:
 
     def stop(self) -> None:
         """Ends it; the caller knows that nobody uses it."""
-        pid = self._pid()
+        pid = self._pid() if self.alive() else None
         self._control.quit()
         if pid is not None and not _ended(pid, _END_S):
             raise MpsError(
@@ -94,6 +106,10 @@ class MpsDaemon:
                 " drain the node and kill it"
             )
         _log.info("%s: its MPS daemon was ended", self._uuid)
+
+    def start_server(self) -> None:
+        """Starts its server, so that one holds the GPU before the first task does."""
+        self._control.start_server()
 
     def servers(self) -> list[Server]:
         """Its servers and their clients."""
@@ -153,7 +169,7 @@ def known_uuids(root: Path) -> list[str]:
         entries = sorted(root.iterdir())
     except OSError:
         return []
-    records = (MpsDaemon(e, e.name, "").record() for e in entries if e.is_dir())
+    records = (MpsDaemon(e, e.name).record() for e in entries if e.is_dir())
     return [record.uuid for record in records if record is not None]
 
 

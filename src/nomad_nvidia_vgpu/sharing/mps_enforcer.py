@@ -20,7 +20,7 @@ from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.compute_mode import ComputeModeJournal
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.mps import gpu_directory, server_limits
-from nomad_nvidia_vgpu.sharing.mps_control import Unsettled, find_program
+from nomad_nvidia_vgpu.sharing.mps_control import Server, Unsettled, find_program
 from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, MpsDaemon, Record, known_uuids
 
 _JOURNAL = "compute-modes.json"
@@ -39,6 +39,8 @@ class MpsEnforcer:
         self._lock = threading.Lock()  # of `_owner`
         self._owner: int | None = None
         self._begun: set[str] = set()
+        self._without_server: set[str] = set()
+        """The GPUs that had no server at the last pass, which then started one."""
 
     def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
         """Starts, adopts or mends the daemon of `gpu`, and reads its limits back."""
@@ -47,9 +49,8 @@ class MpsEnforcer:
             self._prepare_root()
             daemon = MpsDaemon(gpu_directory(self._config, gpu.uuid), gpu.uuid, program)
             owner = self._owns()
-            if owner:
-                self._ensure(daemon, gpu)
-            return self._look(daemon, gpu, vgpus, owner=owner)
+            servers = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
+            return self._settle(daemon, gpu, vgpus, servers, owner=owner)
         except (HardwareError, OSError) as error:
             return Enforcement(problem=_sentence(gpu.uuid, error))
 
@@ -66,8 +67,10 @@ class MpsEnforcer:
                     f"{uuid}: another process of this plugin keeps its MPS daemon: end that first"
                 )
             directory = gpu_directory(self._config, uuid)
-            if directory.exists():
-                self._end(MpsDaemon(directory, uuid, find_program()), uuid)
+            daemon = MpsDaemon(directory, uuid)
+            if daemon.alive():
+                _end(MpsDaemon(directory, uuid, find_program()), uuid)
+            daemon.remove()
             self._journal.restore(uuid)
         except (HardwareError, OSError) as error:
             return _sentence(uuid, error)
@@ -78,23 +81,23 @@ class MpsEnforcer:
         """Every GPU that has a daemon's directory or a changed compute mode."""
         return sorted({*known_uuids(self._root), *self._journal.uuids()})
 
-    def _ensure(self, daemon: MpsDaemon, gpu: Gpu) -> None:
-        """Starts the daemon where there is none, and anew where that helps and hurts nobody."""
-        running = daemon.running()
-        if running and self._should_be_renewed(daemon):
+    def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> list[Server]:
+        """The servers of the daemon: started where there is none, anew where that hurts nobody."""
+        servers = daemon.servers() if daemon.running() else None
+        if servers is not None and self._should_be_renewed(daemon, servers):
             daemon.stop()
-            running = False
-        if not running or gpu.uuid not in self._begun:
+            servers = None
+        if servers is None or gpu.uuid not in self._begun:
             self._set_compute_mode(gpu)
-        if not running:
+        if servers is None:
             daemon.start(
                 multi_user=self._config.multi_user, memory_limited=self._config.memory_limit
             )
         self._begun.add(gpu.uuid)
+        return servers or []
 
-    def _should_be_renewed(self, daemon: MpsDaemon) -> bool:
+    def _should_be_renewed(self, daemon: MpsDaemon, servers: list[Server]) -> bool:
         """Whether it is not what it should be, and nobody uses it."""
-        servers = daemon.servers()
         if any(server.clients for server in servers):
             return False
         faulty = any(server.status == FAULT for server in servers)
@@ -104,14 +107,10 @@ class MpsEnforcer:
         asked = (self._config.multi_user, self._config.memory_limit)
         return record is not None and (record.multi_user_asked, record.memory_limited) != asked
 
-    def _look(self, daemon: MpsDaemon, gpu: Gpu, vgpus: int, *, owner: bool) -> Enforcement:
+    def _settle(
+        self, daemon: MpsDaemon, gpu: Gpu, vgpus: int, servers: list[Server], *, owner: bool
+    ) -> Enforcement:
         """What is in force; sets the limits first if this process is the `owner`."""
-        if not daemon.running():
-            raise MpsError(
-                f"{gpu.uuid} has no MPS daemon, and another process of this plugin keeps the"
-                " daemons of this node: end that process"
-            )
-        servers = daemon.servers()
         if any(server.status == FAULT for server in servers):
             raise MpsError(
                 f"{gpu.uuid}: a task's fault has put its MPS server into FAULT: stop the tasks on"
@@ -125,15 +124,18 @@ class MpsEnforcer:
                 " limits: end that process"
             )
         record = daemon.record()
+        held_open = self._hold_gpu(daemon, gpu, record, servers) if owner else ""
         exclusive, why_not = self._exclusive(gpu, vgpus)
         weaknesses = [
             *(_unsettled_sentence(gpu.uuid, one) for one in unsettled),
             self._record_sentence(gpu.uuid, record),
             why_not,
+            held_open,
         ]
         return Enforcement(
             holds_memory=limits.memory_mib is not None
             and exclusive
+            and not held_open
             and not any(one.of_memory for one in unsettled),
             weakness="; ".join(filter(None, dict.fromkeys(weaknesses))),
         )
@@ -150,6 +152,28 @@ class MpsEnforcer:
                 " another user use this GPU: run them as one user, or set mps.multi_user = false"
             )
         return ""
+
+    def _hold_gpu(
+        self, daemon: MpsDaemon, gpu: Gpu, record: Record | None, servers: list[Server]
+    ) -> str:
+        """Sees that a server holds the GPU; why none does, if it was told to before.
+
+        EXCLUSIVE_PROCESS lets one process in, whichever comes first: until there is a server, a
+        task that does not find the daemon would have the whole GPU. Only a server of all users can
+        be started before it is known whose task comes.
+        """
+        if servers or record is None or not record.multi_user:
+            self._without_server.discard(gpu.uuid)
+            return ""
+        told = gpu.uuid in self._without_server
+        self._without_server.add(gpu.uuid)
+        daemon.start_server()
+        return (
+            f"{gpu.uuid}: its MPS server does not start: see server.log in"
+            f" {gpu_directory(self._config, gpu.uuid) / 'log'}"
+            if told
+            else ""
+        )
 
     def _set_compute_mode(self, gpu: Gpu) -> None:
         if gpu.parent_uuid is not None:
@@ -176,16 +200,6 @@ class MpsEnforcer:
             " restart the Nomad agent"
         )
         return False, sentence if self._config.exclusive_process else ""
-
-    def _end(self, daemon: MpsDaemon, uuid: str) -> None:
-        if daemon.running():
-            if any(server.clients for server in daemon.servers()):
-                raise MpsError(
-                    f"{uuid} is still shared by MPS, for tasks that were started before the config"
-                    " changed: stop them, or drain the node"
-                )
-            daemon.stop()
-        daemon.remove()
 
     def _owns(self) -> bool:
         """Whether this process is the one that changes things; it stays so until it ends."""
@@ -220,6 +234,26 @@ class MpsEnforcer:
                 f"mps.root {self._root} can be written by other users (mode"
                 f" {stat.S_IMODE(found.st_mode):o}): chmod 755 {self._root}, or set another"
             )
+
+
+def _running(daemon: MpsDaemon, uuid: str) -> list[Server]:
+    """The servers of a daemon that another process keeps."""
+    if not daemon.running():
+        raise MpsError(
+            f"{uuid} has no MPS daemon, and another process of this plugin keeps the daemons of"
+            " this node: end that process"
+        )
+    return daemon.servers()
+
+
+def _end(daemon: MpsDaemon, uuid: str) -> None:
+    """Ends a daemon that nobody uses any more."""
+    if any(server.clients for server in daemon.servers()):
+        raise MpsError(
+            f"{uuid} is still shared by MPS, for tasks that were started before the config"
+            " changed: stop them, or drain the node"
+        )
+    daemon.stop()
 
 
 def _unsettled_sentence(uuid: str, one: Unsettled) -> str:
