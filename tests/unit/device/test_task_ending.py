@@ -121,7 +121,7 @@ def test_a_gpu_that_nobody_was_seen_on_ends_nobody(tasks: Tasks) -> None:
 def test_other_gpus_keep_their_tasks(tasks: Tasks) -> None:
     """Processes on a healthy GPU stay when its neighbour is lost."""
     lost, kept = tasks.start_on(A), tasks.start_on(B)
-    Ending(tasks, NO_GRACE_S).see(inventory(grave(A), B))
+    Ending(tasks, DEADLINE_S).see(inventory(grave(A), B))
     assert lost.wait(DEADLINE_S) == -signal.SIGTERM
     assert kept.poll() is None
     assert tasks.asked == ["GPU-a"]

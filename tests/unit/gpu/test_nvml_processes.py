@@ -19,7 +19,6 @@ MPS = "nvmlDeviceGetMPSComputeRunningProcesses"
 MIB = 1 << 20
 UNKNOWN_MEMORY = 2**64 - 1
 NO_INSTANCE = 2**32 - 1
-INSUFFICIENT_SIZE = 7
 
 
 class List:
@@ -41,7 +40,7 @@ class List:
         if self.refusals or len(self.entries) > room:
             self.refusals = max(0, self.refusals - 1)
             count.value = max(len(self.entries), room + 1)
-            return INSUFFICIENT_SIZE
+            return scripted_nvml.INSUFFICIENT_SIZE
         for number, entry in enumerate(self.entries):
             for (name, _), value in zip(infos[number]._fields_, entry, strict=False):
                 setattr(infos[number], name, value)
@@ -52,7 +51,6 @@ class List:
 def lists(**functions: List) -> ProcessLists:
     """Gives the lists of a driver with these functions only."""
     nvml = ScriptedNvml()
-    nvml.NVML_ERROR_INSUFFICIENT_SIZE = INSUFFICIENT_SIZE  # type: ignore[attr-defined]
     nvml.nvmlLib = SimpleNamespace(**functions)  # type: ignore[attr-defined]
     return ProcessLists(nvml)
 

@@ -159,3 +159,8 @@ def test_a_card_without_ecc_counts_no_errors() -> None:
     """Where error correction is off, no errors are counted."""
     (sample,) = source("rtx-4090").sample(0).values()
     assert sample.ecc_memory_errors is None
+
+
+def test_nothing_runs_on_a_simulated_gpu() -> None:
+    """Its processes are not known, which is not the same as having none."""
+    assert source("l4").processes(0) == {}
