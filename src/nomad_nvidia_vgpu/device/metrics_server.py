@@ -36,6 +36,8 @@ _POLL_S = 0.5
 _PAUSE_S = 0.5
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
+_OPENMETRICS = "application/openmetrics-text"
+
 _log = logging.getLogger(__name__)
 
 
@@ -206,7 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != PATH:
             self._send(HTTPStatus.NOT_FOUND, b"the metrics are at " + PATH.encode() + b"\n", body)
             return
-        encode, kind = choose_encoder(self.headers.get("Accept", ""))
+        # Not as the client wrote it: prometheus-client fails on versions that are none.
+        asked = _OPENMETRICS in self.headers.get("Accept", "")
+        encode, kind = choose_encoder(f"{_OPENMETRICS};version=1.0.0" if asked else "text/plain")
         try:
             page = encode(self.server.registry)
         except Exception as error:  # noqa: BLE001  the next scrape may succeed

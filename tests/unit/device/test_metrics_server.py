@@ -146,6 +146,16 @@ def test_a_scraper_gets_the_form_that_it_asks_for(serve: Serve) -> None:
     assert gzip.decompress(body).endswith(b"# EOF\n")
 
 
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text;version=9;escaping=x", ";,;="]
+)
+def test_any_wish_is_answered(serve: Serve, accept: str) -> None:
+    """A client that asks for what does not exist gets one of the two forms."""
+    status, _, body = serve().ask(Accept=accept)
+    assert status == 200
+    assert b"\none 1.0\n" in body
+
+
 def test_only_reading_is_possible(serve: Serve) -> None:
     """HEAD has no body, and nothing else is understood."""
     serving = serve()
