@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import imports, memory, messages, report, reserve, startup, usage
+from bench import imports, memory, messages, report, reserve, scrape, startup, usage
 from bench.environment import BrokenInstallationError, Installation, prepare
 from bench.fake_driver import FakeMachine, NoFakeDriverError
 from bench.figures import FULL, QUICK, Effort, Figure
@@ -90,6 +90,7 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ),
         ("who uses what", lambda: usage.attribution(effort)),
         ("Reserve", lambda: reserve.measure(installation, effort)),
+        ("scrapes", lambda: scrape.measure(installation, effort)),
     ]
     figures = []
     for title, work in steps:

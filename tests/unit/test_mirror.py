@@ -24,6 +24,7 @@ WITHOUT_TESTS = {
 OF_NO_MODULE = {
     "test_mirror.py": "this file",
     "test_docs.py": "what is written in docs/",
+    "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
     "test_fault_table.py": "the fault table in docs/health.md",
 }
 """Test files that test no module, and what they test."""

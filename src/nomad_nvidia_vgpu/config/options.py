@@ -220,6 +220,12 @@ class PluginConfig:
         " raw_exec and exec",
         shown='["NVIDIA_VISIBLE_DEVICES"]',
     )
+    metrics_address: str = _option(
+        values.address(),
+        "",
+        "where Prometheus can read metrics, as `host:port`; empty: nowhere",
+        shown='""',
+    )
     simulate: tuple[SimulatedGpus, ...] = _option(
         values.list_of(
             values.Kind("string", '"<profile>[:<count>[:<MIG profile>,…]]"', _simulated),

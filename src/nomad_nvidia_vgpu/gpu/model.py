@@ -88,6 +88,8 @@ class GpuSample:
     taken_at: datetime
     """In UTC."""
     power_w: Ratio | None = None
+    energy_mj: int | None = None
+    """Millijoules drawn since the driver was loaded; it starts at zero again with it."""
     gpu_utilization_percent: int | None = None
     memory_utilization_percent: int | None = None
     """How busy the memory controller is, not how full the memory."""

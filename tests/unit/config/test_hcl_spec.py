@@ -17,6 +17,7 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "group_by": "string",
         "sharing": "string",
         "visible_devices_envs": "list(string)",
+        "metrics_address": "string",
         "simulate": "list(string)",
         "log_level": "string",
     }

@@ -41,6 +41,7 @@ def test_every_option_of_the_design_is_there() -> None:
         "vendor": "letmutx",
         "group_by": "model",
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
+        "metrics_address": "",
         "simulate": (),
         "log_level": "info",
         "sharing": "time-slicing",
