@@ -178,7 +178,7 @@ def test_what_was_unpacked_serves_a_read_only_machine(
     assert run([plugin, "--version"], environment).returncode == 0
     sockets = tmp_path / "sockets"
     sockets.mkdir()
-    command = [*read_only_but(sockets), plugin]
+    command = [*read_only_but(sockets), str(plugin)]
     assert_serves(command, {**environment, "TMPDIR": str(sockets)})
     assert list(sockets.iterdir()) == []
 
