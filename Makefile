@@ -37,8 +37,8 @@ lint: setup      ## ruff and the import layers
 types: setup     ## mypy, strict
 	$(BIN)/mypy --cache-dir build/mypy
 
-unit: setup      ## pure code, and the fake driver
-	$(BIN)/pytest tests/unit tests/libnvidia_ml
+unit: setup      ## pure code, the fake driver and the fake MPS
+	$(BIN)/pytest tests/unit tests/libnvidia_ml tests/mps_control
 
 contract: setup  ## the installed program, spoken to as Nomad would
 	$(BIN)/pytest tests/contract

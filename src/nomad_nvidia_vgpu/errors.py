@@ -7,7 +7,8 @@
     │   ├── DriverError          the driver as a whole: not installed, not loaded, mismatched
     │   │   └── StaleLibraryError    it was replaced under this process
     │   ├── NoSuchGpuError       the GPUs have been numbered anew
-    │   └── GpuError             one GPU: lost, in need of a reset, not answering
+    │   ├── GpuError             one GPU: lost, in need of a reset, not answering
+    │   └── MpsError             the MPS tools or daemon of one GPU
     └── RequestError         Nomad asked for vGPUs that cannot be given
 
 A text says what failed, on which GPU or option, the value seen, and what to do. (go-plugin has
@@ -56,6 +57,10 @@ class GpuError(HardwareError):
         """`grave`: nothing on it will work again before a reset or a reboot."""
         super().__init__(text)
         self.grave = grave
+
+
+class MpsError(HardwareError):
+    """The MPS tools of this node, or the MPS daemon of one GPU, cannot be used now."""
 
 
 class RequestError(VgpuError):

@@ -25,7 +25,14 @@ PROFILES = tuple(sorted(path.stem for path in (_HERE / "profiles").glob("*.ini")
 """The machines that `FakeDriver.load` knows by name."""
 
 DRIVER_KEYS = frozenset(
-    ("driver_version", "cuda_driver_version", "nvml_version", "init_error", "wait_error")
+    (
+        "driver_version",
+        "cuda_driver_version",
+        "nvml_version",
+        "init_error",
+        "wait_error",
+        "mig_compute_mode",
+    )
 )
 _MEMORY_KEYS = "memory_total_mib memory_reserved_mib memory_used_mib bar1_total_mib bar1_used_mib"
 GPU_KEYS = frozenset(
@@ -149,6 +156,7 @@ class FakeDriver:
         self.library = library
         self.profile_path = workspace / "nvml-profile.ini"
         self.calls_path = workspace / "nvml-calls.log"
+        self.modes_path = workspace / "nvml-profile.ini.modes"
         self._sections: dict[str, dict[str, str]] = {}
         self._serial = 0
         self._stamp = 0
@@ -167,6 +175,7 @@ class FakeDriver:
         """Become the machine of that name in `PROFILES`, without the changes made so far."""
         path = _HERE / "profiles" / f"{profile_name}.ini"
         self._sections = _parse(path.read_text(encoding="ascii"))
+        self.reload_driver()
         self._write()
 
     def get(self, section: str, key: str) -> str | None:
@@ -194,6 +203,28 @@ class FakeDriver:
         """Take a GPU or a MIG instance away; raises KeyError when there is none."""
         del self._sections[section]
         self._write()
+
+    def compute_mode(self, section: str) -> int | None:
+        """Return the compute mode in force, whoever set it; None where there is none."""
+        mode = self.get(section, "compute_mode")
+        if mode is None:
+            return None
+        try:
+            lines = self.modes_path.read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            lines = []
+        uuid = self.get(section, "uuid")
+        set_since = [line.split()[1] for line in lines if line.split()[0] == uuid]
+        return int([mode, *set_since][-1])
+
+    def set_compute_mode(self, section: str, mode: int) -> None:
+        """Change the compute mode as an administrator would; raises KeyError without a UUID."""
+        with self.modes_path.open("a", encoding="ascii") as modes:
+            modes.write(f"{self._sections[section]['uuid']} {mode}\n")
+
+    def reload_driver(self) -> None:
+        """Forget what programs have set, as a reboot does; compute modes are the profile's."""
+        self.modes_path.unlink(missing_ok=True)
 
     def push_event(
         self, gpu: int, event_type: int, data: int, gi: int | None = None, ci: int | None = None

@@ -94,12 +94,6 @@ FAKE_EXPORT nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t device, unsig
     return get_unsigned(ON_GPU(device), "persistence_mode", mode);
 }
 
-/* With MIG on, each instance has its own compute mode. */
-FAKE_EXPORT nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, unsigned int *mode)
-{
-    return get_unsigned(ON_ANY(device), "compute_mode", mode);
-}
-
 FAKE_EXPORT nvmlReturn_t nvmlDeviceGetVirtualizationMode(nvmlDevice_t device, unsigned int *mode)
 {
     return get_unsigned(ON_GPU(device), "virtualization_mode", mode);

@@ -5,7 +5,11 @@
 """
 
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile(
@@ -16,3 +20,10 @@ settings.register_profile(
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "60")),
 )
 settings.load_profile("unit")
+
+
+@pytest.fixture
+def mps_root() -> Iterator[Path]:
+    """Gives a directory to be made for MPS daemons, whose sockets need short names."""
+    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as made:
+        yield Path(made) / "mps"

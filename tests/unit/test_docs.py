@@ -9,6 +9,8 @@ from pathlib import Path
 import hcl2
 import pytest
 
+from nomad_nvidia_vgpu.cli.config_file import read_config_file
+from nomad_nvidia_vgpu.cli.config_options import checked_config
 from nomad_nvidia_vgpu.config.options import all_options, options
 from scripts.option_table import BEGIN, PAGE, option_table, with_table
 
@@ -54,3 +56,11 @@ def test_every_target_of_the_makefile_that_docs_name_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = {m for page in PAGES for m in re.findall(r"`make ([a-z-]+)`", page.read_text())}
     assert {name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").glob("agent*.hcl")), ids=lambda p: p.name
+)
+def test_every_example_of_an_agent_has_a_good_config(path: Path) -> None:
+    """An operator who copies it gets no complaint from the plugin."""
+    assert checked_config(read_config_file(path)).configured

@@ -11,9 +11,11 @@ import click
 
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio, SeenGpu
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.survey import Survey, survey
+from nomad_nvidia_vgpu.sharing.mps_view import daemon_views
 
 _COLUMNS = (
     "UUID",
@@ -37,23 +39,26 @@ _COLUMNS = (
 def gpus(*, config_file: Path | None, as_json: bool, facts: bool, **flags: Any) -> int:
     """Show the GPUs of this node, ignored ones too: what they are, how they fare.
 
-    Exit status 1 when a GPU is unhealthy or will not answer.
+    And the MPS daemons that this plugin keeps, with the limits in force and their clients. Exit
+    status 1 when a GPU is unhealthy or will not answer, or a daemon does not work.
     """
     # The number of vGPUs does not matter here; with it, any config is complete.
     config = checked_config({"vgpus": 1, **given_config(config_file, flags)})
     found = survey(source_of(config.simulate))
+    daemons = () if config.simulate else daemon_views(config.mps)
     if as_json:
-        tables.show_json(_document(found))
+        tables.show_json({**_document(found), "mps": [view._asdict() for view in daemons]})
     elif facts:
         tables.show(*(_facts(seen) for seen in found.inventory.gpus))
     else:
         rows = [_row(s, found.samples.get(s.gpu.uuid)) for s in found.inventory.gpus]
-        tables.show(tables.table("GPUs", _COLUMNS, rows))
+        tables.show(tables.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))
     for problem in found.problems:
         tables.note(f"nvidia-vgpu: {problem}")
     if not found.inventory.gpus and not found.problems:
         tables.note("nvidia-vgpu: the driver lists no GPU that could be offered on this node")
-    return int(bool(found.problems) or not all(s.health.healthy for s in found.inventory.gpus))
+    well = all(seen.health.healthy for seen in found.inventory.gpus)
+    return int(bool(found.problems) or not well or not all(view.working for view in daemons))
 
 
 def _row(seen: SeenGpu, sample: GpuSample | None) -> tuple[object, ...]:

@@ -17,7 +17,7 @@ def group_tables(groups: Sequence[DeviceGroup]) -> tuple[Table, ...]:
     """What Nomad is told: the groups, their attributes, and the vGPUs by GPU."""
     overview = tables.table(
         "Device groups",
-        ("Device", "vGPUs", "Healthy", "Memory of one", "Isolation"),
+        ("Device", "vGPUs", "Healthy", "Memory of one", "Sharing", "Isolation"),
         [_overview_row(group) for group in groups],
     )
     names = sorted({name for group in groups for name in group.attributes})
@@ -58,6 +58,7 @@ def _overview_row(group: DeviceGroup) -> tuple[object, ...]:
         len(group.instances),
         sum(instance.healthy for instance in group.instances),
         _attribute(group, "vgpu_memory"),
+        _attribute(group, "sharing"),
         _attribute(group, "memory_isolation"),
     )
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
+from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
 from nomad_nvidia_vgpu.config.options import all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
@@ -23,6 +24,7 @@ from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
 from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, StatsOfGroups
+from nomad_nvidia_vgpu.sharing.mps_view import daemon_views
 
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
@@ -62,7 +64,7 @@ def launch(
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
     given = given_config(config_file, flags)
-    checked_config(given)
+    config = checked_config(given)
     command = [str(plugin_file)] if plugin_file else own_command()
     with Host(command, HANDSHAKE, on_log=_log) as host:
         info, schema = host.info(), host.schema()
@@ -72,6 +74,7 @@ def launch(
         reservation = host.reserve(ids) if ids else None
         stats = host.stats(interval_s)
         first = next(stats) if groups else {}
+        daemons = () if config.simulate else daemon_views(config.mps)
         if as_json:
             tables.show_json(
                 {
@@ -79,9 +82,8 @@ def launch(
                     "schema": schema,
                     "config": given,
                     "groups": group_documents(groups),
-                    "reservation": {"ids": ids, "envs": dict(reservation.envs)}
-                    if reservation
-                    else None,
+                    "reservation": _reservation_document(ids, reservation),
+                    "mps": [view._asdict() for view in daemons],
                     "stats": _stats_document(first),
                 }
             )
@@ -89,7 +91,7 @@ def launch(
         title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
         tables.show(_config_table(title, schema, given))
         if groups:
-            tables.show(*group_tables(groups))
+            tables.show(*group_tables(groups), *mps_tables(daemons))
         else:
             tables.note("nvidia-vgpu: the plugin publishes nothing")
         if reservation:
@@ -142,7 +144,18 @@ def _given(given: dict[str, object], path: str) -> object:
 
 def _reservation_table(ids: Sequence[str], reservation: Reservation) -> Table:
     title = f"What a task with {len(ids)} vGPU{'s' * (len(ids) > 1)} would be given"
-    return tables.table(title, ("Variable", "Value"), sorted(reservation.envs.items()))
+    mounts = [("(mount)", mount.task_path) for mount in reservation.mounts]
+    rows = [*sorted(reservation.envs.items()), *mounts]
+    return tables.table(title, ("Variable", "Value"), rows)
+
+
+def _reservation_document(
+    ids: Sequence[str], reservation: Reservation | None
+) -> dict[str, object] | None:
+    if reservation is None:
+        return None
+    mounts = [mount._asdict() for mount in reservation.mounts]
+    return {"ids": ids, "envs": dict(reservation.envs), "mounts": mounts}
 
 
 def _stats_table(groups: StatsOfGroups) -> Table:

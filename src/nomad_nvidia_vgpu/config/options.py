@@ -79,6 +79,56 @@ class HealthConfig:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class MpsConfig:
+    """How GPUs are shared by MPS."""
+
+    root: str = _option(
+        values.text(
+            r"(?=.{2,40}$)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",
+            "an absolute path of at most 40 characters (letters, digits, '.', '_', '-'), for it"
+            " becomes part of the names of unix sockets",
+        ),
+        "/run/nvidia-vgpu/mps",
+        "where the MPS daemons of this node have their directories; written by this plugin alone",
+        shown='"/run/nvidia-vgpu/mps"',
+    )
+    memory_limit: bool = _option(
+        values.boolean(), True, "hold each process of a task to the task's memory", shown="true"
+    )
+    compute_limit: bool = _option(
+        values.boolean(),
+        True,
+        "hold each process of a task to the task's part of the SMs",
+        shown="true",
+    )
+    max_vgpus_per_task: int | None = _option(
+        values.whole_number(1, MAX_VGPUS),
+        None,
+        "how many vGPUs of a GPU one task may have (all, if not set), and so the most that a task"
+        " can take which drops its limits",
+    )
+    mount: bool = _option(
+        values.boolean(),
+        False,
+        "also mount the daemon's pipe directory into the task, for containers",
+        shown="false",
+    )
+    exclusive_process: bool = _option(
+        values.boolean(),
+        True,
+        "set the GPU's compute mode to EXCLUSIVE_PROCESS, so that nothing runs beside its MPS"
+        " server",
+        shown="true",
+    )
+    multi_user: bool = _option(
+        values.boolean(),
+        True,
+        "let tasks of different users use a GPU at the same time",
+        shown="true",
+    )
+
+
 def _simulated(value: object) -> SimulatedGpus:
     # Imported late: a node with GPUs has no use for the profiles of others.
     from nomad_nvidia_vgpu.gpu.profiles import parse_simulated  # noqa: PLC0415
@@ -127,6 +177,13 @@ class PluginConfig:
         " vGPUs of one request are of one GPU",
         shown='"model"',
     )
+    sharing: str = _option(
+        values.word("time-slicing", "mps"),
+        "time-slicing",
+        'how tasks are kept to their shares: "time-slicing" by agreement, "mps" by NVIDIA\'s MPS'
+        " server; GPUs shared by MPS are one device group each",
+        shown='"time-slicing"',
+    )
     visible_devices_envs: tuple[str, ...] = _option(
         values.list_of(
             values.text(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "the name of an environment variable"),
@@ -153,6 +210,9 @@ class PluginConfig:
         shown='"info"',
     )
 
+    mps: MpsConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
+        MpsConfig, 'how GPUs are shared with `sharing = "mps"`'
+    )
     health: HealthConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
         HealthConfig, "when a GPU is unhealthy, and what follows"
     )

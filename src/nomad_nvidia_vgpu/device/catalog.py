@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Inventory
+from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 
 _log = logging.getLogger(__name__)
@@ -21,8 +22,10 @@ class Edition(NamedTuple):
     number: int
     """Rises with each change."""
     complete: bool
-    """Whether every GPU has answered at least once, or was given up."""
+    """Whether every GPU has answered at least once, or was given up, and what holds its shares."""
     plan: Plan
+    seen: frozenset[str] = frozenset()
+    """The UUIDs of all GPUs seen so far, those that are not published too."""
 
 
 class Catalog:
@@ -34,6 +37,9 @@ class Catalog:
         self._changed = threading.Condition()  # guards all that follows
         self._edition = Edition(0, complete=not config.configured, plan=Plan())
         self._samples: dict[str, GpuSample] = {}
+        self._inventory = Inventory()
+        self._answered = False
+        self._enforced: dict[str, Enforcement] = {}
 
     @property
     def edition(self) -> Edition:
@@ -48,15 +54,28 @@ class Catalog:
 
     def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
         """Plans anew and wakes who waits; called by the watch."""
-        plan = make_plan(self._config, inventory)
         with self._changed:
-            before = self._edition
-            self._edition = Edition(before.number + 1, complete, plan)
-            self._changed.notify_all()
-        if not complete:
-            return  # a GPU that has not answered yet may be the one that is missed
+            self._inventory, self._answered = inventory, complete
+            self._plan_anew()
+
+    def take_enforcement(self, uuid: str, enforcement: Enforcement) -> None:
+        """What is in force on one GPU; plans anew if it has changed; called by the upkeep."""
+        with self._changed:
+            if self._enforced.get(uuid) != enforcement:
+                self._enforced[uuid] = enforcement
+                self._plan_anew()
+
+    def _plan_anew(self) -> None:
+        """Replaces the edition; the lock is held."""
+        plan = make_plan(self._config, self._inventory, self._enforced)
+        before = self._edition
+        seen = frozenset(one.gpu.uuid for one in self._inventory.gpus)
+        # A GPU that has not answered yet may be the one that is missed.
+        complete = self._answered and not plan.starting
+        self._edition = Edition(before.number + 1, complete, plan, seen)
+        self._changed.notify_all()
         told = before.plan.warnings if before.complete else ()
-        for warning in plan.warnings:
+        for warning in plan.warnings if complete else ():
             if warning not in told:
                 _log.warning("%s", warning)
 

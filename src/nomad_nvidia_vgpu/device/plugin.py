@@ -17,6 +17,7 @@ from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
 from nomad_nvidia_vgpu.device.task_ending import NobodyAttributed, TaskEnder
+from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
@@ -75,8 +76,12 @@ class Plugin:
         config = self._config
         with self._lock:
             if self._watch is None and config.configured:
+                source = self._source_of(config.simulate)
+                enforcers = enforcers_of(config, source)
+                if enforcers:
+                    Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
                 self._watch = GpuWatch(
-                    self._source_of(config.simulate),
+                    source,
                     _sink(config, self._catalog),
                     period_s=config.fingerprint_period_s,
                     policy=_policy(config),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import RequestError
+from nomad_nvidia_vgpu.sharing.grant import Grant, Mount
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
@@ -24,9 +25,10 @@ _MAX_NAMED = 8
 
 
 class Reservation(NamedTuple):
-    """What is added to the task; environment only, for Nomad loses or breaks mounts."""
+    """What is added to the task; mounts only where asked for, since Nomad loses or breaks them."""
 
     envs: Mapping[str, str]
+    mounts: tuple[Mount, ...] = ()
 
 
 def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation:
@@ -48,7 +50,21 @@ def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation
             granted[vgpu.gpu_uuid] += 1
     if problems:
         raise RequestError(_refusal(problems))
-    return Reservation(_envs(config, gpus, granted, wanted))
+    shares = [(gpus[uuid], count) for uuid, count in sorted(granted.items())]
+    apart = [one.gpu.uuid for one, _count in shares if one.strategy.one_gpu_per_group]
+    if apart and len(shares) > 1:
+        raise RequestError(
+            f"cannot reserve vGPUs of {', '.join(one.gpu.uuid for one, _ in shares)} for one task:"
+            f" {apart[0]} is shared by MPS, and a process has one MPS server: give the job one"
+            " device block whose count fits on one GPU"
+        )
+    deliveries = [
+        one.strategy.deliver(config, Grant(one.gpu, one.vgpus, count)) for one, count in shares
+    ]
+    envs = _envs(config, gpus, granted, wanted)
+    for delivery in deliveries:
+        envs.update(delivery.envs)
+    return Reservation(envs, tuple(mount for d in deliveries for mount in d.mounts))
 
 
 def _refusal(problems: Sequence[str]) -> str:

@@ -47,6 +47,8 @@ class Gpu:
     """`Enabled` or `Disabled`."""
     persistence_mode: str | None = None
     """`Enabled` or `Disabled`."""
+    compute_mode: str | None = None
+    """Who may open a CUDA context, in the words of `nvidia-smi -c`; None for a MIG device."""
     driver_version: str | None = None
     cuda_driver_version: float | None = None
     """The newest CUDA that the driver supports, such as 13.0."""
@@ -64,6 +66,12 @@ class Gpu:
         `1c.3g.20gb` is one of several compute instances in a GPU instance; `3g.20gb` is all of it.
         """
         return self.mig_profile is not None and "c." not in self.mig_profile.split("g.")[0]
+
+
+DEFAULT = "DEFAULT"
+"""The compute mode in which any number of processes may use a GPU."""
+EXCLUSIVE_PROCESS = "EXCLUSIVE_PROCESS"
+"""The compute mode in which one process may: with MPS, the server."""
 
 
 class Ratio(NamedTuple):
@@ -148,7 +156,17 @@ class Look(NamedTuple):
     signals: Signals = Signals()
 
 
-class GpuSource(Protocol):
+class ComputeModes(Protocol):
+    """Reads and sets the compute mode of physical GPUs. Each call may block in the driver."""
+
+    def compute_mode(self, uuid: str) -> str | None:
+        """The mode in the words of `nvidia-smi -c`, None where there is none; HardwareError."""
+
+    def set_compute_mode(self, uuid: str, mode: str) -> None:
+        """Sets it; HardwareError with the remedy."""
+
+
+class GpuSource(ComputeModes, Protocol):
     """Where GPUs come from: NVML, or simulation.
 
     Each call may block for as long as a driver pleases, so each is made by a thread that can be

@@ -127,6 +127,17 @@ class NvmlSource:
         with self._session("the driver's events cannot be read"):
             return self._events.wait(timeout_s) if self._events is not None else ()
 
+    def compute_mode(self, uuid: str) -> str | None:
+        """The mode of a physical GPU, None where it cannot be told; HardwareError."""
+        with self._session(uuid) as nvml:
+            return nvml_facts.compute_mode(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid))
+
+    def set_compute_mode(self, uuid: str, mode: str) -> None:
+        """Sets it, until the driver is unloaded; needs root; HardwareError."""
+        number = nvml_facts.COMPUTE_MODES.index(mode)
+        with self._session(f"{uuid} cannot be put into compute mode {mode}") as nvml:
+            nvml.nvmlDeviceSetComputeMode(nvml.nvmlDeviceGetHandleByUUID(uuid), number)
+
     @contextlib.contextmanager
     def _session(self, what: str | int, *, closes: bool = False) -> Iterator[ModuleType]:
         """The binding, for calls of one thread; translates its errors.

@@ -27,6 +27,8 @@ _ARCHITECTURES = {
     9: "hopper",
     10: "blackwell",
 }
+COMPUTE_MODES = ("DEFAULT", "EXCLUSIVE_THREAD", "PROHIBITED", "EXCLUSIVE_PROCESS")
+"""NVML's compute modes by number, in the words of `nvidia-smi -c`."""
 _UUID = re.compile(r"[A-Za-z0-9/-]{1,200}")
 _MEMINFO = Path("/proc/meminfo")
 _VGPU_GUEST = 2
@@ -106,6 +108,12 @@ def memory_in_use(nvml: ModuleType, handle: Any) -> Ratio | None:
     return info and Ratio(info.used >> 20, info.total >> 20)
 
 
+def compute_mode(nvml: ModuleType, handle: Any) -> str | None:
+    """The compute mode of a physical GPU."""
+    number = optional(nvml, nvml.nvmlDeviceGetComputeMode, handle)
+    return COMPUTE_MODES[number] if number in range(len(COMPUTE_MODES)) else None
+
+
 def signals(nvml: ModuleType, handle: Any) -> Signals:
     """What lasts in the driver of a GPU's faults; it survives a restart of ours, events do not."""
     rows = optional(nvml, nvml.nvmlDeviceGetRemappedRows, handle)
@@ -160,6 +168,7 @@ class Reader:
             pci_bus_id=self._pci_bus_id(handle),
             display_state=_word(self._value(nvml.nvmlDeviceGetDisplayMode, handle)),
             persistence_mode=_word(self._value(nvml.nvmlDeviceGetPersistenceMode, handle)),
+            compute_mode=compute_mode(nvml, handle),
             driver_version=self._system.driver_version,
             cuda_driver_version=self._system.cuda_driver_version,
             cuda_compute_capability=self._compute_capability(handle),

@@ -69,6 +69,13 @@ class SimulatedSource:
             for part, gpu in enumerate(look.gpus)
         }
 
+    def compute_mode(self, uuid: str) -> str | None:  # noqa: ARG002
+        """None: nothing computes here."""
+        return None
+
+    def set_compute_mode(self, uuid: str, mode: str) -> None:
+        """Does nothing."""
+
     def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
         """None: simulated GPUs have no faults."""
         threading.Event().wait(timeout_s)

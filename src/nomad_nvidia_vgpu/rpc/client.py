@@ -25,6 +25,7 @@ from nomad_nvidia_vgpu.rpc.generated import (
     hclspec_pb2,
     structs_pb2,
 )
+from nomad_nvidia_vgpu.sharing.grant import Mount
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -127,7 +128,9 @@ class Host:
     def reserve(self, ids: Sequence[str]) -> Reservation:
         """What a task would be given for these vGPUs; Refused with the plugin's words."""
         answer = _call(self._device.Reserve, device_pb2.ReserveRequest(device_ids=ids))
-        return Reservation(dict(answer.container_res.envs))
+        container = answer.container_res
+        mounts = (Mount(m.host_path, m.task_path, m.read_only) for m in container.mounts)
+        return Reservation(dict(container.envs), tuple(mounts))
 
     def stats(self, interval_s: float) -> Stream[StatsOfGroups]:
         """The stream of stats."""

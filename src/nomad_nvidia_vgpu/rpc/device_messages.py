@@ -47,7 +47,14 @@ def fingerprint(groups: Iterable[DeviceGroup]) -> device_pb2.FingerprintResponse
 def reservation(reserved: Reservation) -> device_pb2.ReserveResponse:
     """What a task is given. `container_res` is always set: the agent crashes without it."""
     envs = {name: _text(value) for name, value in reserved.envs.items()}
-    return device_pb2.ReserveResponse(container_res=device_pb2.ContainerReservation(envs=envs))
+    mounts = [
+        device_pb2.Mount(
+            task_path=mount.task_path, host_path=mount.host_path, read_only=mount.read_only
+        )
+        for mount in reserved.mounts
+    ]
+    container = device_pb2.ContainerReservation(envs=envs, mounts=mounts)
+    return device_pb2.ReserveResponse(container_res=container)
 
 
 def stats(groups: Iterable[GroupStats]) -> device_pb2.StatsResponse:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
+from nomad_nvidia_vgpu.sharing.grant import share_of
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
@@ -28,6 +30,7 @@ class SharedGpu(NamedTuple):
     """The name of the strategy."""
     published: int
     """How many of its vGPUs Nomad is told of: all, but for a GPU beyond the node's limit."""
+    enforcement: Enforcement = IN_FORCE
 
     @property
     def strategy(self) -> Strategy:
@@ -37,7 +40,7 @@ class SharedGpu(NamedTuple):
     @property
     def memory_isolation(self) -> str:
         """What holds a task to its share of the memory; one of `strategy.ISOLATION`."""
-        return self.strategy.memory_isolation(self.gpu, self.vgpus)
+        return self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
 
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
@@ -46,7 +49,7 @@ class SharedGpu(NamedTuple):
     def memory_mib(self, granted: int) -> int | None:
         """The memory that `granted` of its vGPUs entitle a task to, rounded down."""
         total = self.gpu.memory_mib
-        return None if total is None else total * granted // self.vgpus
+        return None if total is None else share_of(total, granted, self.vgpus)
 
 
 class Group(NamedTuple):
@@ -63,23 +66,38 @@ class Plan(NamedTuple):
     warnings: tuple[str, ...] = ()
     """Sentences for the log: what is odd, yet works."""
 
+    @property
+    def starting(self) -> bool:
+        """Whether it is not known yet what holds the shares of some GPU."""
+        return any(one.enforcement is STARTING for group in self.groups for one in group.gpus)
+
     def by_uuid(self) -> Mapping[str, SharedGpu]:
         """Each GPU by its UUID."""
         return {shared.gpu.uuid: shared for group in self.groups for shared in group.gpus}
 
 
-def make_plan(config: PluginConfig, inventory: Inventory) -> Plan:
-    """The groups that `config` makes of `inventory`, ordered by name."""
+def make_plan(
+    config: PluginConfig,
+    inventory: Inventory,
+    enforced: Mapping[str, Enforcement] | None = None,
+) -> Plan:
+    """The groups that `config` makes of `inventory`, ordered by name.
+
+    `enforced` says by UUID what is in force on GPUs whose sharing needs more than the driver;
+    None: assume that all is as the config asks.
+    """
     vgpus = config.vgpus
     if not config.enabled or vgpus is None:
         return Plan()
-    shared = _within_limit([_divide(seen, vgpus) for seen in _wanted(config, inventory)])
+    shared = _within_limit(
+        [_divide(config, seen, vgpus, enforced) for seen in _wanted(config, inventory)]
+    )
     groups: dict[str, list[SharedGpu]] = {}
     for one in shared:
-        groups.setdefault(_group_name(config, one.gpu), []).append(one)
+        groups.setdefault(_group_name(config, one), []).append(one)
     return Plan(
         groups=tuple(Group(name, tuple(gpus)) for name, gpus in sorted(groups.items())),
-        warnings=tuple(_warnings(config, inventory, len(shared) * vgpus)),
+        warnings=tuple(_warnings(config, inventory, shared)),
     )
 
 
@@ -91,8 +109,22 @@ def _wanted(config: PluginConfig, inventory: Inventory) -> Iterable[SeenGpu]:
             yield seen
 
 
-def _divide(seen: SeenGpu, vgpus: int) -> SharedGpu:
-    return SharedGpu(seen.gpu, seen.health, vgpus, "time-slicing", published=vgpus)
+def _divide(
+    config: PluginConfig,
+    seen: SeenGpu,
+    vgpus: int,
+    enforced: Mapping[str, Enforcement] | None,
+) -> SharedGpu:
+    gpu, health = seen
+    strategy = STRATEGIES[config.sharing]
+    if enforced is None or gpu.simulated:
+        enforcement = IN_FORCE
+    else:
+        enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else IN_FORCE)
+    problem = strategy.problem(gpu, vgpus) or enforcement.problem
+    if health.healthy and problem:
+        health = Health(False, problem)
+    return SharedGpu(gpu, health, vgpus, config.sharing, vgpus, enforcement)
 
 
 def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
@@ -107,20 +139,28 @@ def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
     return result
 
 
-def _group_name(config: PluginConfig, gpu: Gpu) -> str:
-    return f"{gpu.model}/{gpu.uuid}" if config.group_by == "gpu" else gpu.model
+def _group_name(config: PluginConfig, one: SharedGpu) -> str:
+    alone = config.group_by == "gpu" or one.strategy.one_gpu_per_group
+    return f"{one.gpu.model}/{one.gpu.uuid}" if alone else one.gpu.model
 
 
-def _warnings(config: PluginConfig, inventory: Inventory, vgpus: int) -> Iterable[str]:
+def _warnings(
+    config: PluginConfig, inventory: Inventory, shared: Sequence[SharedGpu]
+) -> Iterable[str]:
     here = {uuid for seen in inventory.gpus for uuid in (seen.gpu.uuid, seen.gpu.parent_uuid)}
     known = {uuid.lower() for uuid in here if uuid}
     for uuid in config.ignored_gpu_ids:
         if known and uuid.lower() not in known:
             yield f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID: mend it"
+    vgpus = sum(one.vgpus for one in shared)
     if vgpus > MANY_VGPUS:
         yield (
             f"{vgpus} vGPUs on one node make its registration with Nomad large: "
             "set a lower vgpus unless you need as many"
+        )
+    for one in shared:
+        yield from filter(
+            None, (one.strategy.weakness(one.gpu, one.vgpus), one.enforcement.weakness)
         )
     if any(seen.gpu.simulated for seen in inventory.gpus):
         yield "these GPUs are simulated: remove simulate from the config to offer real ones"

@@ -6,20 +6,61 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from nomad_nvidia_vgpu.gpu.model import Gpu
-from nomad_nvidia_vgpu.sharing import time_slicing
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
+from nomad_nvidia_vgpu.sharing import mps, time_slicing
+from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
+from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
 
-ISOLATION = ("none", "mig", "whole")
+ISOLATION = ("none", "mps", "mig", "whole")
 """What may hold a task to its share of the memory, weakest first."""
+
+
+class Enforcer(Protocol):
+    """The machinery behind a strategy: processes and settings outside of this program.
+
+    Each call may take some seconds, never longer; calls for one GPU do not overlap. What runs
+    survives this process, for tasks depend on it.
+    """
+
+    def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
+        """Brings into force what is not, and reads back what is."""
+
+    def holds(self, uuid: str) -> bool:
+        """Whether anything of an earlier config is left on a GPU; cheap."""
+
+    def release(self, uuid: str) -> str:
+        """Takes off what is left of an earlier config; why it cannot yet be, or "" when done."""
+
+    def left_over(self) -> list[str]:
+        """The UUIDs of the GPUs for which `holds` is true."""
 
 
 class Strategy(Protocol):
     """How the tasks on one GPU are kept to their shares."""
 
-    def memory_isolation(self, gpu: Gpu, vgpus: int) -> str:
-        """One of `ISOLATION`: what holds when `gpu` is divided into `vgpus`."""
+    enforced: bool
+    """Whether an `Enforcer` must be at work before a GPU can be shared."""
+    one_gpu_per_group: bool
+    """Whether a task can be given vGPUs of one GPU only, so that each GPU is its own group."""
+
+    def problem(self, gpu: Gpu, vgpus: int) -> str:
+        """Why `gpu` cannot be shared among `vgpus` in this way, and what to do; empty: it can."""
+
+    def weakness(self, gpu: Gpu, vgpus: int) -> str:
+        """What is odd about sharing `gpu` so, for the log; empty: nothing."""
+
+    def memory_isolation(self, gpu: Gpu, vgpus: int, enforcement: Enforcement) -> str:
+        """One of `ISOLATION`: what holds while `enforcement` is as it is."""
+
+    def deliver(self, config: PluginConfig, grant: Grant) -> Delivery:
+        """What a task is given beyond the names of its GPU; RequestError if it may not have it."""
+
+    def enforcer(self, config: PluginConfig, modes: ComputeModes) -> Enforcer | None:
+        """The machinery for the GPUs of a node, not started; None if this needs none."""
 
 
 STRATEGIES: Mapping[str, Strategy] = {
     "time-slicing": time_slicing.TimeSlicing(),
+    "mps": mps.Mps(),
 }

@@ -35,7 +35,7 @@ def test_tables_show_groups_and_gpus(capsys: pytest.CaptureFixture[str]) -> None
     """The tables count the vGPUs of each group and give each GPU one row with its ids."""
     tables.show(*group_tables(groups()))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "letmutx/gpu/NVIDIA L4 32 16 1439 MiB none" in lines
+    assert "letmutx/gpu/NVIDIA L4 32 16 1439 MiB time-slicing none" in lines
     assert "GPU-a-0 … -15 0000:07:00.0 healthy" in lines
     assert f"GPU-b-0 … -15 0000:07:00.0 {LOST.reason}" in lines
     assert "memory 23034 MiB 23034 MiB" in lines

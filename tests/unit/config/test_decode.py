@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.decode import decode, decode_msgpack, unknown_options
-from nomad_nvidia_vgpu.config.options import HealthConfig, PluginConfig, options
+from nomad_nvidia_vgpu.config.options import HealthConfig, MpsConfig, PluginConfig, options
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 
@@ -27,6 +27,16 @@ FULL: dict[str, Any] = {
     "visible_devices_envs": ["CUDA_VISIBLE_DEVICES"],
     "simulate": ["l4:2"],
     "log_level": "debug",
+    "sharing": "mps",
+    "mps": {
+        "root": "/srv/mps",
+        "memory_limit": False,
+        "compute_limit": False,
+        "max_vgpus_per_task": 2,
+        "mount": True,
+        "exclusive_process": False,
+        "multi_user": False,
+    },
     "health": {
         "fatal_xids": [13],
         "ignored_xids": [79, 48],
@@ -44,6 +54,16 @@ FULL_CONFIG = PluginConfig(
     visible_devices_envs=("CUDA_VISIBLE_DEVICES",),
     simulate=(SimulatedGpus("l4", 2),),
     log_level="debug",
+    sharing="mps",
+    mps=MpsConfig(
+        root="/srv/mps",
+        memory_limit=False,
+        compute_limit=False,
+        max_vgpus_per_task=2,
+        mount=True,
+        exclusive_process=False,
+        multi_user=False,
+    ),
     health=HealthConfig((13,), (79, 48), recovery_period_s=5.0, end_tasks=True),
 )
 

@@ -15,15 +15,28 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "fingerprint_period": "string",
         "vendor": "string",
         "group_by": "string",
+        "sharing": "string",
         "visible_devices_envs": "list(string)",
         "simulate": "list(string)",
         "log_level": "string",
     }
 
 
-def test_the_schema_has_the_block_with_its_options() -> None:
+def test_the_schema_has_the_blocks_with_their_options() -> None:
     """Nomad is told of the options inside a block, each by its name and HCL type."""
     assert [entry for entry in schema() if isinstance(entry, Block)] == [
+        Block(
+            "mps",
+            (
+                Attr("root", "string"),
+                Attr("memory_limit", "bool"),
+                Attr("compute_limit", "bool"),
+                Attr("max_vgpus_per_task", "number"),
+                Attr("mount", "bool"),
+                Attr("exclusive_process", "bool"),
+                Attr("multi_user", "bool"),
+            ),
+        ),
         Block(
             "health",
             (
@@ -32,7 +45,7 @@ def test_the_schema_has_the_block_with_its_options() -> None:
                 Attr("recovery_period", "string"),
                 Attr("end_tasks", "bool"),
             ),
-        )
+        ),
     ]
 
 

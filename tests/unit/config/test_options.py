@@ -10,6 +10,7 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import (
     HealthConfig,
+    MpsConfig,
     Option,
     PluginConfig,
     all_options,
@@ -41,6 +42,14 @@ def test_every_option_of_the_design_is_there() -> None:
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
         "simulate": (),
         "log_level": "info",
+        "sharing": "time-slicing",
+        "mps.root": "/run/nvidia-vgpu/mps",
+        "mps.memory_limit": True,
+        "mps.compute_limit": True,
+        "mps.max_vgpus_per_task": None,
+        "mps.mount": False,
+        "mps.exclusive_process": True,
+        "mps.multi_user": True,
         "health.fatal_xids": (),
         "health.ignored_xids": (),
         "health.recovery_period": 60.0,
@@ -64,9 +73,9 @@ def test_every_option_says_what_it_is_for(option: Option) -> None:
 
 def test_a_block_is_listed_with_its_options() -> None:
     """What is in a block is declared by a class, and the block itself holds no value."""
-    (block,) = [option for option in options() if option.block]
-    assert (block.name, block.block) == ("health", HealthConfig)
-    assert "health" not in ALL
+    blocks = {option.name: option.block for option in options() if option.block}
+    assert blocks == {"mps": MpsConfig, "health": HealthConfig}
+    assert not blocks.keys() & ALL.keys()
     assert [option.field for option in options(HealthConfig)] == [
         "fatal_xids",
         "ignored_xids",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.device.reserve import reserve
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
@@ -162,3 +162,31 @@ def test_a_gpu_beyond_the_nodes_limit_grants_nothing() -> None:
         reserve(config, plan, ["GPU-16-0"])
     with pytest.raises(RequestError, match=r"is not a vGPU of this node"):
         reserve(config, plan, ["GPU-16-1"])
+
+
+MPS = PluginConfig(vgpus=16, sharing="mps", mps=MpsConfig(mount=True, max_vgpus_per_task=3))
+MPS_PLAN = make_plan(MPS, NODE)
+
+
+def test_mps_adds_its_limits_to_the_environment() -> None:
+    """A task gets what every task gets, and the way to its server."""
+    reserved = reserve(MPS, MPS_PLAN, ["GPU-a-3"])
+    assert reserved.envs == {
+        **envs("GPU-a-3"),
+        "CUDA_MPS_PIPE_DIRECTORY": "/run/nvidia-vgpu/mps/GPU-a/pipe",
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=5097M",
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "6",
+    }
+    assert [mount.host_path for mount in reserved.mounts] == ["/run/nvidia-vgpu/mps/GPU-a/pipe"]
+
+
+def test_two_gpus_of_mps_are_refused_in_one_sentence() -> None:
+    """A process has one MPS server."""
+    with pytest.raises(RequestError, match=r"vGPUs of GPU-a, GPU-b for .* on one GPU$"):
+        reserve(MPS, MPS_PLAN, ["GPU-a-3", "GPU-b-3"])
+
+
+def test_more_than_the_largest_grant_is_refused() -> None:
+    """The sentence names the option."""
+    with pytest.raises(RequestError, match=r"mps\.max_vgpus_per_task"):
+        reserve(MPS, MPS_PLAN, [f"GPU-a-{number}" for number in range(4)])

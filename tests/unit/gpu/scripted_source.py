@@ -33,6 +33,8 @@ class ScriptedSource:
         self._gates: dict[str, _Gate] = {}
         self._events: list[XidEvent] = []
         self._ended = False
+        self.modes: dict[str, str] = {}
+        """The compute mode of each GPU whose mode was set."""
         self.calls: Counter[str] = Counter()
         """How often each call has begun: `open`, `look 0`, `sample 1`."""
 
@@ -127,6 +129,14 @@ class ScriptedSource:
             self._changed.wait_for(lambda: self._events or self._ended, timeout_s)
             found, self._events = self._events, []
         return found
+
+    def compute_mode(self, uuid: str) -> str | None:
+        """As it was set; DEFAULT before."""
+        return self.modes.get(uuid, "DEFAULT")
+
+    def set_compute_mode(self, uuid: str, mode: str) -> None:
+        """Remembers it."""
+        self.modes[uuid] = mode
 
     def _begin(self, call: str) -> None:
         with self._changed:

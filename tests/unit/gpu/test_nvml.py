@@ -245,3 +245,29 @@ def test_a_driver_that_does_not_tell_has_no_signals() -> None:
     source, _ = session(FieldValues=[SimpleNamespace(nvmlReturn=3)])
     source.open()
     assert source.look(0).signals == Signals()
+
+
+def test_a_compute_mode_is_set_by_uuid() -> None:
+    """The GPU is named by its UUID, for indexes move; the mode goes out as NVML's number."""
+    asked: list[object] = []
+    source, nvml = session(
+        HandleByUUID=lambda uuid: ("handle", uuid),
+        ComputeMode=3,
+    )
+    nvml.set(DeviceSetComputeMode=lambda *args: asked.append(args))
+    source.open()
+    assert source.compute_mode("GPU-a") == "EXCLUSIVE_PROCESS"
+    source.set_compute_mode("GPU-a", "EXCLUSIVE_PROCESS")
+    assert asked == [(("handle", "GPU-a"), 3)]
+
+
+def test_a_compute_mode_that_may_not_be_set_says_what_to_do() -> None:
+    """Only root may."""
+    source, _ = session(
+        HandleByUUID=HANDLE, DeviceSetComputeMode=NVMLError(scripted_nvml.NO_PERMISSION)
+    )
+    source.open()
+    with pytest.raises(
+        GpuError, match=r"GPU-a cannot be put into compute mode DEFAULT: .* as root"
+    ):
+        source.set_compute_mode("GPU-a", "DEFAULT")

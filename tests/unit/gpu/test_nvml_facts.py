@@ -236,6 +236,12 @@ def test_states_are_words(state: int, word: str) -> None:
     assert (found.display_state, found.persistence_mode) == (word, word)
 
 
+@pytest.mark.parametrize(("number", "word"), [(0, "DEFAULT"), (3, "EXCLUSIVE_PROCESS"), (9, None)])
+def test_compute_modes_are_the_words_of_nvidia_smi(number: int, word: str | None) -> None:
+    """A mode that is newer than we are is left out."""
+    assert gpu_of(ComputeMode=number).compute_mode == word
+
+
 def test_a_gpu_without_memory_of_its_own_has_the_systems(tmp_path: Path) -> None:
     """A GPU whose memory is the system's has that memory, and no placeholder of a PCIe link."""
     meminfo = tmp_path / "meminfo"

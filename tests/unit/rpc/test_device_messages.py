@@ -18,6 +18,7 @@ from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.device.stats import GpuStats, GroupStats, Stat, group_stats
 from nomad_nvidia_vgpu.rpc import device_messages
 from nomad_nvidia_vgpu.rpc.generated import device_pb2
+from nomad_nvidia_vgpu.sharing.grant import Mount
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from unit.example_gpus import FULL_SAMPLE, NOON, gpu, inventory
 
@@ -124,6 +125,13 @@ def test_any_reservation_can_be_sent(envs: dict[str, str]) -> None:
     arrived = sent(device_messages.reservation(Reservation(envs)))
     assert arrived.HasField("container_res")
     assert set(arrived.container_res.envs) == set(envs)
+
+
+def test_a_mount_arrives_as_it_is() -> None:
+    """Host and task do not change places."""
+    mount = Mount("/run/pipe", "/pipe", read_only=True)
+    (arrived,) = sent(device_messages.reservation(Reservation({}, (mount,)))).container_res.mounts
+    assert (arrived.host_path, arrived.task_path, arrived.read_only) == ("/run/pipe", "/pipe", True)
 
 
 def test_a_fingerprint_arrives_as_it_is() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Inventory, SeenGpu
+from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Inventory, SeenGpu
+from nomad_nvidia_vgpu.sharing.enforcement import STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from unit.example_gpus import LOST, gpu, inventory, mig
@@ -159,3 +160,56 @@ def test_the_budgets_of_all_tasks_fit_together(memory_mib: int, granted: list[in
 def test_unknown_memory_has_no_budget() -> None:
     """A GPU that does not tell its memory gives no budgets."""
     assert shared_gpu(None, 4).memory_mib(2) is None
+
+
+MPS = PluginConfig(vgpus=2, sharing="mps")
+
+
+def test_gpus_shared_by_mps_are_groups_of_their_own() -> None:
+    """A process has one MPS server, so a request must land on one GPU, whatever `group_by` says."""
+    plan = make_plan(MPS, inventory(A, B))
+    assert [group.name for group in plan.groups] == ["NVIDIA L4/GPU-a", "NVIDIA L4/GPU-b"]
+    assert [group.gpus[0].memory_isolation for group in plan.groups] == ["mps", "mps"]
+
+
+def test_what_is_wrong_with_a_daemon_makes_its_gpu_alone_unhealthy() -> None:
+    """Until it is known what holds a GPU's shares, and while it does not, the GPU is kept apart."""
+    broken = Enforcement(problem="GPU-a: its daemon is gone: mend it")
+    plan = make_plan(MPS, inventory(A, B), {"GPU-a": broken})
+    assert {uuid: one.health for uuid, one in plan.by_uuid().items()} == {
+        "GPU-a": Health(False, broken.problem),
+        "GPU-b": Health(False, STARTING.problem),
+    }
+    assert plan.starting
+    assert not make_plan(MPS, inventory(A), {"GPU-a": broken}).starting
+
+
+def test_a_gpus_own_trouble_comes_first() -> None:
+    """What the daemon says of a lost GPU follows from that."""
+    lost = SeenGpu(A, LOST)
+    plan = make_plan(MPS, inventory(lost), {"GPU-a": Enforcement(problem="no daemon")})
+    assert plan.by_uuid()["GPU-a"].health == LOST
+
+
+def test_weaknesses_are_warnings_and_take_the_promise_down() -> None:
+    """The GPU is offered, with what is true."""
+    weak = Enforcement(weakness="GPU-a: a limit reads back as 0: check")
+    plan = make_plan(MPS, inventory(A), {"GPU-a": weak})
+    assert plan.warnings == (weak.weakness,)
+    assert plan.by_uuid()["GPU-a"].memory_isolation == "none"
+    assert plan.by_uuid()["GPU-a"].health == HEALTHY
+
+
+def test_simulated_gpus_have_all_in_force() -> None:
+    """Jobs can be tried without hardware: the same groups and attributes."""
+    plan = make_plan(MPS, inventory(gpu("GPU-a", simulated=True)), {})
+    assert plan.by_uuid()["GPU-a"].memory_isolation == "mps"
+    assert plan.by_uuid()["GPU-a"].health == HEALTHY
+
+
+def test_time_slicing_on_an_exclusive_gpu_is_worth_a_warning() -> None:
+    """Only one task could use it; the sentence says what to do."""
+    exclusive = gpu("GPU-a", compute_mode="EXCLUSIVE_PROCESS")
+    (warning,) = make_plan(PluginConfig(vgpus=2), inventory(exclusive)).warnings
+    assert "nvidia-smi -i GPU-a -c DEFAULT" in warning
+    assert make_plan(PluginConfig(vgpus=1), inventory(exclusive)).warnings == ()

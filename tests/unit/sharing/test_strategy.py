@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.strategy import ISOLATION, STRATEGIES
 from unit.example_gpus import gpu, mig
 
@@ -14,7 +15,8 @@ from unit.example_gpus import gpu, mig
 def test_every_strategy_uses_known_words(name: str, vgpus: int) -> None:
     """Whatever holds the memory is one of the words that the fingerprint can order."""
     for one in (gpu(), mig("MIG-a"), mig("MIG-b", profile="1c.3g.20gb")):
-        assert STRATEGIES[name].memory_isolation(one, vgpus) in ISOLATION
+        for enforcement in (IN_FORCE, STARTING, Enforcement(weakness="odd")):
+            assert STRATEGIES[name].memory_isolation(one, vgpus, enforcement) in ISOLATION
 
 
 def test_nothing_is_weaker_than_agreement() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from nomad_nvidia_vgpu.gpu.model import Gpu
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
 from nomad_nvidia_vgpu.sharing.time_slicing import TimeSlicing
 from unit.example_gpus import gpu, mig
 
@@ -23,4 +24,4 @@ from unit.example_gpus import gpu, mig
 )
 def test_only_what_is_not_divided_is_isolated(one: Gpu, vgpus: int, isolation: str) -> None:
     """A task has memory to itself only on a GPU or a GPU instance that is not divided."""
-    assert TimeSlicing().memory_isolation(one, vgpus) == isolation
+    assert TimeSlicing().memory_isolation(one, vgpus, IN_FORCE) == isolation

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MPL-2.0
+"""`nvidia-vgpu release`: takes off this node what the plugin left running for its tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.gpu.source import source_of
+from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer
+
+
+@click.command()
+@config_options
+def release(*, config_file: Path | None, **flags: Any) -> int:
+    """End the MPS daemons that no task uses, and restore compute modes.
+
+    For a node that is to offer no GPUs any more: a plugin that stops leaves both, since tasks
+    outlive an agent's restart. Stop the Nomad agent and the tasks first. Exit status 1 when
+    something has to stay.
+    """
+    config = checked_config({"vgpus": 1, **given_config(config_file, flags)})
+    source = source_of(())
+    source.open()
+    enforcer = MpsEnforcer(config.mps, source)
+    left = enforcer.left_over()
+    problems = {uuid: enforcer.release(uuid) for uuid in left}
+    for uuid, problem in problems.items():
+        tables.note(f"nvidia-vgpu: {problem}" if problem else f"{uuid}: released")
+    if not left:
+        tables.note(f"nothing to release under {config.mps.root}")
+    return int(any(problems.values()))

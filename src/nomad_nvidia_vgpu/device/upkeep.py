@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Keeps in force what holds the shares of the GPUs: one thread per GPU and its strategy's enforcer.
+
+Works from the catalog's plan and tells the catalog what is in force; RPC handlers wait for none
+of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.device.catalog import Catalog, Edition
+from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
+from nomad_nvidia_vgpu.sharing.plan import Plan
+from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Enforcer
+
+MAX_INTERVAL_S = 10.0
+"""How long a daemon that has died may go unseen."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Target(NamedTuple):
+    """How a GPU is to be shared now."""
+
+    gpu: Gpu | None
+    """None: not at all."""
+    vgpus: int = 0
+    sharing: str = ""
+
+
+_NOTHING = _Target(None)
+
+
+class Upkeep:
+    """Sees to the enforcement of every GPU in a catalog."""
+
+    def __init__(
+        self, catalog: Catalog, enforcers: Mapping[str, Enforcer], interval_s: float
+    ) -> None:
+        """`enforcers` by the name of their strategy; `interval_s` is the time between two looks."""
+        self._catalog = catalog
+        self._enforcers = enforcers
+        self._interval_s = min(interval_s, MAX_INTERVAL_S)
+        self._changed = threading.Condition()  # guards what follows
+        self._targets: dict[str, _Target] = {}
+        self._stopped = False
+
+    def start(self) -> None:
+        """Starts the threads; they are daemons, for what they call may hang."""
+        threading.Thread(target=self._follow_plan, name="upkeep", daemon=True).start()
+
+    def stop(self) -> None:
+        """Tells the threads to end; what they keep in force stays, for tasks depend on it."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._catalog.wake()
+
+    def _follow_plan(self) -> None:
+        number = -1
+        while not self._stopped:
+            edition = self._catalog.wait(
+                lambda e: self._stopped or e.number != number,  # noqa: B023  used in this turn
+                self._interval_s,
+            )
+            if edition.number != number:
+                number = edition.number
+                self._take_aim(edition)
+
+    def _take_aim(self, edition: Edition) -> None:
+        wanted = _targets(edition.plan)
+        # What is left for a GPU that nobody has seen yet stays: its tasks may need it.
+        left_over = {uuid for e in self._enforcers.values() for uuid in e.left_over()}
+        for uuid in (left_over & edition.seen | self._targets.keys()) - wanted.keys():
+            self._aim(uuid, _NOTHING)
+        for uuid, target in wanted.items():
+            self._aim(uuid, target)
+
+    def _aim(self, uuid: str, target: _Target) -> None:
+        with self._changed:
+            new = uuid not in self._targets
+            if not new and self._targets[uuid] == target:
+                return
+            self._targets[uuid] = target
+            self._changed.notify_all()
+        if new:
+            threading.Thread(
+                target=self._keep, args=(uuid,), name=f"upkeep-{uuid}", daemon=True
+            ).start()
+
+    def _keep(self, uuid: str) -> None:
+        told = ""
+        while not self._stopped:
+            with self._changed:
+                target = self._targets[uuid]
+            enforcement = self._enforce(uuid, target)
+            if enforcement.problem != told:
+                told = enforcement.problem
+                _log.warning("%s", told) if told else _log.info("%s can be shared again", uuid)
+            self._catalog.take_enforcement(uuid, enforcement)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._stopped or self._targets[uuid] != target,  # noqa: B023
+                    timeout=self._interval_s,
+                )
+
+    def _enforce(self, uuid: str, target: _Target) -> Enforcement:
+        """One pass for one GPU: whatever goes wrong, the next pass comes."""
+        try:
+            for name, enforcer in self._enforcers.items():
+                if name != target.sharing and enforcer.holds(uuid):
+                    problem = enforcer.release(uuid)
+                    if problem:
+                        return Enforcement(problem=problem)
+            if target.gpu is None or target.sharing not in self._enforcers:
+                return IN_FORCE
+            return self._enforcers[target.sharing].keep(target.gpu, target.vgpus)
+        except Exception as error:  # noqa: BLE001  the thread must live
+            _log.exception("the upkeep of %s failed in an unforeseen way", uuid)
+            return Enforcement(problem=f"{uuid}: unforeseen ({error!r}): report this as a bug")
+
+
+def enforcers_of(config: PluginConfig, modes: ComputeModes) -> dict[str, Enforcer]:
+    """What must be kept in force on this node, or taken off, by the name of the strategy."""
+    found = {name: strategy.enforcer(config, modes) for name, strategy in STRATEGIES.items()}
+    return {name: enforcer for name, enforcer in found.items() if enforcer is not None}
+
+
+def _targets(plan: Plan) -> dict[str, _Target]:
+    """How each GPU is to be shared; a GPU that cannot be shared as asked is left alone."""
+    return {
+        uuid: _Target(one.gpu, one.vgpus, one.sharing)
+        for uuid, one in plan.by_uuid().items()
+        if not one.strategy.problem(one.gpu, one.vgpus)
+    }

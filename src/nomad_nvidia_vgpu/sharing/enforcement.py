@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MPL-2.0
+"""How far the machinery behind a way of sharing holds the tasks of one GPU, as last read back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Enforcement(NamedTuple):
+    """What is in force on one GPU. Stable: no pids, no counts, nothing that moves by itself."""
+
+    problem: str = ""
+    """Why the GPU cannot be shared in this way now, and what to do; empty: it can."""
+    holds_memory: bool = False
+    """Whether a task that follows its environment cannot take more memory than its share."""
+    weakness: str = ""
+    """Why it does not hold all that the config asks for, for the log; empty: it does."""
+
+
+IN_FORCE = Enforcement(holds_memory=True)
+"""All is as the config asks: what a plan assumes, and what simulated GPUs have."""
+
+STARTING = Enforcement(problem="what holds its shares is being started: wait a moment")
+"""Nothing is known yet."""

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What a task asks of one GPU, and what it is given for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.gpu.model import Gpu
+
+
+class Grant(NamedTuple):
+    """Some of the vGPUs of one GPU."""
+
+    gpu: Gpu
+    vgpus: int
+    """N: how many the GPU has."""
+    granted: int
+    """k: how many of them, from 1 to N."""
+
+
+class Mount(NamedTuple):
+    """A path of the host that a task's driver puts into the task's file system."""
+
+    host_path: str
+    task_path: str
+    read_only: bool
+
+
+class Delivery(NamedTuple):
+    """What is added to a task."""
+
+    envs: Mapping[str, str] = {}
+    mounts: tuple[Mount, ...] = ()
+
+
+def share_of(total: int, granted: int, vgpus: int) -> int:
+    """`granted / vgpus` of `total`, rounded down: all shares together never exceed `total`."""
+    return total * granted // vgpus

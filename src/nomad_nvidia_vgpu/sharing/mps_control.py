@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MPL-2.0
+"""NVIDIA's `nvidia-cuda-mps-control`: one command at a time, under a timeout, for one daemon.
+
+The tool exits with 0 whatever it thinks of a command, ignores values it does not like and does
+not check device numbers: what was set counts only when it has been read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from nomad_nvidia_vgpu.errors import MpsError
+from nomad_nvidia_vgpu.sharing.mps import ORDINAL, Limits
+
+PROGRAM = "nvidia-cuda-mps-control"
+ANSWER_S = 3.0
+"""How long one command may take; the tool is known to hang."""
+START_S = 5.0
+
+_REAP_S = 1.0
+_NO_DAEMON = "cannot find mps control daemon"
+_UNKNOWN = ("unknown command", "unrecognized", "invalid command", "not recognized")
+_MIB = {"": 2**-20, "K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*%?")
+_MAX_SHOWN = 120
+
+
+class Server(NamedTuple):
+    """One MPS server of a daemon."""
+
+    pid: int
+    status: str
+    """ACTIVE, FAULT and others; "" when the tool cannot tell."""
+    clients: tuple[int, ...]
+    """The processes that use it, by pid."""
+
+
+class Unsettled(NamedTuple):
+    """A limit that is not what it should be."""
+
+    setting: str
+    wanted: str
+    read: str
+    """What the tool answers instead, quoted."""
+
+    @property
+    def of_memory(self) -> bool:
+        """Whether it is the limit of the memory."""
+        return "mem_limit" in self.setting
+
+
+class MpsControl:
+    """The tool, for the daemon that has one pipe directory."""
+
+    def __init__(self, directory: Path, uuid: str, program: str) -> None:
+        """`directory` is the GPU's own, with `pipe` and `log` in it."""
+        self._directory = directory
+        self._uuid = uuid
+        self._program = program
+
+    @property
+    def pid_file(self) -> Path:
+        """Where the daemon says who it is."""
+        return self._directory / "pipe" / f"{PROGRAM}.pid"
+
+    def start(self, *, multi_user: bool) -> None:
+        """Starts the daemon, which answers from then on; MpsError with what the tool said."""
+        arguments = ["-d", *(["-multiuser-server"] if multi_user else [])]
+        # What the daemon keeps open has a name, so that nothing grows unseen.
+        with (self._directory / "log" / "start.log").open("w+b") as output:
+            process = self._started(arguments, subprocess.DEVNULL, output)
+            status, said = self._wait(process, "-d", START_S), _written(output)
+        if status != 0:
+            raise MpsError(
+                f"{self._uuid}: {PROGRAM} {' '.join(arguments)} failed (exit status {status},"
+                f" {_shown(said)}): see {self._directory / 'log' / 'control.log'}"
+            )
+
+    def running(self) -> bool:
+        """Whether a daemon answers; MpsError when one is there and does not."""
+        status, said = self._command("get_server_list")
+        return status == 0 and _NO_DAEMON not in said.lower()
+
+    def servers(self) -> list[Server]:
+        """The servers there are: none before the first client."""
+        return [
+            Server(pid, self._status(pid), tuple(self._pids(f"get_client_list {pid}")))
+            for pid in self._pids("get_server_list")
+        ]
+
+    def limits(self) -> tuple[str, str]:
+        """The limits of memory and SMs for servers to come, in the tool's words."""
+        memory = self._ask(f"get_default_device_pinned_mem_limit {ORDINAL}")
+        return memory.strip(), self._ask("get_default_active_thread_percentage").strip()
+
+    def start_server(self) -> None:
+        """Starts a server before its first client would; it may take a moment to be listed."""
+        self._ask("start_server -uid 0")
+
+    def quit(self) -> None:
+        """Tells the daemon to end, and its servers with it."""
+        self._ask("quit")
+
+    def settle(self, limits: Limits, server: int | None = None, *, change: bool) -> list[Unsettled]:
+        """Reads the limits of new clients, and if `change` sets those that differ.
+
+        `server`: those of one running server by pid; None: of the servers to come. Returns what
+        is not as wanted in the end.
+        """
+        of, to = ("", "default_") if server is None else (f"{server} ", "")
+        percentage = limits.thread_percentage or 100
+        wanted = [
+            (f"{to}active_thread_percentage {of}".strip(), str(percentage), _same_number),
+        ]
+        if limits.memory_mib is not None:
+            size = f"{limits.memory_mib}M"
+            wanted.append((f"{to}device_pinned_mem_limit {of}{ORDINAL}", size, _same_size))
+        unsettled = []
+        for setting, value, same in wanted:
+            read = self._ask(f"get_{setting}")
+            if not same(read, value) and change:
+                self._ask(f"set_{setting} {value}")
+                read = self._ask(f"get_{setting}")
+            if not same(read, value):
+                name = setting.split()[0]
+                unsettled.append(Unsettled(name, value, _shown(read)))
+        return unsettled
+
+    def _status(self, pid: int) -> str:
+        said = self._ask(f"get_server_status {pid}").strip().upper()
+        return "" if any(words.upper() in said for words in _UNKNOWN) else said
+
+    def _pids(self, command: str) -> list[int]:
+        return [int(word) for word in self._ask(command).split() if word.isdigit()]
+
+    def _ask(self, command: str) -> str:
+        status, said = self._command(command)
+        if status != 0 or _NO_DAEMON in said.lower():
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon refuses {command.split(maxsplit=1)[0]!r} (exit status"
+                f" {status}, {_shown(said)}): see {self._directory / 'log' / 'control.log'}"
+            )
+        return said
+
+    def _command(self, command: str) -> tuple[int, str]:
+        """The exit status and all that the tool wrote, for one command."""
+        with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
+            stdin.write(f"{command}\n".encode())
+            stdin.seek(0)
+            process = self._started([], stdin, output)
+            return self._wait(process, command, ANSWER_S), _written(output)
+
+    def _started(
+        self, arguments: list[str], stdin: IO[bytes] | int, output: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """The tool, with files for its streams: one that it kept would never end as a pipe."""
+        try:
+            return subprocess.Popen(  # noqa: S603  our arguments, NVIDIA's program
+                [self._program, *arguments],
+                env=self._environment(),
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C at the agent is not for it
+            )
+        except OSError as error:
+            raise MpsError(f"{self._program} cannot be run ({error}): mend it") from error
+
+    def _wait(self, process: subprocess.Popen[bytes], what: str, timeout_s: float) -> int:
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_REAP_S)  # a process that hangs in the driver cannot be killed
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon does not answer {what.split(maxsplit=1)[0]!r} within"
+                f" {timeout_s:g} s: drain the node, then end the daemon ({self.pid_file}); a new"
+                " one is started by itself"
+            ) from None
+
+    def _environment(self) -> dict[str, str]:
+        """What the daemon needs, and nothing else of the agent's environment.
+
+        Its own words for where the driver's programs and libraries are, on systems that keep
+        them in unusual places, are passed on.
+        """
+        kept = {
+            name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
+        }
+        return {
+            **kept,
+            "CUDA_MPS_PIPE_DIRECTORY": str(self._directory / "pipe"),
+            "CUDA_MPS_LOG_DIRECTORY": str(self._directory / "log"),
+            "CUDA_VISIBLE_DEVICES": self._uuid,
+        }
+
+
+def find_program() -> str:
+    """Where the tool is; MpsError when this node has none."""
+    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/bin:/usr/local/bin:/bin")
+    if found is None:
+        raise MpsError(
+            f"{PROGRAM} is not in PATH: install the MPS tools of the NVIDIA driver on this client,"
+            ' or set sharing to "time-slicing"'
+        )
+    return found
+
+
+def _written(output: IO[bytes]) -> str:
+    output.seek(0)
+    return output.read().decode("utf-8", "replace")
+
+
+def _same_number(read: str, wanted: str) -> bool:
+    """Whether a percentage reads back as set; `25.0` is 25."""
+    match = _NUMBER.fullmatch(read.strip())
+    return match is not None and float(match[1]) == float(wanted)
+
+
+def _same_size(read: str, wanted: str) -> bool:
+    """Whether a size reads back as set, whatever the unit; a bare number is bytes.
+
+    Some tools answer in whole GiB, rounded down (`3G` for 3840M, in NVIDIA's own guides).
+    """
+    match, wanted_mib = _SIZE.fullmatch(read.strip()), float(wanted.removesuffix("M"))
+    if match is None:
+        return False
+    number, unit = match[1], match[2].upper()
+    whole_gib = unit == "G" and number.isdigit() and int(number) == wanted_mib // 1024 > 0
+    return whole_gib or float(number) * _MIB[unit] == wanted_mib
+
+
+def _shown(said: str) -> str:
+    line = " ".join(said.split())
+    return repr(line[:_MAX_SHOWN]) if line else "no word"

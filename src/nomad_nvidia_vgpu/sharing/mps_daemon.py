@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The MPS control daemon of one GPU: its directories, its life, and what it has in force.
+
+A daemon outlives this process, and so do the tasks that use it: Nomad restores them after an
+agent restart without a word to us. So it is adopted when it is there, started when it is not,
+and ended only when nobody uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.errors import MpsError
+from nomad_nvidia_vgpu.sharing.mps import Limits
+from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, Unsettled
+
+FAULT = "FAULT"
+_END_S = 3.0
+_RECORD = "daemon.json"
+_SERVER_PROGRAM = "nvidia-cuda-mps-server"
+_PROC = Path("/proc")
+
+_log = logging.getLogger(__name__)
+
+
+class Record(NamedTuple):
+    """How a daemon was started; kept beside it, for whoever adopts it."""
+
+    uuid: str
+    multi_user_asked: bool
+    multi_user: bool
+    """Whether it has it; not every driver does."""
+    memory_limited: bool
+    """Whether it was given memory limits: a limit once set cannot be taken off."""
+
+
+class MpsDaemon:
+    """One GPU's daemon, running or not. Every call may take some seconds; MpsError, OSError."""
+
+    def __init__(
+        self, directory: Path, uuid: str, program: str = PROGRAM, proc: Path = _PROC
+    ) -> None:
+        """`directory` is the GPU's own; `program` is the tool, needed to speak to the daemon."""
+        self._directory = directory
+        self._uuid = uuid
+        self._proc = proc
+        self._control = MpsControl(directory, uuid, program)
+
+    def running(self) -> bool:
+        """Whether it answers."""
+        return (self._directory / "pipe").is_dir() and self._control.running()
+
+    def alive(self) -> bool:
+        """Whether its process is there, answering or not; needs no tool."""
+        pid = self._pid()
+        if pid is None:
+            return False
+        try:
+            return PROGRAM.encode() in (self._proc / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            return False
+
+    def start(self, *, multi_user: bool, memory_limited: bool) -> None:
+        """Starts it, limited to its GPU, with directories that any user's task can use."""
+        for leftover in self._servers_without_daemon():
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon has died and its server (pid {leftover}) goes on"
+                " for the tasks that use it: stop them, or drain the node; a new daemon is"
+                " started by itself"
+            )
+        for part in (self._directory, self._directory / "pipe", self._directory / "log"):
+            part.mkdir(exist_ok=True)
+            part.chmod(0o755)
+        record = Record(self._uuid, multi_user, multi_user, memory_limited)
+        self._write(record)
+        try:
+            self._control.start(multi_user=multi_user)
+        except MpsError as error:
+            if not multi_user:
+                raise
+            _log.debug("no multi-user MPS: %s", error)
+            self._control.start(multi_user=False)
+            self._write(record._replace(multi_user=False))
+        if not self._control.running():
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon ended right after its start: see"
+                f" {self._directory / 'log' / 'control.log'}"
+            )
+        _log.info("%s has an MPS daemon now, in %s", self._uuid, self._directory)
+
+    def stop(self) -> None:
+        """Ends it; the caller knows that nobody uses it."""
+        pid = self._pid() if self.alive() else None
+        self._control.quit()
+        if pid is not None and not _ended(pid, _END_S):
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon (pid {pid}) does not end within {_END_S:g} s:"
+                " drain the node and kill it"
+            )
+        _log.info("%s: its MPS daemon was ended", self._uuid)
+
+    def start_server(self) -> None:
+        """Starts its server, so that one holds the GPU before the first task does."""
+        self._control.start_server()
+
+    def servers(self) -> list[Server]:
+        """Its servers and their clients."""
+        return self._control.servers()
+
+    def settle(self, limits: Limits, servers: Iterable[Server], *, change: bool) -> list[Unsettled]:
+        """Sees to the limits for new clients of all servers; those that are not as wanted."""
+        unsettled = self._control.settle(limits, change=change)
+        for server in servers:
+            unsettled += self._control.settle(limits, server.pid, change=change)
+        return unsettled
+
+    def limits(self) -> tuple[str, str]:
+        """The limits of memory and SMs for servers to come, in the tool's words."""
+        return self._control.limits()
+
+    def record(self) -> Record | None:
+        """How it was started, None when that is not known."""
+        try:
+            found = json.loads((self._directory / _RECORD).read_text())
+            return Record(**found)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def remove(self) -> None:
+        """Removes the directories of a daemon that has ended."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _write(self, record: Record) -> None:
+        fresh = self._directory / f"{_RECORD}.new"
+        fresh.write_text(json.dumps(record._asdict()))
+        fresh.replace(self._directory / _RECORD)
+
+    def _pid(self) -> int | None:
+        try:
+            return int(self._control.pid_file.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _servers_without_daemon(self) -> Iterator[int]:
+        """Servers for our pipe directory, found when no daemon answers there."""
+        mark = f"CUDA_MPS_PIPE_DIRECTORY={self._directory / 'pipe'}".encode()
+        for entry in self._proc.iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                program = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                if _SERVER_PROGRAM.encode() in program and mark in (
+                    entry / "environ"
+                ).read_bytes().split(b"\0"):
+                    yield int(entry.name)
+
+
+def known_uuids(root: Path) -> list[str]:
+    """The GPUs that have a daemon's directory under `root`."""
+    try:
+        entries = sorted(root.iterdir())
+    except OSError:
+        return []
+    records = (MpsDaemon(e, e.name).record() for e in entries if e.is_dir())
+    return [record.uuid for record in records if record is not None]
+
+
+def _ended(pid: int, timeout_s: float) -> bool:
+    """Whether a process has ended, at once or within `timeout_s`."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1000))
+    finally:
+        os.close(pidfd)

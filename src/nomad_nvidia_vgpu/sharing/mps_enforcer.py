@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Keeps one MPS control daemon per GPU running with the limits of the config; an `Enforcer`.
+
+One process of a node does so at a time, the one that holds the lock under `mps.root`. Another
+(the plugin of an agent that was killed a moment ago, `nvidia-vgpu launch` beside an agent) only
+looks, and says what it sees.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import threading
+from pathlib import Path
+
+from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.errors import HardwareError, MpsError
+from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
+from nomad_nvidia_vgpu.sharing.compute_mode import ComputeModeJournal
+from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
+from nomad_nvidia_vgpu.sharing.mps import gpu_directory, server_limits
+from nomad_nvidia_vgpu.sharing.mps_control import Server, Unsettled, find_program
+from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, MpsDaemon, Record, known_uuids
+
+_JOURNAL = "compute-modes.json"
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class MpsEnforcer:
+    """The MPS daemons of this node."""
+
+    def __init__(self, config: MpsConfig, modes: ComputeModes) -> None:
+        """Touches nothing yet."""
+        self._config = config
+        self._root = Path(config.root)
+        self._modes = modes
+        self._journal = ComputeModeJournal(self._root / _JOURNAL, modes)
+        self._lock = threading.Lock()  # of `_owner`
+        self._owner: int | None = None
+        self._begun: set[str] = set()
+        self._without_server: set[str] = set()
+        """The GPUs that had no server at the last pass, which then started one."""
+
+    def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
+        """Starts, adopts or mends the daemon of `gpu`, and reads its limits back."""
+        try:
+            program = find_program()
+            self._prepare_root()
+            daemon = MpsDaemon(gpu_directory(self._config, gpu.uuid), gpu.uuid, program)
+            owner = self._owns()
+            servers = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
+            return self._settle(daemon, gpu, vgpus, servers, owner=owner)
+        except (HardwareError, OSError) as error:
+            return Enforcement(problem=_sentence(gpu.uuid, error))
+
+    def holds(self, uuid: str) -> bool:
+        """Whether a daemon's directory, or a changed compute mode, is left."""
+        return gpu_directory(self._config, uuid).exists() or uuid in self._journal.uuids()
+
+    def release(self, uuid: str) -> str:
+        """Ends the daemon of a GPU that is not shared by MPS any more, once nobody uses it."""
+        try:
+            self._prepare_root()
+            if not self._owns():
+                raise MpsError(
+                    f"{uuid}: another process of this plugin keeps its MPS daemon: end that first"
+                )
+            directory = gpu_directory(self._config, uuid)
+            daemon = MpsDaemon(directory, uuid)
+            if daemon.alive():
+                _end(MpsDaemon(directory, uuid, find_program()), uuid)
+            daemon.remove()
+            self._journal.restore(uuid)
+        except (HardwareError, OSError) as error:
+            return _sentence(uuid, error)
+        self._begun.discard(uuid)
+        return ""
+
+    def left_over(self) -> list[str]:
+        """Every GPU that has a daemon's directory or a changed compute mode."""
+        return sorted({*known_uuids(self._root), *self._journal.uuids()})
+
+    def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> list[Server]:
+        """The servers of the daemon: started where there is none, anew where that hurts nobody."""
+        servers = daemon.servers() if daemon.running() else None
+        if servers is not None and self._should_be_renewed(daemon, servers):
+            daemon.stop()
+            servers = None
+        if servers is None or gpu.uuid not in self._begun:
+            self._set_compute_mode(gpu)
+        if servers is None:
+            daemon.start(
+                multi_user=self._config.multi_user, memory_limited=self._config.memory_limit
+            )
+        self._begun.add(gpu.uuid)
+        return servers or []
+
+    def _should_be_renewed(self, daemon: MpsDaemon, servers: list[Server]) -> bool:
+        """Whether it is not what it should be, and nobody uses it."""
+        if any(server.clients for server in servers):
+            return False
+        faulty = any(server.status == FAULT for server in servers)
+        return faulty or self._differs(daemon.record())
+
+    def _differs(self, record: Record | None) -> bool:
+        asked = (self._config.multi_user, self._config.memory_limit)
+        return record is not None and (record.multi_user_asked, record.memory_limited) != asked
+
+    def _settle(
+        self, daemon: MpsDaemon, gpu: Gpu, vgpus: int, servers: list[Server], *, owner: bool
+    ) -> Enforcement:
+        """What is in force; sets the limits first if this process is the `owner`."""
+        if any(server.status == FAULT for server in servers):
+            raise MpsError(
+                f"{gpu.uuid}: a task's fault has put its MPS server into FAULT: stop the tasks on"
+                " this GPU; the server is started anew once they have ended"
+            )
+        limits = server_limits(self._config, gpu, vgpus)
+        unsettled = daemon.settle(limits, servers, change=owner)
+        if unsettled and not owner:
+            raise MpsError(
+                f"{gpu.uuid}: another process of this plugin keeps its MPS daemon, with other"
+                " limits: end that process"
+            )
+        record = daemon.record()
+        held_open = self._hold_gpu(daemon, gpu, record, servers) if owner else ""
+        exclusive, why_not = self._exclusive(gpu, vgpus)
+        weaknesses = [
+            *(_unsettled_sentence(gpu.uuid, one) for one in unsettled),
+            self._record_sentence(gpu.uuid, record),
+            why_not,
+            held_open,
+        ]
+        return Enforcement(
+            holds_memory=limits.memory_mib is not None
+            and exclusive
+            and not held_open
+            and not any(one.of_memory for one in unsettled),
+            weakness="; ".join(filter(None, dict.fromkeys(weaknesses))),
+        )
+
+    def _record_sentence(self, uuid: str, record: Record | None) -> str:
+        if self._differs(record):
+            return (
+                f"{uuid}: its MPS daemon was started with other mps options and is renewed once"
+                " the tasks that use it have ended"
+            )
+        if record is not None and record.multi_user_asked and not record.multi_user:
+            return (
+                f"{uuid}: this driver's MPS has no multi-user mode, so a task waits while tasks of"
+                " another user use this GPU: run them as one user, or set mps.multi_user = false"
+            )
+        return ""
+
+    def _hold_gpu(
+        self, daemon: MpsDaemon, gpu: Gpu, record: Record | None, servers: list[Server]
+    ) -> str:
+        """Sees that a server holds the GPU; why none does, if it was told to before.
+
+        EXCLUSIVE_PROCESS lets one process in, whichever comes first: until there is a server, a
+        task that does not find the daemon would have the whole GPU. Only a server of all users can
+        be started before it is known whose task comes.
+        """
+        if servers or record is None or not record.multi_user:
+            self._without_server.discard(gpu.uuid)
+            return ""
+        told = gpu.uuid in self._without_server
+        self._without_server.add(gpu.uuid)
+        daemon.start_server()
+        return (
+            f"{gpu.uuid}: its MPS server does not start: see server.log in"
+            f" {gpu_directory(self._config, gpu.uuid) / 'log'}"
+            if told
+            else ""
+        )
+
+    def _set_compute_mode(self, gpu: Gpu) -> None:
+        if gpu.parent_uuid is not None:
+            return
+        if self._config.exclusive_process:
+            self._journal.set_exclusive(gpu.uuid)
+        else:
+            self._journal.restore(gpu.uuid)
+
+    def _exclusive(self, gpu: Gpu, vgpus: int) -> tuple[bool, str]:
+        """Whether nothing can run beside the MPS server, and if it should and does not, why."""
+        if gpu.parent_uuid is not None:
+            sentence = (
+                f"{gpu.uuid} is a MIG device, which has no compute mode: a process that drops its"
+                " MPS variables runs beside the MPS server, without limits"
+            )
+            return False, sentence if vgpus > 1 else ""
+        mode = self._modes.compute_mode(gpu.uuid)
+        if mode == EXCLUSIVE_PROCESS:
+            return True, ""
+        sentence = (
+            f"{gpu.uuid} is in compute mode {mode or 'unknown'}, so a process can run beside its"
+            f" MPS server, without limits: nvidia-smi -i {gpu.uuid} -c {EXCLUSIVE_PROCESS}, or"
+            " restart the Nomad agent"
+        )
+        return False, sentence if self._config.exclusive_process else ""
+
+    def _owns(self) -> bool:
+        """Whether this process is the one that changes things; it stays so until it ends."""
+        with self._lock:
+            if self._owner is None:
+                lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(lock)
+                    return False
+                self._owner = lock
+            return True
+
+    def _prepare_root(self) -> None:
+        """Makes the directory, and sees that no other user can put anything into it; MpsError.
+
+        The daemons run as root and tasks of all users go through it.
+        """
+        for path in (*reversed(self._root.parents), self._root):
+            if not path.exists():
+                path.mkdir(exist_ok=True)
+                path.chmod(0o755)
+        found = self._root.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise MpsError(
+                f"mps.root {self._root} is not a directory of the user that the Nomad agent runs"
+                " as: remove it, or set another"
+            )
+        if found.st_mode & _WRITABLE_BY_OTHERS:
+            raise MpsError(
+                f"mps.root {self._root} can be written by other users (mode"
+                f" {stat.S_IMODE(found.st_mode):o}): chmod 755 {self._root}, or set another"
+            )
+
+
+def _running(daemon: MpsDaemon, uuid: str) -> list[Server]:
+    """The servers of a daemon that another process keeps."""
+    if not daemon.running():
+        raise MpsError(
+            f"{uuid} has no MPS daemon, and another process of this plugin keeps the daemons of"
+            " this node: end that process"
+        )
+    return daemon.servers()
+
+
+def _end(daemon: MpsDaemon, uuid: str) -> None:
+    """Ends a daemon that nobody uses any more."""
+    if any(server.clients for server in daemon.servers()):
+        raise MpsError(
+            f"{uuid} is still shared by MPS, for tasks that were started before the config"
+            " changed: stop them, or drain the node"
+        )
+    daemon.stop()
+
+
+def _unsettled_sentence(uuid: str, one: Unsettled) -> str:
+    return (
+        f"{uuid}: {one.setting} was set to {one.wanted} and reads back as {one.read}, so this limit"
+        " may not hold: check the version of the driver's MPS tools"
+    )
+
+
+def _sentence(uuid: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where}): mend that"
+    return str(error)
