@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MPL-2.0
 """The single file in plugin_dir, as an operator puts it there."""
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from e2e import binaries
 from e2e.api import granted_ids
 from e2e.conftest import StartAgent, plugin_block
 from e2e.jobs import device, printing_job
+
+UNPACK_DIR = "NVIDIA_VGPU_UNPACK_DIR"
 
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds it
 
@@ -25,17 +29,27 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_job_runs_on_a_vgpu(
     nomad: str, file: Path, start_agent: StartAgent, tmp_path: Path
 ) -> None:
-    """With HOME unset, over three starts of which the first unpacks; nothing else lies there."""
+    """Installed by itself; of the three starts, without HOME, the first unpacks."""
     unpacked = tmp_path / "unpacked"
     agent = start_agent(
         plugin_block('vgpus = 2\n simulate = ["t4"]'),
         binary=binaries.built(nomad),
-        environment={"NVIDIA_VGPU_UNPACK_DIR": str(unpacked), "HOME": ""},
+        environment={UNPACK_DIR: str(unpacked), "HOME": ""},
         start=False,
     )
     entry = agent.plugin_dir / binaries.PLUGIN_NAME
-    entry.unlink()
-    shutil.copy(file, entry)
+    entry.unlink()  # the link to the program that other tests run
+    configs = [f"--agent-config={path}" for path in agent.configs]
+    done = subprocess.run(
+        [file, "install", *configs],
+        env={**os.environ, UNPACK_DIR: str(unpacked)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "restart the agent" in done.stderr
+    shutil.rmtree(unpacked)  # of the agent's three starts, too, one is the first
     agent.start()
     job = agent.api.submit(printing_job("single", device()))
     (allocation,) = agent.api.wait_for(job, "complete")
