@@ -192,6 +192,20 @@ def test_with_nothing_to_write_to_it_names_every_place(plugin: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_noexec_mount_is_passed_over(plugin: Path, tmp_path: Path) -> None:
+    """Compiled modules could not be loaded from there."""
+    read_only_but()
+    noexec = tmp_path / "noexec"
+    noexec.mkdir()
+    script = f"mount -t tmpfs -o noexec none {noexec}; KEPT='{noexec}'{READ_ONLY}"
+    done = run(
+        ["unshare", "-m", "/bin/sh", "-c", script, "sh", plugin, "--version"],
+        {**os.environ, UNPACK_DIR: str(noexec)},
+    )
+    assert done.returncode == 1
+    assert f"({noexec}: it is mounted noexec; " in done.stderr
+
+
 def test_it_runs_nothing_from_where_others_can_write(plugin: Path, tmp_path: Path) -> None:
     """Neither unpacks into such a directory nor uses what lies there."""
     shared = tmp_path / "shared"
