@@ -26,6 +26,9 @@ OF_NO_MODULE = {
     "test_docs.py": "what is written in docs/",
     "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
     "test_fault_table.py": "the fault table in docs/health.md",
+    "onefile/test_start.py": "scripts/onefile/__main__.py",
+    "onefile/test_unpack.py": "scripts/onefile/unpack.py",
+    "onefile/test_build.py": "scripts/onefile/build.py and wheels.py",
 }
 """Test files that test no module, and what they test."""
 
