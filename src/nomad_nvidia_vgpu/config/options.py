@@ -85,8 +85,8 @@ class MpsConfig:
 
     root: str = _option(
         values.text(
-            r"(?=.{2,40}$)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",
-            "an absolute path of at most 40 characters (letters, digits, '.', '_', '-'), for it"
+            r"(?=.{2,32}$)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",
+            "an absolute path of at most 32 characters (letters, digits, '.', '_', '-'), for it"
             " becomes part of the names of unix sockets",
         ),
         "/run/nvidia-vgpu/mps",

@@ -144,6 +144,7 @@ class MpsEnforcer:
             self._record_sentence(gpu.uuid, record),
             why_not,
             held_open,
+            self._unreachable(gpu.uuid),
         ]
         return Enforcement(
             holds_memory=limits.memory_mib is not None
@@ -233,6 +234,16 @@ class MpsEnforcer:
                     return False
                 self._owner = lock
             return True
+
+    def _unreachable(self, uuid: str) -> str:
+        """Why tasks that are not root's could not get to the daemon, if they could not."""
+        for path in (self._root, *self._root.parents):
+            if not path.stat().st_mode & stat.S_IXOTH:
+                return (
+                    f"{uuid}: only root can enter {path}, so tasks of other users cannot reach its"
+                    f" MPS daemon: chmod o+x {path}, or set another mps.root"
+                )
+        return ""
 
     def _prepare_root(self) -> None:
         """Makes the directory, and sees that no other user can put anything into it; MpsError.

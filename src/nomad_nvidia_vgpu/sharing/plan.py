@@ -124,7 +124,10 @@ def _divide(
         enforcement = IN_FORCE
     else:
         enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else IN_FORCE)
-    problem = strategy.problem(gpu, vgpus) or enforcement.problem
+    unfit = strategy.problem(gpu, vgpus)
+    if unfit and enforcement is STARTING:
+        enforcement = Enforcement()  # nothing is started for it
+    problem = unfit or enforcement.problem
     if health.healthy and problem:
         health = Health(False, problem)
     guarded = config.memory_guard.action == "kill"
