@@ -97,7 +97,7 @@ class Mps:
         """One MPS control daemon for each GPU; None where MPS is not used and never was."""
         if config.simulate:
             return None
-        if config.sharing != "mps" and not Path(config.mps.root).is_dir():
+        if not config.shares_by("mps") and not Path(config.mps.root).is_dir():
             return None
         # Imported late: of no use on a node that shares by time-slicing.
         from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer  # noqa: PLC0415

@@ -39,7 +39,10 @@ def test_a_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [([], "set vgpus in the config block"), (["--enabled", "false"], "enabled is false")],
+    [
+        ([], "set vgpus or vgpu_memory in the config block"),
+        (["--enabled", "false"], "enabled is false"),
+    ],
 )
 def test_a_plan_of_nothing_says_why(
     capsys: pytest.CaptureFixture[str], arguments: list[str], says: str

@@ -9,6 +9,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from nomad_nvidia_vgpu.config.options import (
+    LABELLED,
+    GpuBlock,
+    GpuConfig,
     HealthConfig,
     MpsConfig,
     Option,
@@ -25,6 +28,8 @@ def default(path: str) -> object:
     """Gives what a config holds for an option where nothing is given."""
     value: object = PluginConfig()
     *blocks, _ = path.split(".")
+    if blocks == [f"gpu{LABELLED}"]:
+        value, blocks = GpuConfig(), []
     for name in [*blocks, ALL[path].field]:
         value = getattr(value, name)
     return value
@@ -35,6 +40,7 @@ def test_every_option_of_the_design_is_there() -> None:
     assert {path: default(path) for path in ALL} == {
         "enabled": True,
         "vgpus": None,
+        "vgpu_memory": None,
         "ignored_gpu_ids": (),
         "fingerprint_period": 60.0,
         "vendor": "letmutx",
@@ -50,6 +56,12 @@ def test_every_option_of_the_design_is_there() -> None:
         "mps.mount": False,
         "mps.exclusive_process": True,
         "mps.multi_user": True,
+        'gpu "…".vgpus': None,
+        'gpu "…".vgpu_memory': None,
+        'gpu "…".sharing': None,
+        'gpu "…".group_by': None,
+        'gpu "…".ignored': None,
+        'gpu "…".name': None,
         "health.fatal_xids": (),
         "health.ignored_xids": (),
         "health.recovery_period": 60.0,
@@ -74,7 +86,7 @@ def test_every_option_says_what_it_is_for(option: Option) -> None:
 def test_a_block_is_listed_with_its_options() -> None:
     """What is in a block is declared by a class, and the block itself holds no value."""
     blocks = {option.name: option.block for option in options() if option.block}
-    assert blocks == {"mps": MpsConfig, "health": HealthConfig}
+    assert blocks == {"gpu": GpuConfig, "mps": MpsConfig, "health": HealthConfig}
     assert not blocks.keys() & ALL.keys()
     assert [option.field for option in options(HealthConfig)] == [
         "fatal_xids",
@@ -95,6 +107,9 @@ def test_a_config_cannot_be_changed() -> None:
     [
         (PluginConfig(), False),
         (PluginConfig(vgpus=1), True),
+        (PluginConfig(vgpu_memory_mib=10240), True),
+        (PluginConfig(gpu=(GpuBlock("GPU-a", GpuConfig(vgpus=1)),)), True),
+        (PluginConfig(gpu=(GpuBlock("GPU-a", GpuConfig(ignored=True)),)), False),
         (PluginConfig(vgpus=1, enabled=False), False),
         (PluginConfig(enabled=False), False),
     ],
@@ -102,3 +117,11 @@ def test_a_config_cannot_be_changed() -> None:
 def test_a_config_is_configured_when_it_publishes(config: PluginConfig, configured: object) -> None:
     """A config that is switched on and has a size is configured, and no other."""
     assert config.configured is configured
+
+
+def test_a_way_of_sharing_may_be_that_of_some_gpus() -> None:
+    """What a way of sharing needs is needed when one block asks for it, too."""
+    block = GpuBlock("GPU-a", GpuConfig(vgpus=1, sharing="mps"))
+    assert PluginConfig(gpu=(block,)).shares_by("mps")
+    assert PluginConfig(sharing="mps").shares_by("mps")
+    assert not PluginConfig(gpu=(GpuBlock("GPU-a", GpuConfig(vgpus=1)),)).shares_by("mps")

@@ -95,7 +95,6 @@ def test_unknown_facts_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("fact", "attribute"),
     [
-        ("memory_mib", "memory"),
         ("power_limit_w", "power"),
         ("bar1_mib", "bar1"),
         ("cores_clock_mhz", "cores_clock"),
@@ -131,9 +130,15 @@ def test_truths_are_told_when_they_hold_for_all(fact: str) -> None:
     assert fact not in differing(fact, False)
 
 
+def test_memory_is_that_of_the_smallest() -> None:
+    """Cards of one model differ a little, as error correction takes its part of some."""
+    assert differing("memory_mib", 15360, 15109)["memory"] == Attribute(15109, "MiB")
+    assert "memory" not in differing("memory_mib", 15360, None)
+
+
 def test_the_share_of_one_is_the_smallest() -> None:
     """The memory of one vGPU is that of the smallest GPU of the group."""
-    assert differing("memory_mib", 1000, 401)["vgpu_memory"] == Attribute(100, "MiB")
+    assert differing("memory_mib", 440, 401)["vgpu_memory"] == Attribute(100, "MiB")
 
 
 def test_instances_are_counted() -> None:
