@@ -45,6 +45,8 @@ class Policy(NamedTuple):
     name: str | None = None
     """In place of the model's name in the name of its group."""
     decided_by: DecidedBy = DecidedBy()
+    asked: str = ""
+    """The size that was asked for, as an option: `vgpus = 4`; empty: none."""
     own_size: bool = False
     """Whether it is divided otherwise than its model, by a block for this very GPU."""
     problem: str = ""
@@ -58,7 +60,9 @@ class _Size(NamedTuple):
     memory_mib: int | None
 
     def __str__(self) -> str:
-        return f"vgpus = {self.vgpus}" if self.vgpus else f"vgpu_memory = {self.memory_mib} MiB"
+        if self.vgpus is not None:
+            return f"vgpus = {self.vgpus}"
+        return "" if self.memory_mib is None else f"vgpu_memory = {self.memory_mib} MiB"
 
 
 class _Rank(NamedTuple):
@@ -90,6 +94,7 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
         ignored.value,
         name.value,
         DecidedBy(*(found.rule for found in decisions)),
+        asked=str(size.value),
         own_size=_divided(gpu, general)[0] != vgpus,
         problem=f"{gpu.uuid}: {problems[0]}" if problems[0] else "",
     )
