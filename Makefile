@@ -44,7 +44,7 @@ contract: setup  ## the installed program, spoken to as Nomad would
 	$(BIN)/pytest tests/contract
 
 e2e: setup nomad ## real Nomad agents
-	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) $(BIN)/pytest tests/e2e --timeout 300
+	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) $(BIN)/pytest tests/e2e --timeout 600
 
 nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
 	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh

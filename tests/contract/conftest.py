@@ -24,6 +24,10 @@ PROGRAM = Path(sys.executable).with_name("nvidia-vgpu")
 """The console script of the environment that runs the tests."""
 
 
+PATIENCE_S = 120.0
+"""Ends a test that waits in vain; nothing takes as long, even where the CPU is scarce."""
+
+
 class Started(Host):
     """A plugin and everything it has logged."""
 
@@ -37,6 +41,20 @@ class Started(Host):
     def logged(self, level: str) -> list[str]:
         """The messages of one level so far."""
         return [line.message for line in self.logs if line.level == level]
+
+    def logged_in_all(self, level: str) -> list[str]:
+        """The messages of one level, all of them: ends the plugin, for the log lags behind it."""
+        self.__exit__(None, None, None)
+        return self.logged(level)
+
+    def end(self, package: str = "plugin") -> int:
+        """Asks the plugin to end, and waits until it has by itself; its exit status.
+
+        How long that takes is measured by `make bench`, and that Nomad need not kill it by `e2e`:
+        here the machine may be busy with something else.
+        """
+        self.plugin.shutdown(package, timeout_s=PATIENCE_S)
+        return self.plugin.process.wait(PATIENCE_S)
 
 
 QUICK = {"fingerprint_period": "100ms", "health": {"recovery_period": "0s"}}

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def main(state: State, arguments: Sequence[str]) -> int:
             control.connect(str(pipe / CONTROL))
         except OSError:
             mode = _value(arguments, "--compute-mode") or _compute_mode(state, facts["device"])
-            code = _print(facts, error=_error_without_mps(mode))
+            code = _print(facts, error=_error_without_mps(state, facts["device"], mode))
             return code if code or not hold else _stay([])
         return _meet(control, facts, hold=hold)
 
@@ -74,7 +75,10 @@ def _compute_mode(state: State, device: str) -> str:
     return mode
 
 
-def _error_without_mps(mode: str) -> int:
+def _error_without_mps(state: State, device: str, mode: str) -> int:
+    if mode == "EXCLUSIVE_PROCESS" and state.setting("open_exclusive", False):
+        held = any(device in entry["devices"] for entry in state.living("server"))
+        return CANNOT_CONNECT if held else 0
     return {"DEFAULT": 0, "PROHIBITED": UNAVAILABLE}.get(mode, CANNOT_CONNECT)
 
 
@@ -119,7 +123,10 @@ def _stay(links: list[socket.socket], facts: Mapping[str, Any] | None = None) ->
     """Stay until the server goes or ends us; without MPS until SIGTERM."""
     while True:
         for link in select.select(links, [], [])[0]:
-            said = link.recv(4096)
+            said = b""
+            # A server that dies before it has accepted resets the connection.
+            with suppress(OSError):
+                said = link.recv(4096)
             if said:
                 return _print(facts or {}, error=json.loads(said)["error"])
             if link is links[0]:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .state import ALL, HOME, LOGS, POLL_S, Rule, State, born
+from .state import ALL, HOME, LOGS, POLL_S, Rule, State, is_alive
 
 LimitForm = Literal["exact", "mib", "mb", "spaced", "floor_gib", "bytes"]
 """How `get_…_device_pinned_mem_limit` spells 4 GiB and 3840 MiB: `4G` `3840M`; `4096M` `3840M`;
@@ -236,11 +236,18 @@ class FakeMps:
         """Clients find the modes that were set through the fake NVML: `FakeDriver.modes_path`."""
         self._set("compute_modes_path", str(path))
 
+    def open_exclusive_gpus(self) -> None:
+        """A client that meets no daemon gets an EXCLUSIVE_PROCESS GPU on which no server is.
+
+        That is how the mode is documented; unless set, such a client is always refused.
+        """
+        self._set("open_exclusive", True)
+
     # ---- its end ----
 
     def stop_all(self) -> None:
         """End every process of this installation that is alive, and return when they are gone."""
-        while left := [e for e in self._state.records("processes") if _is_alive(e)]:
+        while left := self._state.living():
             self._end(left)
 
     def _add(
@@ -257,24 +264,18 @@ class FakeMps:
         self._state.write(self._rules, self._settings)
 
     def _records(self, kind: str, pipe: Path | None) -> list[dict[str, Any]]:
-        return [
-            entry
-            for entry in self._state.records("processes")
-            if entry["kind"] == kind
-            and (pipe is None or entry["pipe"] == str(pipe))
-            and _is_alive(entry)
-        ]
+        return self._state.living(kind, str(pipe) if pipe else ALL)
 
     def _alive(self, kind: str, pipe: Path | None) -> list[Process]:
         return [Process(entry["pid"], entry["pipe"]) for entry in self._records(kind, pipe)]
 
     def _end(self, entries: list[dict[str, Any]]) -> None:
         for entry in entries:
-            if _is_alive(entry):
+            if is_alive(entry):
                 with suppress(ProcessLookupError):
                     os.kill(entry["pid"], signal.SIGKILL)
         deadline = time.monotonic() + _PATIENCE_S
-        while any(_is_alive(entry) for entry in entries):
+        while any(is_alive(entry) for entry in entries):
             assert time.monotonic() < deadline, f"{entries} cannot be killed"
             time.sleep(POLL_S)
 
@@ -321,7 +322,3 @@ def _launcher() -> str:
             "",
         )
     )
-
-
-def _is_alive(entry: Mapping[str, Any]) -> bool:
-    return entry["born"] is not None and born(entry["pid"]) == entry["born"]

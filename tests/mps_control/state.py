@@ -98,7 +98,17 @@ class State:
     def record_process(self, kind: str, pipe: str) -> None:
         """Make the calling process known, so that a test can find and end it."""
         pid = os.getpid()
-        self.record("processes", {"kind": kind, "pid": pid, "born": born(pid), "pipe": pipe})
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+        entry = {"kind": kind, "pid": pid, "born": born(pid), "pipe": pipe, "devices": devices}
+        self.record("processes", entry)
+
+    def living(self, kind: str = ALL, pipe: str = ALL) -> list[dict[str, Any]]:
+        """Records of processes that are alive."""
+        return [
+            entry
+            for entry in self.records("processes")
+            if kind in (ALL, entry["kind"]) and pipe in (ALL, entry["pipe"]) and is_alive(entry)
+        ]
 
 
 class Directories(NamedTuple):
@@ -124,3 +134,8 @@ def born(pid: int) -> str | None:
     status = fields.rpartition(")")[2].split()
     # A daemon's parent is a stranger who may never collect it.
     return None if status[0] in "ZX" else status[19]
+
+
+def is_alive(entry: Mapping[str, Any]) -> bool:
+    """Whether the process of this record still is the one that was recorded."""
+    return entry["born"] is not None and born(entry["pid"]) == entry["born"]

@@ -101,6 +101,10 @@ class MpsControl:
         memory = self._ask(f"get_default_device_pinned_mem_limit {ORDINAL}")
         return memory.strip(), self._ask("get_default_active_thread_percentage").strip()
 
+    def start_server(self) -> None:
+        """Starts a server before its first client would; it may take a moment to be listed."""
+        self._ask("start_server -uid 0")
+
     def quit(self) -> None:
         """Tells the daemon to end, and its servers with it."""
         self._ask("quit")
@@ -223,9 +227,16 @@ def _same_number(read: str, wanted: str) -> bool:
 
 
 def _same_size(read: str, wanted: str) -> bool:
-    """Whether a size reads back as set, whatever the unit; a bare number is bytes."""
+    """Whether a size reads back as set, whatever the unit; a bare number is bytes.
+
+    Some tools answer in whole GiB, rounded down (`3G` for 3840M, in NVIDIA's own guides).
+    """
     match, wanted_mib = _SIZE.fullmatch(read.strip()), float(wanted.removesuffix("M"))
-    return match is not None and float(match[1]) * _MIB[match[2].upper()] == wanted_mib
+    if match is None:
+        return False
+    number, unit = match[1], match[2].upper()
+    whole_gib = unit == "G" and number.isdigit() and int(number) == wanted_mib // 1024 > 0
+    return whole_gib or float(number) * _MIB[unit] == wanted_mib
 
 
 def _shown(said: str) -> str:

@@ -107,6 +107,10 @@ class MpsDaemon:
             )
         _log.info("%s: its MPS daemon was ended", self._uuid)
 
+    def start_server(self) -> None:
+        """Starts its server, so that one holds the GPU before the first task does."""
+        self._control.start_server()
+
     def servers(self) -> list[Server]:
         """Its servers and their clients."""
         return self._control.servers()

@@ -39,6 +39,8 @@ class MpsEnforcer:
         self._lock = threading.Lock()  # of `_owner`
         self._owner: int | None = None
         self._begun: set[str] = set()
+        self._without_server: set[str] = set()
+        """The GPUs that had no server at the last pass, which then started one."""
 
     def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
         """Starts, adopts or mends the daemon of `gpu`, and reads its limits back."""
@@ -122,15 +124,18 @@ class MpsEnforcer:
                 " limits: end that process"
             )
         record = daemon.record()
+        held_open = self._hold_gpu(daemon, gpu, record, servers) if owner else ""
         exclusive, why_not = self._exclusive(gpu, vgpus)
         weaknesses = [
             *(_unsettled_sentence(gpu.uuid, one) for one in unsettled),
             self._record_sentence(gpu.uuid, record),
             why_not,
+            held_open,
         ]
         return Enforcement(
             holds_memory=limits.memory_mib is not None
             and exclusive
+            and not held_open
             and not any(one.of_memory for one in unsettled),
             weakness="; ".join(filter(None, dict.fromkeys(weaknesses))),
         )
@@ -147,6 +152,28 @@ class MpsEnforcer:
                 " another user use this GPU: run them as one user, or set mps.multi_user = false"
             )
         return ""
+
+    def _hold_gpu(
+        self, daemon: MpsDaemon, gpu: Gpu, record: Record | None, servers: list[Server]
+    ) -> str:
+        """Sees that a server holds the GPU; why none does, if it was told to before.
+
+        EXCLUSIVE_PROCESS lets one process in, whichever comes first: until there is a server, a
+        task that does not find the daemon would have the whole GPU. Only a server of all users can
+        be started before it is known whose task comes.
+        """
+        if servers or record is None or not record.multi_user:
+            self._without_server.discard(gpu.uuid)
+            return ""
+        told = gpu.uuid in self._without_server
+        self._without_server.add(gpu.uuid)
+        daemon.start_server()
+        return (
+            f"{gpu.uuid}: its MPS server does not start: see server.log in"
+            f" {gpu_directory(self._config, gpu.uuid) / 'log'}"
+            if told
+            else ""
+        )
 
     def _set_compute_mode(self, gpu: Gpu) -> None:
         if gpu.parent_uuid is not None:
