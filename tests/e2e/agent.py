@@ -166,6 +166,12 @@ class Agent:
                 start_new_session=True,
             )
 
+    def restart_with(self, config: str) -> None:
+        """Stops the agent and starts it with another configuration; its tasks run on meanwhile."""
+        self.stop()
+        (self.root / "given.hcl").write_text(config)
+        self.start()
+
     def wait_for_exit(self, timeout_s: float = _START_S) -> int:
         """The agent's exit status, once it ended by itself."""
         assert self._process is not None

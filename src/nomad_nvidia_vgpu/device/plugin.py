@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
+from nomad_nvidia_vgpu.device.holdings import HoldingsWatch
 from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
 from nomad_nvidia_vgpu.device.task_ending import NobodyAttributed, TaskEnder
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
@@ -80,6 +81,11 @@ class Plugin:
                 enforcers = enforcers_of(config, source)
                 if enforcers:
                     Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
+                # Simulated GPUs have the same UUIDs in every agent: a task may be another's.
+                if not config.simulate:
+                    self._catalog.expect_holdings()
+                    tell = self._catalog.take_holdings
+                    HoldingsWatch(tell, config.fingerprint_period_s).start()
                 self._watch = GpuWatch(
                     source,
                     _sink(config, self._catalog),

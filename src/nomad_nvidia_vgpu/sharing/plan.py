@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import share_of
+from nomad_nvidia_vgpu.sharing.holding import WITHHELD, Division, Holding, withheld
 from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+
+DEVICE_TYPE = "gpu"
+"""The second part of a device's name in jobs."""
 
 MANY_VGPUS = 1024
 """Above this, a node's registration is large enough to be worth a warning."""
@@ -20,6 +24,9 @@ MAX_VGPUS_PER_NODE = 4096
 """Above this, a node's registration would exceed what Nomad's Raft log takes in one entry."""
 
 _MAX_SHOWN = 8
+
+
+_HELD = Health(False, WITHHELD)
 
 
 class SharedGpu(NamedTuple):
@@ -34,6 +41,8 @@ class SharedGpu(NamedTuple):
     published: int
     """How many of its vGPUs Nomad is told of: all, but for a GPU beyond the node's limit."""
     enforcement: Enforcement = IN_FORCE
+    withheld: frozenset[int] = frozenset()
+    """The numbers of the vGPUs that must not be given away now."""
 
     @property
     def strategy(self) -> Strategy:
@@ -44,6 +53,10 @@ class SharedGpu(NamedTuple):
     def memory_isolation(self) -> str:
         """What holds a task to its share of the memory; one of `strategy.ISOLATION`."""
         return self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
+
+    def health_of(self, number: int) -> Health:
+        """The health of one of its vGPUs."""
+        return _HELD if self.health.healthy and number in self.withheld else self.health
 
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
@@ -60,6 +73,10 @@ class Group(NamedTuple):
 
     name: str
     gpus: tuple[SharedGpu, ...]
+
+    def device(self, vendor: str) -> str:
+        """Its full name, by which Nomad counts and a job can ask for it."""
+        return f"{vendor}/{DEVICE_TYPE}/{self.name}"
 
 
 class Plan(NamedTuple):
@@ -83,11 +100,14 @@ def make_plan(
     config: PluginConfig,
     inventory: Inventory,
     enforced: Mapping[str, Enforcement] | None = None,
+    holdings: Collection[Holding] = (),
+    before: Plan | None = None,
 ) -> Plan:
     """The groups that `config` makes of `inventory`, ordered by name.
 
     `enforced` says by UUID what is in force on GPUs whose sharing needs more than the driver;
-    None: assume that all is as the config asks.
+    None: assume that all is as the config asks. `holdings` is what running tasks say that they
+    hold; `before` the plan that this one follows.
     """
     if not config.configured:
         return Plan()
@@ -95,8 +115,12 @@ def make_plan(
     wanted = [(seen, policy) for seen, policy in decided if not policy.ignored]
     shared = _within_limit([_divide(seen, policy, enforced) for seen, policy in wanted])
     stems = [_Stem.of(one, policy) for one, (_, policy) in zip(shared, wanted, strict=True)]
+    groups = (Group(name, tuple(gpus)) for name, gpus in sorted(_grouped(stems).items()))
+    if holdings:
+        earlier = before.by_uuid() if before else {}
+        groups = (_without_held(config, group, holdings, earlier) for group in groups)
     return Plan(
-        groups=tuple(Group(name, tuple(gpus)) for name, gpus in sorted(_grouped(stems).items())),
+        groups=tuple(groups),
         warnings=tuple(_warnings(config, inventory, shared)),
     )
 
@@ -124,6 +148,22 @@ def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
         fits = total <= MAX_VGPUS_PER_NODE
         result.append(one if fits else one._replace(health=surplus, published=1))
     return result
+
+
+def _without_held(
+    config: PluginConfig,
+    group: Group,
+    holdings: Collection[Holding],
+    earlier: Mapping[str, SharedGpu],
+) -> Group:
+    """The group, with what tasks hold of it that Nomad does not count withheld."""
+    gpus = []
+    for one in group.gpus:
+        uuid = one.gpu.uuid
+        now = Division(uuid, group.device(config.vendor), one.vgpus, one.gpu.memory_mib)
+        before = earlier[uuid].withheld if uuid in earlier else frozenset()
+        gpus.append(one._replace(withheld=withheld(now, holdings, before)))
+    return Group(group.name, tuple(gpus))
 
 
 class _Stem(NamedTuple):

@@ -16,7 +16,9 @@ from nomad_nvidia_vgpu.device.fingerprint import (
     device_groups,
 )
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
+from nomad_nvidia_vgpu.sharing.holding import WITHHELD, Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from unit.example_gpus import LOST, gpu, inventory, mig
 
 UNITS = ["", "MiB", "W", "MHz", "MB/s"]
@@ -196,3 +198,14 @@ def test_a_mig_device_of_unknown_profile_is_not_taken_to_be_isolated() -> None:
     attributes = group_of(nameless, vgpus=1).attributes
     assert attributes["memory_isolation"] == Attribute("none")
     assert "mig" not in attributes
+
+
+def test_withheld_vgpus_are_unhealthy_instances() -> None:
+    """They are published with the reason, and are not among the healthy ones."""
+    old = Holding("t", None, frozenset({VgpuId("GPU-a", 9)}))
+    plan = make_plan(PluginConfig(vgpus=4), inventory(gpu("GPU-a")), holdings=[old])
+    (group,) = device_groups(plan, "letmutx")
+    assert [instance.healthy for instance in group.instances] == [True, True, True, False]
+    assert group.instances[3].health_description == WITHHELD
+    assert group.attributes["instances"] == Attribute(4)
+    assert group.attributes["healthy_instances"] == Attribute(3)
