@@ -91,7 +91,7 @@ def test_fewer_vgpus_are_not_given_away_over_tasks_that_run(
     assert promised_mib(agent) == MEMORY_MIB
 
     agent.api.stop([old[2], old[3]])
-    agent.api.wait_for(second, "running")
+    agent.api.wait_for(second, "running", timeout_s=120)
     wait_until("both are offered", lambda: healthy(agent) == {0, 1})
     assert promised_mib(agent) == MEMORY_MIB
 
@@ -115,7 +115,7 @@ def test_more_vgpus_in_another_group_leave_old_tasks_their_share(
     agent.api.wait_until_blocked(waiting)
     assert promised_mib(agent) == MEMORY_MIB
     agent.api.stop([old])
-    agent.api.wait_for(waiting, "running")
+    agent.api.wait_for(waiting, "running", timeout_s=120)
 
 
 def test_an_agent_that_restarts_unchanged_withholds_nothing(

@@ -49,7 +49,7 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
             "model": one.seen.gpu.model,
             "pci_bus_id": one.seen.gpu.pci_bus_id,
             "parent_uuid": one.seen.gpu.parent_uuid,
-            "memory_mib": one.seen.gpu.memory_mib,
+            "memory_mib": one.seen.gpu.own_memory_mib,
             "ignored": one.policy.ignored,
             "vgpus": one.shared.vgpus if one.shared else None,
             "share_mib": one.shared.memory_mib(1) if one.shared else None,

@@ -118,7 +118,7 @@ def largest_grant(config: MpsConfig, vgpus: int) -> int:
 
 def limits_of(config: MpsConfig, grant: Grant) -> Limits:
     """The limits of each process of a task with this grant, rounded down."""
-    memory_mib = grant.gpu.memory_mib
+    memory_mib = grant.gpu.own_memory_mib
     if not config.memory_limit or memory_mib is None or grant.gpu.unified_memory:
         memory_mib = None
     else:

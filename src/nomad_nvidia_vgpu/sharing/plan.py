@@ -64,7 +64,7 @@ class SharedGpu(NamedTuple):
 
     def memory_mib(self, granted: int) -> int | None:
         """The memory that `granted` of its vGPUs entitle a task to, rounded down."""
-        total = self.gpu.memory_mib
+        total = self.gpu.own_memory_mib
         return None if total is None else share_of(total, granted, self.vgpus)
 
 
@@ -160,7 +160,7 @@ def _without_held(
     gpus = []
     for one in group.gpus:
         uuid = one.gpu.uuid
-        now = Division(uuid, group.device(config.vendor), one.vgpus, one.gpu.memory_mib)
+        now = Division(uuid, group.device(config.vendor), one.vgpus, one.gpu.own_memory_mib)
         before = earlier[uuid].withheld if uuid in earlier else frozenset()
         gpus.append(one._replace(withheld=withheld(now, holdings, before)))
     return Group(group.name, tuple(gpus))

@@ -152,15 +152,16 @@ def _divided(gpu: Gpu, size: _Found) -> tuple[int, str]:
             f"neither the node's options nor a gpu block give a {gpu.model} a size: set vgpus or"
             " vgpu_memory, or ignored = true in a gpu block"
         )
-    if gpu.memory_mib is None:
+    memory_mib = gpu.own_memory_mib
+    if memory_mib is None:
         return 1, (
             f"vgpu_memory ({size.rule}) cannot divide a GPU that does not tell its memory: give it"
             " vgpus in a gpu block"
         )
-    fitting = gpu.memory_mib // least_mib
+    fitting = memory_mib // least_mib
     if fitting == 0:
         return 1, (
-            f"its {gpu.memory_mib} MiB are less than one vgpu_memory of {least_mib} MiB"
+            f"its {memory_mib} MiB are less than one vgpu_memory of {least_mib} MiB"
             f" ({size.rule}): lower it, or give this GPU a size of its own in a gpu block"
         )
     return min(fitting, MAX_VGPUS), ""
