@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import imports, memory, messages, report, reserve, startup
+from bench import imports, memory, messages, placement, report, reserve, startup
 from bench.environment import BrokenInstallationError, Installation, prepare
 from bench.fake_driver import FakeMachine, NoFakeDriverError
 from bench.figures import FULL, QUICK, Effort, Figure
@@ -89,6 +89,7 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
             ),
         ),
         ("Reserve", lambda: reserve.measure(installation, effort)),
+        ("placement", lambda: placement.measure(installation, effort)),
     ]
     figures = []
     for title, work in steps:

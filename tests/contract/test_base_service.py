@@ -93,7 +93,7 @@ def test_all_problems_come_in_one_error(start: Start) -> None:
 
 def test_options_without_a_size_are_refused(start: Start) -> None:
     """An operator who wrote something and forgot vgpus wants to know."""
-    with pytest.raises(Refused, match="vgpus is missing"):
+    with pytest.raises(Refused, match="vgpus and vgpu_memory are both missing"):
         start(ignored_gpu_ids=["GPU-1"])
 
 

@@ -8,19 +8,14 @@ import pytest
 
 from e2e import binaries
 from e2e.cluster import TIMEOUT_S, Cluster, shares_given, started
-from e2e.conftest import A100, T4, plugin_block
+from e2e.conftest import A100, T4
+from e2e.fleets import FLEETS, VGPUS, configs
 from e2e.jobs import LOOK_AT_ALL_NODES, SPREAD_OVER_NODES, affinity, constraint, device, mock_job
 from e2e.waiting import wait_until
 
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(900)]
 
 L4 = "NVIDIA L4"
-FLEETS = {
-    "big": 'vgpu_memory = "10GiB"\n simulate = ["a100-sxm4-80gb:8"]',
-    "small": 'vgpus = 42\n simulate = ["l4:4", "t4"]\n gpu "*T4*" { vgpus = 30 }',
-    "parts": 'vgpus = 8\n simulate = ["h100-80gb-hbm3:2:3g.40gb,2g.20gb,1g.10gb,1g.10gb"]',
-}
-VGPUS = {"big": 8 * 8, "small": 4 * 42 + 30, "parts": 2 * 4 * 8}
 AT_LEAST_10_GIB = constraint("device.attr.vgpu_memory", ">=", "10 GiB")
 
 
@@ -28,8 +23,7 @@ AT_LEAST_10_GIB = constraint("device.attr.vgpu_memory", ">=", "10 GiB")
 def three_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster, for all tests of this module: its start takes longer than each of them."""
     root = tmp_path_factory.mktemp("c")
-    configs = {name: plugin_block(options) for name, options in FLEETS.items()}
-    with started(binaries.nomad(), root, configs) as cluster:
+    with started(binaries.nomad(), root, configs()) as cluster:
         yield cluster
 
 
