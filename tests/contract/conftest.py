@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 from libnvidia_ml.driver import FakeDriver, build
+from mps_control.control import install
 
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
 from nomad_nvidia_vgpu.rpc.client import Host
+
+from .mps_machine import MpsMachine
 
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
@@ -86,6 +89,19 @@ def old_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def node(library: Path, tmp_path: Path) -> FakeDriver:
     """A node whose GPUs a test can choose and break."""
     return FakeDriver(library, tmp_path)
+
+
+@pytest.fixture
+def machine(
+    node: FakeDriver, tmp_path: Path, mps_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MpsMachine]:
+    """A node with MPS tools; nothing of them is left after the test."""
+    fake = install(tmp_path / "bin")
+    monkeypatch.setenv("PATH", fake.environment()["PATH"])
+    with ExitStack() as stack:
+        stack.callback(fake.stop_all)
+        tasks = stack.enter_context(ExitStack())
+        yield MpsMachine(node, fake, mps_root, tasks)
 
 
 @pytest.fixture
