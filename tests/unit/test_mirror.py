@@ -29,6 +29,7 @@ OF_NO_MODULE = {
 """Test files that test no module, and what they test."""
 
 MORE_THAN_ONE = {
+    "config/test_decode_gpu_blocks.py": "config/decode.py",
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",
     "device/test_fingerprint_attributes.py": "device/fingerprint.py",

@@ -176,8 +176,8 @@ def test_a_group_is_isolated_as_its_weakest_gpu() -> None:
     strong = mig("MIG-a")
     same_name = {"model": "NVIDIA A100 MIG"}
     gpus = (
-        gpu(g.uuid, parent_uuid="GPU-p", mig_profile=g.mig_profile, **same_name)
-        for g in (strong, weak)
+        gpu(one.uuid, parent_uuid="GPU-p", mig_profile=one.mig_profile, memory_mib=mib, **same_name)
+        for one, mib in ((strong, 10000), (weak, 30000))  # a third of which is its own
     )
     assert group_of(*gpus, vgpus=1).attributes["memory_isolation"] == Attribute("none")
 
