@@ -111,7 +111,7 @@ def _attributes(group: Group) -> dict[str, Attribute]:
     shared = group.gpus
     gpus = [one.gpu for one in shared]
     published = sum(one.published for one in shared)
-    healthy = sum(one.published - len(one.withheld) for one in shared if one.health.healthy)
+    healthy = sum(one.offered for one in shared)
     found: dict[str, Attribute | None] = {
         "memory": _least((g.memory_mib for g in gpus), "MiB"),
         "power": _least((g.power_limit_w for g in gpus), "W"),

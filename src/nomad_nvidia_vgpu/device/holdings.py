@@ -12,15 +12,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from nomad_nvidia_vgpu.device.reserve import BUDGETS_ENV, GROUP_ENV, IDS_ENV
+from nomad_nvidia_vgpu.device.claims import claim_of
+from nomad_nvidia_vgpu.device.proc import Proc
+from nomad_nvidia_vgpu.device.reserve import GROUP_ENV, IDS_ENV
 from nomad_nvidia_vgpu.sharing.holding import Holding
-from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
 MIN_INTERVAL_S = 1.0
-
-_MAX_ENVIRON_BYTES = 1 << 20
-_MAX_IDS = 4096
-_MAX_DIGITS = 12
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +29,12 @@ class HoldingsWatch:
         self,
         tell: Callable[[frozenset[Holding]], None],
         period_s: float,
-        proc: str = "/proc",
+        proc: Proc | None = None,
     ) -> None:
         """`tell` is called with each finding, in the thread."""
         self._tell = tell
         self._period_s = max(period_s, MIN_INTERVAL_S)
-        self._proc = proc
+        self._proc = proc or Proc()
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -59,58 +56,29 @@ class HoldingsWatch:
             self._stopped.wait(self._period_s)
 
 
-def environments(proc: str = "/proc") -> Iterator[Mapping[str, str]]:
+def environments(proc: Proc) -> Iterator[Mapping[str, str]]:
     """The environments of all processes that were started with vGPUs, as far as we may read them."""
-    wanted = f"{IDS_ENV}=".encode()
-    for name in os.listdir(proc):  # noqa: PTH208  some hundred names, no more
-        if not name.isdecimal():
-            continue
-        try:
-            with open(f"{proc}/{name}/environ", "rb") as file:  # noqa: PTH123  some hundred times
-                data = file.read(_MAX_ENVIRON_BYTES)
-        except OSError:
-            continue  # it has ended, or is none of our business
-        if wanted in data:
-            yield _parsed(data)
+    for name in os.listdir(proc.root):  # noqa: PTH208  some hundred names, no more
+        if name.isdecimal():
+            environment = proc.environment(int(name))
+            if environment is not None and IDS_ENV in environment:
+                yield environment
 
 
 def holdings_of(found: Iterable[Mapping[str, str]]) -> frozenset[Holding]:
     """What the tasks with these environments hold, each once however many processes it has."""
     by_task: dict[str, Holding] = {}
     for environment in found:
-        allocation = environment.get("NOMAD_ALLOC_ID")
-        vgpus = frozenset(_ids(environment.get(IDS_ENV, "")))
-        if not allocation or not vgpus:
+        claim = claim_of(environment, None, certain=False)
+        if claim is None or claim.task.allocation is None:
             continue
-        task = f"{allocation}/{environment.get('NOMAD_TASK_NAME', '')}"
-        budgets = dict(_budgets(environment.get(BUDGETS_ENV, "")))
+        task = f"{claim.task.allocation}/{claim.task.name or ''}"
+        vgpus, budgets = claim.vgpus, dict(claim.promised_mib)
+        group = environment.get(GROUP_ENV)
         other = by_task.get(task)
         if other is not None:
             vgpus |= other.vgpus
             budgets = {**dict(other.budgets), **budgets}
-        group = environment.get(GROUP_ENV) or (other.group if other else None)
-        by_task[task] = Holding(task, group, vgpus, tuple(sorted(budgets.items())))
+            group = group or other.group
+        by_task[task] = Holding(task, group or None, vgpus, tuple(sorted(budgets.items())))
     return frozenset(by_task.values())
-
-
-def _parsed(data: bytes) -> dict[str, str]:
-    variables: dict[str, str] = {}
-    for entry in data.decode("utf-8", "replace").split("\0"):
-        name, equals, value = entry.partition("=")
-        if equals:
-            variables.setdefault(name, value)
-    return variables
-
-
-def _ids(text: str) -> Iterator[VgpuId]:
-    for part in text.split(",", _MAX_IDS)[:_MAX_IDS]:
-        vgpu = VgpuId.parse(part)
-        if vgpu is not None:
-            yield vgpu
-
-
-def _budgets(text: str) -> Iterator[tuple[str, int]]:
-    for part in text.split(",", _MAX_IDS)[:_MAX_IDS]:
-        uuid, _, mib = part.rpartition("=")
-        if uuid and mib.isascii() and mib.isdecimal() and len(mib) <= _MAX_DIGITS:
-            yield uuid, int(mib)

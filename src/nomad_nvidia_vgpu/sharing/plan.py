@@ -41,6 +41,8 @@ class SharedGpu(NamedTuple):
     published: int
     """How many of its vGPUs Nomad is told of: all, but for a GPU beyond the node's limit."""
     enforcement: Enforcement = IN_FORCE
+    guarded: bool = False
+    """Whether the memory guard ends processes of a task that takes more than its share."""
     withheld: frozenset[int] = frozenset()
     """The numbers of the vGPUs that must not be given away now."""
 
@@ -52,11 +54,17 @@ class SharedGpu(NamedTuple):
     @property
     def memory_isolation(self) -> str:
         """What holds a task to its share of the memory; one of `strategy.ISOLATION`."""
-        return self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
+        held = self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
+        return "guard" if held == "none" and self.guarded else held
 
     def health_of(self, number: int) -> Health:
         """The health of one of its vGPUs."""
         return _HELD if self.health.healthy and number in self.withheld else self.health
+
+    @property
+    def offered(self) -> int:
+        """How many of its vGPUs can be used or given away now."""
+        return self.published - len(self.withheld) if self.health.healthy else 0
 
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
@@ -113,7 +121,7 @@ def make_plan(
         return Plan()
     decided = [(seen, decide(config, seen.gpu)) for seen in inventory.gpus]
     wanted = [(seen, policy) for seen, policy in decided if not policy.ignored]
-    shared = _within_limit([_divide(seen, policy, enforced) for seen, policy in wanted])
+    shared = _within_limit([_divide(config, seen, policy, enforced) for seen, policy in wanted])
     stems = [_Stem.of(one, policy) for one, (_, policy) in zip(shared, wanted, strict=True)]
     groups = (Group(name, tuple(gpus)) for name, gpus in sorted(_grouped(stems).items()))
     if holdings:
@@ -125,7 +133,12 @@ def make_plan(
     )
 
 
-def _divide(seen: SeenGpu, policy: Policy, enforced: Mapping[str, Enforcement] | None) -> SharedGpu:
+def _divide(
+    config: PluginConfig,
+    seen: SeenGpu,
+    policy: Policy,
+    enforced: Mapping[str, Enforcement] | None,
+) -> SharedGpu:
     gpu, health = seen
     strategy = STRATEGIES[policy.sharing]
     if enforced is None or gpu.simulated:
@@ -135,7 +148,8 @@ def _divide(seen: SeenGpu, policy: Policy, enforced: Mapping[str, Enforcement] |
     problem = policy.problem or strategy.problem(gpu, policy.vgpus) or enforcement.problem
     if health.healthy and problem:
         health = Health(False, problem)
-    return SharedGpu(gpu, health, policy.vgpus, policy.sharing, policy.vgpus, enforcement)
+    guarded = config.memory_guard.action == "kill"
+    return SharedGpu(gpu, health, policy.vgpus, policy.sharing, policy.vgpus, enforcement, guarded)
 
 
 def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:

@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.config.options import (
     GpuBlock,
     GpuConfig,
     HealthConfig,
+    MemoryGuardConfig,
     MpsConfig,
     PluginConfig,
     options,
@@ -36,6 +37,7 @@ FULL: dict[str, Any] = {
     "vendor": "nvidia",
     "group_by": "gpu",
     "visible_devices_envs": ["CUDA_VISIBLE_DEVICES"],
+    "metrics_address": "[::1]:9400",
     "simulate": ["l4:2"],
     "log_level": "debug",
     "sharing": "mps",
@@ -48,6 +50,7 @@ FULL: dict[str, Any] = {
         "exclusive_process": False,
         "multi_user": False,
     },
+    "memory_guard": {"action": "kill", "grace": "90s", "tolerance_percent": 10},
     "health": {
         "fatal_xids": [13],
         "ignored_xids": [79, 48],
@@ -67,6 +70,7 @@ FULL_CONFIG = PluginConfig(
     vendor="nvidia",
     group_by="gpu",
     visible_devices_envs=("CUDA_VISIBLE_DEVICES",),
+    metrics_address="[::1]:9400",
     simulate=(SimulatedGpus("l4", 2),),
     log_level="debug",
     sharing="mps",
@@ -79,6 +83,7 @@ FULL_CONFIG = PluginConfig(
         exclusive_process=False,
         multi_user=False,
     ),
+    memory_guard=MemoryGuardConfig("kill", 90.0, 10),
     health=HealthConfig((13,), (79, 48), recovery_period_s=5.0, end_tasks=True),
 )
 
@@ -254,6 +259,7 @@ def test_a_wrong_size_is_reported_once(vgpus: object) -> None:
         ("visible_devices_envs", ["A=B"]),
         ("ignored_gpu_ids", ["GPU-a,GPU-b"]),
         ("ignored_gpu_ids", [""]),
+        ("metrics_address", ":9400"),
         ("simulate", ["l5"]),
         ("log_level", "warning"),
         ("fingerprint_period", "99ms"),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.device.holdings import HoldingsWatch, environments, holdings_of
+from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
@@ -77,7 +78,7 @@ def test_only_processes_with_vgpus_are_read(tmp_path: Path) -> None:
     process(tmp_path, 12, packed(TASK) + b"\xff=\xfe\0nonsense\0")
     process(tmp_path, "self", packed(TASK))
     (tmp_path / "13").mkdir()
-    (found,) = environments(str(tmp_path))
+    (found,) = environments(Proc(str(tmp_path)))
     assert TASK.items() <= found.items()
 
 
@@ -89,7 +90,7 @@ def test_this_machine_can_be_read() -> None:
         stdin=subprocess.PIPE,
     )
     try:
-        tasks = {holding.task for holding in holdings_of(environments())}
+        tasks = {holding.task for holding in holdings_of(environments(Proc()))}
         assert f"test-{os.getpid()}/train" in tasks
     finally:
         sleeper.communicate()
@@ -99,7 +100,7 @@ def test_the_watch_tells_what_it_finds(tmp_path: Path) -> None:
     """Each look tells all that is held then; one that fails tells that nothing is."""
     process(tmp_path, 12, packed(TASK))
     found: queue.Queue[frozenset[Holding]] = queue.Queue()
-    watch = HoldingsWatch(found.put, 0.0, str(tmp_path))
+    watch = HoldingsWatch(found.put, 0.0, Proc(str(tmp_path)))
     watch.start()
     assert found.get(timeout=30) == {HOLDING}
     (tmp_path / "12" / "environ").unlink()
