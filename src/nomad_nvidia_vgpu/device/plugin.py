@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
+from nomad_nvidia_vgpu.device.holdings import HoldingsWatch
 from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
 from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
@@ -123,6 +124,11 @@ class Plugin:
                 enforcers = enforcers_of(config, source)
                 if enforcers:
                     Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
+                # Simulated GPUs have the same UUIDs in every agent: a task may be another's.
+                if not config.simulate:
+                    self._catalog.expect_holdings()
+                    tell = self._catalog.take_holdings
+                    HoldingsWatch(tell, config.fingerprint_period_s).start()
                 self._accountant, sink = self._accounting()
                 self._watch = GpuWatch(
                     source,
