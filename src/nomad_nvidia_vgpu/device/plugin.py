@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
+from nomad_nvidia_vgpu.device.reserve import NodeSource, Reservation, reserve
 from nomad_nvidia_vgpu.device.task_ending import NobodyAttributed, TaskEnder
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
@@ -42,6 +42,7 @@ class Plugin:
         self._source_of = source_of
         self._config = config
         self._catalog = Catalog(config)
+        self._nodes = _node_source(config)
         self._lock = threading.Lock()  # guards the start of the watch
         self._watch: GpuWatch | None = None
 
@@ -59,7 +60,7 @@ class Plugin:
         """
         self._start_watch()
         edition = self._catalog.wait(lambda e: e.complete, fingerprint.FIRST_ANSWER_S)
-        return reserve(self._config, edition.plan, ids)
+        return reserve(self._config, edition.plan, ids, self._nodes)
 
     def stats(self, hang_up: "HangUp", asked_s: float) -> Iterator[tuple[stats.GroupStats, ...]]:
         """The stream of stats at the interval that the host asked for."""
@@ -89,6 +90,15 @@ class Plugin:
                 )
                 self._watch.start()
             return self._watch
+
+
+def _node_source(config: PluginConfig) -> NodeSource | None:
+    if config.device_nodes != "cdi":
+        return None
+    # Imported late: few nodes have a use for it, and every start would wait for it.
+    from nomad_nvidia_vgpu.device.cdi import CdiNodes  # noqa: PLC0415
+
+    return CdiNodes(config.cdi_spec_dirs)
 
 
 def _sink(config: PluginConfig, catalog: Catalog) -> Sink:

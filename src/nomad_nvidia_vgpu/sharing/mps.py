@@ -90,7 +90,9 @@ class Mps:
             envs[MEMORY_ENV] = f"{ORDINAL}={limits.memory_mib}M"
         if limits.thread_percentage is not None:
             envs[PERCENTAGE_ENV] = str(limits.thread_percentage)
-        mounts = (Mount(pipe, pipe, read_only=False),) if config.mps.mount else ()
+        # With device files there are mounts anyway, and so all that mounts cost in Nomad.
+        mounted = config.mps.mount or config.device_nodes == "cdi"
+        mounts = (Mount(pipe, pipe, read_only=False),) if mounted else ()
         return Delivery(envs, mounts)
 
     def enforcer(self, config: PluginConfig, modes: ComputeModes) -> MpsEnforcer | None:
