@@ -9,7 +9,7 @@ GO     ?= go
 FLOOR  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10 /usr/bin/python3.10))
 NOMAD_DIR := build/nomad
 
-.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test soak bench proto proto-check eval docs lock clean
+.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench proto proto-check eval docs lock clean
 
 help:            ## what the targets do
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,13 +38,13 @@ types: setup     ## mypy, strict
 	$(BIN)/mypy --cache-dir build/mypy
 
 unit: setup      ## pure code, the fake driver and the fake MPS
-	$(BIN)/pytest tests/unit tests/libnvidia_ml tests/mps_control
+	$(BIN)/pytest tests/unit tests/libnvidia_ml tests/mps_control tests/gpu_client
 
 contract: setup  ## the installed program, spoken to as Nomad would
 	$(BIN)/pytest tests/contract
 
 e2e: setup nomad ## real Nomad agents
-	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) $(BIN)/pytest tests/e2e --timeout 300
+	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) $(BIN)/pytest tests/e2e --timeout 600
 
 nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
 	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh
@@ -56,8 +56,11 @@ floor:           ## unit and contract tests on the oldest Python that is support
 	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 	build/floor/bin/pytest tests/unit tests/contract
 
-gpu-test: setup  ## on a real GPU
-	$(BIN)/pytest -s tests/gpu
+gpu-test: setup  ## on a real GPU, in nine minutes; GPU_TEST_ARGS="--only shares"
+	GPU_PYTHON=$(abspath $(BIN))/python scripts/gpu-session.sh $(GPU_TEST_ARGS)
+
+gpu-carry: setup ## what gpu-test needs where there is no network; PYTHONS=3.12
+	$(BIN)/python -m scripts.gpu_carry $(PYTHONS)
 
 soak: setup      ## ten minutes over the fake driver with stats and random faults
 	PYTHONPATH=tests $(BIN)/python -m scripts.soak

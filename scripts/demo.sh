@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 plugin=${NVIDIA_VGPU_PLUGIN:-$PWD/.venv/bin/nvidia-vgpu}
 python=$(dirname "$plugin")/python
 nomad=$(command -v nomad || echo "${NVIDIA_VGPU_NOMAD_DIR:-$PWD/build/nomad}/nomad")
-patience_s=40
+patience_s=120
 
 if [ ! -x "$plugin" ]; then
   echo "$plugin is not there: make setup" >&2
@@ -57,12 +57,19 @@ await() { # what, command ...: waits until it succeeds
 
 title() { printf '\n== %s\n\n' "$1"; }
 
-free_ports() { # three, open at once so that none comes twice
+free_ports() { # three, below those that the kernel gives to outgoing connections meanwhile
   "$python" - <<'PY'
-import socket
+import contextlib, random, socket
 
-listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-print(*(listener.getsockname()[1] for listener in listeners))
+with contextlib.ExitStack() as open_at_once:  # so that none comes twice
+    ports = []
+    while len(ports) < 3:
+        port = random.randrange(10_000, 20_000)
+        with contextlib.suppress(OSError):
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):  # serf wants both
+                open_at_once.enter_context(socket.socket(type=kind)).bind(("127.0.0.1", port))
+            ports.append(port)
+print(*ports)
 PY
 }
 
@@ -72,6 +79,11 @@ allocations() { # job, status: the ids of those in that status
     sed '/^$/d'
 }
 has_allocations() { [ "$(allocations "$1" "$2" | wc -l)" -ge "$3" ]; }
+figures() { # of one vGPU
+  "$nomad" node status -self -stats |
+    awk -v vgpu="[$vgpu]" '/^Device / || /^$/ { shown = 0 } /^Device / && index($0, vgpu) { shown = 1 } shown'
+}
+has_figures() { figures | grep '^Temperature' >/dev/null; } # without -q, which breaks the pipe
 told() { "$nomad" alloc logs "$1" "$2" | grep '^NVIDIA_'; }
 
 read -r http rpc serf < <(free_ports)
@@ -131,7 +143,7 @@ done <"$work/sharers"
 
 vgpu=$(told "$(head -n 1 "$work/sharers")" sharer | sed -n 's/^NVIDIA_VGPU_IDS=//p')
 title "The figures of that vGPU's GPU, once per second (nomad node status -stats)"
-"$nomad" node status -self -stats |
-  awk -v vgpu="[$vgpu]" '/^Device / || /^$/ { shown = 0 } /^Device / && index($0, vgpu) { shown = 1 } shown'
+await "figures" has_figures
+figures
 echo
 echo "demo: done; the agent and its folder are removed"

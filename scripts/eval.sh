@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 launcher=${1:?usage: scripts/eval.sh <folder of the launcher> [config file]}/launcher
 plugin=${NVIDIA_VGPU_PLUGIN:-$PWD/.venv/bin/nvidia-vgpu}
-patience_s=20
+patience_s=120
 stats_lines=24
 
 for program in "$launcher" "$plugin"; do

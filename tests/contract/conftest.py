@@ -12,16 +12,23 @@ from typing import Any
 
 import pytest
 from libnvidia_ml.driver import FakeDriver, build
+from mps_control.control import install
 
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
 from nomad_nvidia_vgpu.rpc.client import Host
 
+from .mps_machine import MpsMachine
+
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
 PROGRAM = Path(sys.executable).with_name("nvidia-vgpu")
 """The console script of the environment that runs the tests."""
+
+
+PATIENCE_S = 120.0
+"""Ends a test that waits in vain; nothing takes as long, even where the CPU is scarce."""
 
 
 class Started(Host):
@@ -37,6 +44,20 @@ class Started(Host):
     def logged(self, level: str) -> list[str]:
         """The messages of one level so far."""
         return [line.message for line in self.logs if line.level == level]
+
+    def logged_in_all(self, level: str) -> list[str]:
+        """The messages of one level, all of them: ends the plugin, for the log lags behind it."""
+        self.__exit__(None, None, None)
+        return self.logged(level)
+
+    def end(self, package: str = "plugin") -> int:
+        """Asks the plugin to end, and waits until it has by itself; its exit status.
+
+        How long that takes is measured by `make bench`, and that Nomad need not kill it by `e2e`:
+        here the machine may be busy with something else.
+        """
+        self.plugin.shutdown(package, timeout_s=PATIENCE_S)
+        return self.plugin.process.wait(PATIENCE_S)
 
 
 QUICK = {"fingerprint_period": "100ms", "health": {"recovery_period": "0s"}}
@@ -68,6 +89,19 @@ def old_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def node(library: Path, tmp_path: Path) -> FakeDriver:
     """A node whose GPUs a test can choose and break."""
     return FakeDriver(library, tmp_path)
+
+
+@pytest.fixture
+def machine(
+    node: FakeDriver, tmp_path: Path, mps_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MpsMachine]:
+    """A node with MPS tools; nothing of them is left after the test."""
+    fake = install(tmp_path / "bin")
+    monkeypatch.setenv("PATH", fake.environment()["PATH"])
+    with ExitStack() as stack:
+        stack.callback(fake.stop_all)
+        tasks = stack.enter_context(ExitStack())
+        yield MpsMachine(node, fake, mps_root, tasks)
 
 
 @pytest.fixture

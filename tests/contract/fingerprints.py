@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, Stream
 
+from .conftest import PATIENCE_S
+
 Groups = tuple[DeviceGroup, ...]
+_T = TypeVar("_T")
 
 
 def healthy(groups: Groups) -> dict[str, bool]:
@@ -21,21 +26,34 @@ def reasons(groups: Groups) -> set[str]:
     return {i.health_description for g in groups for i in g.instances if not i.healthy}
 
 
-def until(stream: Stream[Groups], wanted: int, seconds: float = 30.0) -> Groups:
+def first_in(stream: Stream[_T], claim: Callable[[_T], bool]) -> _T:
+    """The first message of which `claim` holds: others may come before it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        message = stream.next_within(max(0.1, deadline - time.monotonic()))
+        if claim(message):
+            return message
+
+
+def until(stream: Stream[Groups], wanted: int) -> Groups:
     """The first fingerprint in which `wanted` GPUs are healthy."""
-    deadline = time.monotonic() + seconds
-    while True:
-        groups = stream.next_within(max(0.1, deadline - time.monotonic()))
-        if sum(healthy(groups).values()) == wanted:
-            return groups
+    return first_in(stream, lambda groups: sum(healthy(groups).values()) == wanted)
 
 
-def first_figures(host: Host, seconds: float = 30.0) -> dict[str, dict[str, InstanceStats]]:
+def silent(stream: Stream[Groups], known: Groups, seconds: float) -> bool:
+    """Whether nothing comes within so many seconds; the repeat that is owed once is nothing."""
+    for _ in range(2):
+        try:
+            if stream.next_within(seconds) != known:
+                return False
+        except TimeoutError:
+            return True
+    return False
+
+
+def first_figures(host: Host) -> dict[str, dict[str, InstanceStats]]:
     """The first stats in which every vGPU has figures, by group and vGPU."""
-    deadline = time.monotonic() + seconds
-    stream = host.stats(0.1)
-    while True:
-        groups = next(stream)
-        if all(figures.stats for group in groups.values() for figures in group.values()):
-            return {name: dict(group) for name, group in groups.items()}
-        assert time.monotonic() < deadline, f"not every vGPU had figures after {seconds} s"
+    groups = first_in(
+        host.stats(0.1), lambda g: all(one.stats for group in g.values() for one in group.values())
+    )
+    return {name: dict(group) for name, group in groups.items()}

@@ -10,7 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nomad_nvidia_vgpu.goplugin.handshake import host_environment, parse_line
 
-from .conftest import HANDSHAKE, PROGRAM, Start, Started
+from .conftest import HANDSHAKE, PATIENCE_S, PROGRAM, Start, Started
 
 SIMULATED = {"vgpus": 2, "simulate": ["t4:2"]}
 
@@ -47,16 +47,16 @@ def spawn(**environment: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
-    """The handshake, which must come within 30 s."""
+    """The handshake."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], 30.0)[0], "no handshake within 30 s"
+    assert select.select([process.stdout], [], [], PATIENCE_S)[0], "no handshake"
     return process.stdout.readline()
 
 
 def serving(channel: grpc.Channel) -> bool:
     """What go-plugin's health check would find."""
     stub: Any = health_pb2_grpc.HealthStub(channel)
-    answer = stub.Check(health_pb2.HealthCheckRequest(service="plugin"), timeout=5)
+    answer = stub.Check(health_pb2.HealthCheckRequest(service="plugin"), timeout=PATIENCE_S)
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -69,7 +69,7 @@ def test_the_handshake_is_one_line_of_five_fields_and_all_that_stdout_ever_carri
         assert line.count("|") == 4
         assert Path(f"/proc/{process.pid}/fd/1").readlink() == Path("/dev/null")
         process.terminate()
-        rest, errors = process.communicate(timeout=10)
+        rest, errors = process.communicate(timeout=PATIENCE_S)
     assert rest == ""
     assert errors == ""
     assert process.returncode == 0
@@ -82,7 +82,12 @@ def test_a_person_who_starts_it_reads_help(cookie: str | None) -> None:
     if cookie:
         environment[HANDSHAKE.cookie_key] = cookie
     done = subprocess.run(
-        [str(PROGRAM)], env=environment, capture_output=True, text=True, check=False, timeout=30
+        [str(PROGRAM)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 1
     assert done.stdout == ""
@@ -111,10 +116,9 @@ def test_a_bad_tmpdir_does_not_stop_it(tmp_path: Path, bad: str) -> None:
         process.terminate()
 
 
-def test_the_hosts_choice_of_a_socket_directory_is_honoured(tmp_path: Path) -> None:
+def test_the_hosts_choice_of_a_socket_directory_is_honoured() -> None:
     """PLUGIN_UNIX_SOCKET_DIR is where a host that sets it can reach the socket."""
-    place = Path("/tmp") / f"psd-{os.getpid()}"
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(prefix="psd-", dir="/tmp"))  # tmp_path may be too long
     try:
         with spawn(PLUGIN_UNIX_SOCKET_DIR=str(place)) as process:
             endpoint = parse_line(HANDSHAKE, first_line(process))
@@ -131,7 +135,7 @@ def test_it_is_healthy_under_the_name_plugin(start: Start) -> None:
 
 
 @pytest.mark.parametrize("package", ["plugin", "proto"])
-def test_shutdown_ends_it_within_a_second_under_both_names(start: Start, package: str) -> None:
+def test_shutdown_ends_it_under_both_names(start: Start, package: str) -> None:
     """With every stream open that a host opens; Nomad 0.9.0 to 0.10.1 calls the second name."""
     host = start(**SIMULATED)
     channel = host.plugin.channel
@@ -141,14 +145,11 @@ def test_shutdown_ends_it_within_a_second_under_both_names(start: Start, package
     fingerprints, stats = host.fingerprints(), host.stats(0.1)
     next(fingerprints)
     next(stats)
-    began = time.monotonic()
-    host.plugin.shutdown(package)
-    assert host.plugin.process.wait(timeout=5) == 0
-    assert time.monotonic() - began < 1.0
-    assert [line for line in host.logs if line.level == "error"] == []
+    assert host.end(package) == 0
     for stream in (broker, stdio):
         with pytest.raises(grpc.RpcError):
             next(stream)
+    assert host.logged_in_all("error") == []
 
 
 def held_open(host: Started) -> Iterator[bytes]:
@@ -165,9 +166,7 @@ def test_shutdown_finds_a_thread_however_many_streams_are_open(start: Start) -> 
     next(fingerprint)
     for stream in streams:
         next(stream)
-    stopped = host.stop()
-    assert not stopped.killed
-    assert stopped.returncode == 0
+    assert host.end() == 0
 
 
 def test_ctrl_c_in_the_agents_terminal_does_not_end_it(start: Start) -> None:
@@ -176,7 +175,7 @@ def test_ctrl_c_in_the_agents_terminal_does_not_end_it(start: Start) -> None:
     host.plugin.process.send_signal(signal.SIGINT)
     assert host.info().name == "nvidia-vgpu"
     host.plugin.process.send_signal(signal.SIGTERM)
-    assert host.plugin.process.wait(timeout=5) == 0
+    assert host.plugin.process.wait(PATIENCE_S) == 0
 
 
 def test_every_line_on_stderr_is_hclog_json(start: Start) -> None:
@@ -192,7 +191,11 @@ def test_every_line_on_stderr_is_hclog_json(start: Start) -> None:
         "logging.getLogger('grpc').error('from a library %d', 'no number')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     entries = [json.loads(line) for line in done.stderr.splitlines()]
     assert len(entries) == 2
@@ -200,14 +203,14 @@ def test_every_line_on_stderr_is_hclog_json(start: Start) -> None:
     assert "ZeroDivisionError" in entries[0]["@message"]
 
 
-def orphan(*, reattachable: bool) -> tuple[psutil.Process, str]:
+def orphan(*, grace_s: float, reattachable: bool) -> tuple[psutil.Process, str]:
     """A plugin whose host has been killed: a grandchild of ours, and the path of its socket."""
     serve = (
         "import os, sys; from nomad_nvidia_vgpu.goplugin import logs, server\n"
         "from nomad_nvidia_vgpu.goplugin.handshake import Handshake\n"
         "logs.configure('nomad_nvidia_vgpu', sys.stderr)\n"
         "server.serve(Handshake('A', 'B', 2), lambda s: None, environment=os.environ,"
-        f" orphan_grace_s=1.5, reattachable=lambda: {reattachable})\n"
+        f" orphan_grace_s={grace_s}, reattachable=lambda: {reattachable})\n"
         "os._exit(0)\n"
     )
     parent = (
@@ -232,17 +235,26 @@ def orphan(*, reattachable: bool) -> tuple[psutil.Process, str]:
     return process, address
 
 
-def test_an_orphan_answers_for_its_grace_and_then_leaves() -> None:
-    """A restarted agent calls Shutdown on the old plugin; if none does, it must not stay."""
-    process, address = orphan(reattachable=True)
+def test_an_orphan_answers_during_its_grace() -> None:
+    """A restarted agent finds the old plugin, and calls Shutdown on it."""
+    process, address = orphan(grace_s=3600.0, reattachable=True)
     with grpc.insecure_channel(f"unix:{address}") as channel:
         assert serving(channel)
-    process.wait(timeout=20)
+        shutdown: Any = channel.unary_unary("/plugin.GRPCController/Shutdown")
+        shutdown(b"", timeout=PATIENCE_S)
+    process.wait(PATIENCE_S)
+    assert not Path(address).exists()
+
+
+def test_an_orphan_leaves_after_its_grace() -> None:
+    """If no agent comes back, the plugin must not stay."""
+    process, address = orphan(grace_s=1.5, reattachable=True)
+    process.wait(PATIENCE_S)
     assert not Path(address).exists()
 
 
 def test_an_orphan_that_nobody_can_come_back_to_leaves_at_once() -> None:
     """Nomad before 2.0.1 leaves a plugin running whose config it could not set."""
-    process, address = orphan(reattachable=False)
-    process.wait(timeout=10)
+    process, address = orphan(grace_s=3600.0, reattachable=False)
+    process.wait(PATIENCE_S)
     assert not Path(address).exists()

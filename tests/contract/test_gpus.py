@@ -11,8 +11,8 @@ from libnvidia_ml.driver import FakeDriver
 
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 
-from .conftest import Start, fact
-from .fingerprints import first_figures
+from .conftest import PATIENCE_S, Start, fact
+from .fingerprints import first_figures, until
 
 
 def values(group: DeviceGroup) -> dict[str, object]:
@@ -28,7 +28,7 @@ def by_name(groups: tuple[DeviceGroup, ...]) -> dict[str, DeviceGroup]:
 def test_eight_h100_are_one_group_with_true_attributes(node: FakeDriver, start: Start) -> None:
     """The power limit and not the draw, the highest clocks, all of PCIe 5, words for states."""
     node.load("h100x8")
-    (group,) = next(start(node, vgpus=16).fingerprints())
+    (group,) = until(start(node, vgpus=16).fingerprints(), 8)
     assert (group.vendor, group.type, group.name) == ("letmutx", "gpu", "NVIDIA H100 80GB HBM3")
     assert len(group.instances) == 128
     assert values(group) == {
@@ -57,7 +57,7 @@ def test_eight_h100_are_one_group_with_true_attributes(node: FakeDriver, start: 
 def test_ids_and_bus_ids_have_the_forms_that_nomad_compares(node: FakeDriver, start: Start) -> None:
     """Ids are stored in allocations; bus ids are matched against sysfs, letter by letter."""
     node.load("mixed")
-    groups = next(start(node, vgpus=2).fingerprints())
+    groups = until(start(node, vgpus=2).fingerprints(), 4)
     instances = [i for group in groups for i in group.instances]
     assert all(re.fullmatch(r"GPU-[0-9a-f-]{36}-[01]", i.id) for i in instances)
     buses = {i.pci_bus_id for i in instances}
@@ -69,7 +69,7 @@ def test_ids_and_bus_ids_have_the_forms_that_nomad_compares(node: FakeDriver, st
 def test_two_models_are_two_groups(node: FakeDriver, start: Start) -> None:
     """An affinity to a model needs groups that are of one model."""
     node.load("mixed")
-    groups = by_name(next(start(node, vgpus=2).fingerprints()))
+    groups = by_name(until(start(node, vgpus=2).fingerprints(), 4))
     assert len(groups) >= 2
     assert all(values(g)["model"] == name for name, g in groups.items())
 
@@ -77,7 +77,7 @@ def test_two_models_are_two_groups(node: FakeDriver, start: Start) -> None:
 def test_one_group_per_gpu_when_asked(node: FakeDriver, start: Start) -> None:
     """`count = 2` then lands on one GPU."""
     node.load("h100x8")
-    groups = next(start(node, vgpus=2, group_by="gpu").fingerprints())
+    groups = until(start(node, vgpus=2, group_by="gpu").fingerprints(), 8)
     assert len(groups) == 8
     for group in groups:
         shown = values(group)
@@ -91,7 +91,7 @@ def test_mig_devices_are_gpus_of_their_own_and_their_parent_is_not(
     """A parent in MIG mode runs nothing itself."""
     node.load("a100_mig")
     parent = fact(node, "gpu 0", "uuid")
-    groups = by_name(next(start(node, vgpus=1).fingerprints()))
+    groups = by_name(until(start(node, vgpus=1).fingerprints(), 3))
     mig = groups["NVIDIA A100-SXM4-40GB MIG 3g.20gb"]
     assert [i.id for i in mig.instances] == sorted(
         f"{fact(node, section, 'uuid')}-0" for section in ("mig 0.0", "mig 0.2")
@@ -117,7 +117,7 @@ def test_compute_instances_that_share_memory_promise_no_isolation(
 ) -> None:
     """Two compute instances of one GPU instance see the same memory."""
     node.load("a100_mig_subsliced")
-    groups = next(start(node, vgpus=1).fingerprints())
+    groups = until(start(node, vgpus=1).fingerprints(), 3)
     isolation = {values(g).get("mig"): values(g)["memory_isolation"] for g in groups}
     assert any("c." in str(profile) for profile in isolation)
     for profile, held in isolation.items():
@@ -128,7 +128,7 @@ def test_a_parents_uuid_ignores_its_mig_devices(node: FakeDriver, start: Start) 
     """An operator ignores a card, whatever it is cut into."""
     node.load("a100_mig")
     host = start(node, vgpus=1, ignored_gpu_ids=[fact(node, "gpu 0", "uuid").upper()])
-    (group,) = next(host.fingerprints())
+    (group,) = until(host.fingerprints(), 1)
     assert group.name == "NVIDIA A100-SXM4-40GB"
 
 
@@ -136,7 +136,7 @@ def test_a_gpu_without_memory_of_its_own_offers_the_systems(node: FakeDriver, st
     """GB10 answers "not supported" to every question about memory."""
     node.load("gb10")
     total_kib = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0])
-    (group,) = next(start(node, vgpus=4).fingerprints())
+    (group,) = until(start(node, vgpus=4).fingerprints(), 1)
     shown = values(group)
     assert shown["memory"] == f"{total_kib // 1024} MiB"
     assert shown["unified_memory"] is True
@@ -146,7 +146,7 @@ def test_a_gpu_without_memory_of_its_own_offers_the_systems(node: FakeDriver, st
 def test_grace_hopper_has_its_own_memory(node: FakeDriver, start: Start) -> None:
     """GH200 lacks BAR1 alone."""
     node.load("gh200")
-    (group,) = next(start(node, vgpus=4).fingerprints())
+    (group,) = until(start(node, vgpus=4).fingerprints(), 1)
     shown = values(group)
     assert shown["memory"] == f"{fact(node, 'gpu 0', 'memory_total_mib')} MiB"
     assert "bar1" not in shown
@@ -159,7 +159,7 @@ def test_an_old_driver_without_the_newer_symbols_will_do(
     """Driver 470 lacks the second form of the memory query and more."""
     node = FakeDriver(old_library, tmp_path, "t4_old")
     host = start(node, vgpus=4)
-    (group,) = next(host.fingerprints())
+    (group,) = until(host.fingerprints(), 1)
     assert group.name == "Tesla T4"
     assert values(group)["memory"] == f"{fact(node, 'gpu 0', 'memory_total_mib')} MiB"
     figures = next(iter(first_figures(host)["Tesla T4"].values()))
@@ -170,7 +170,7 @@ def test_what_a_gpu_does_not_tell_is_left_out(node: FakeDriver, start: Start) ->
     """A guest of NVIDIA's hypervisor product supports next to nothing, and is offered all the same."""
     node.load("vgpu_guest")
     host = start(node, vgpus=2)
-    (group,) = next(host.fingerprints())
+    (group,) = until(host.fingerprints(), 1)
     assert all(i.healthy for i in group.instances)
     assert not {"power", "bar1", "cores_clock", "pci_bandwidth"} & set(values(group))
     figures = next(iter(first_figures(host)[group.name].values()))
@@ -183,14 +183,14 @@ def test_a_node_without_gpus_publishes_an_empty_set(node: FakeDriver, start: Sta
     stream = start(node, vgpus=2).fingerprints()
     assert next(stream) == ()
     node.load("h100x8")
-    (group,) = stream.next_within(30)
+    (group,) = stream.next_within(PATIENCE_S)
     assert group.name == "NVIDIA H100 80GB HBM3"
 
 
 def test_odd_names_are_made_fit_for_nomad(node: FakeDriver, start: Start) -> None:
     """A bar breaks Nomad's tables, and bytes that are no UTF-8 break its API."""
     node.load("odd_names")
-    groups = next(start(node, vgpus=1).fingerprints())
+    groups = until(start(node, vgpus=1).fingerprints(), 4)
     assert groups
     for group in groups:
         assert group.name.isprintable()
@@ -204,5 +204,5 @@ def test_whole_gpus_are_whole_only_when_not_divided(
 ) -> None:
     """A job can demand `memory_isolation`, so it must be true."""
     node.load("h100x8")
-    (group,) = next(start(node, vgpus=vgpus).fingerprints())
+    (group,) = until(start(node, vgpus=vgpus).fingerprints(), 8)
     assert values(group)["memory_isolation"] == ("whole" if vgpus == 1 else "none")

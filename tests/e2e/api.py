@@ -8,7 +8,7 @@ import nomad
 import nomad.api.exceptions
 
 from e2e.jobs import END_OF_ENVIRONMENT
-from e2e.waiting import wait_until
+from e2e.waiting import PATIENCE_S, wait_until
 
 TERMINAL = ("complete", "failed", "lost")
 _ENDED_JOB = "dead"
@@ -44,7 +44,7 @@ class Api:
 
     def __init__(self, http_port: int) -> None:
         """Connects to nothing yet."""
-        self.client = nomad.Nomad(host="127.0.0.1", port=http_port, timeout=10)
+        self.client = nomad.Nomad(host="127.0.0.1", port=http_port, timeout=60)
 
     def ready_node(self) -> dict[str, Any] | None:
         """The agent's only node, once it is ready for raw_exec."""
@@ -68,6 +68,16 @@ class Api:
         groups = (_group(raw) for raw in self.node()["NodeResources"]["Devices"] or [])
         return {group.name: group for group in groups}
 
+    def wait_for_groups(self, count: int = 1) -> dict[str, DeviceGroup]:
+        """The node's device groups by name, once there are so many."""
+        what = f"the node has {count} device group(s)"
+
+        def look() -> dict[str, DeviceGroup] | None:
+            groups = self.device_groups()
+            return groups if len(groups) == count else None
+
+        return wait_until(what, look, seen=lambda: str(self.device_groups()))
+
     def submit(self, job_hcl: str) -> str:
         """Registers a job and returns its id."""
         job = self.client.jobs.parse(job_hcl)
@@ -82,7 +92,7 @@ class Api:
         ]
 
     def wait_for(
-        self, job: str, status: str, count: int = 1, timeout_s: float = 45.0
+        self, job: str, status: str, count: int = 1, timeout_s: float = PATIENCE_S
     ) -> list[dict[str, Any]]:
         """`count` allocations of the job in that client status; an error if one fails instead."""
 
@@ -129,22 +139,24 @@ class Api:
         return wait_until(f"{until!r} in the output of {task}", look)
 
     def device_stats(self, node: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The figures of each device group, as the node's newest sample has them."""
+        """The figures of each device group; none before every vGPU has some."""
         stats = self.client.client.stats.read_stats(node["ID"])
-        return list(stats["DeviceStats"] or [])
+        groups = list(stats["DeviceStats"] or [])
+        vgpus = [vgpu for group in groups for vgpu in group["InstanceStats"].values()]
+        return groups if all((vgpu["Stats"] or {}).get("Attributes") for vgpu in vgpus) else []
 
     def stop(self, jobs: Iterable[str]) -> None:
         """Stops these jobs and waits until their tasks have ended."""
         stopped = set(jobs)
         for job in stopped:
             self.client.job.deregister_job(job)
-        wait_until(f"{stopped} have ended", lambda: self._ended(stopped), timeout_s=60.0)
+        wait_until(f"{stopped} have ended", lambda: self._ended(stopped))
 
     def stop_all(self) -> None:
         """Stops every job, so that every vGPU is free again."""
         listed = self.client.jobs.get_jobs()
         self.stop(j["ID"] for j in listed if j["Status"] != _ENDED_JOB)
-        wait_until("all allocations have ended", self._ended, timeout_s=60.0)
+        wait_until("all allocations have ended", self._ended)
 
     def explain(self, job: str) -> str:
         """Why the job is where it is, for a person who reads a failed test."""

@@ -117,7 +117,9 @@ def two_model_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]
     """One agent with two A100 and one T4, each 16 vGPUs, for all tests that leave it as it is."""
     options = f'vgpus = {VGPUS}\n    simulate = ["a100-sxm4-80gb:2", "t4"]'
     for make in _agents(lambda: tmp_path_factory.mktemp("a")):
-        yield make(plugin_block(options))
+        agent = make(plugin_block(options))
+        agent.api.wait_for_groups(2)
+        yield agent
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ job "{name}" {{
   group "work" {{
     count = {count}
 
-    # A task that fails is a failed test: no second try.
+    # A task that fails is a failed test: no second try, unless that is what is tested.
     restart {{
-      attempts = 0
+      attempts = {restarts}
+      delay    = "1s"
       mode     = "fail"
     }}
     reschedule {{
@@ -65,7 +66,13 @@ def on_model(model: str) -> str:
 def printing_job(name: str, device_block: str, *, count: int = 1, driver: str = "raw_exec") -> str:
     """A batch job whose tasks print their environment and end."""
     return _JOB.format(
-        name=name, kind="batch", count=count, driver=driver, script=_PRINT, device=device_block
+        name=name,
+        kind="batch",
+        count=count,
+        restarts=0,
+        driver=driver,
+        script=_PRINT,
+        device=device_block,
     )
 
 
@@ -76,7 +83,21 @@ def staying_job(name: str, device_block: str, *, count: int = 1) -> str:
         name=name,
         kind="service",
         count=count,
+        restarts=0,
         driver="raw_exec",
         script=script,
+        device=device_block,
+    )
+
+
+def running_job(name: str, device_block: str, program: str, *, restarts: int = 0) -> str:
+    """A service job whose task prints its environment and becomes this program."""
+    return _JOB.format(
+        name=name,
+        kind="service",
+        count=1,
+        restarts=restarts,
+        driver="raw_exec",
+        script=f"{_PRINT}; exec {program}",
         device=device_block,
     )

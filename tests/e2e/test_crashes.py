@@ -8,7 +8,7 @@ from e2e.conftest import StartAgent, plugin_block, stay
 from e2e.jobs import device, printing_job
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.nomad
 
 CONFIG = plugin_block('vgpus = 4\n simulate = ["t4"]')
 
@@ -28,7 +28,7 @@ def test_a_killed_plugin_comes_back(start_agent: StartAgent) -> None:
     wait_until("another plugin process runs", lambda: agent.the_plugin().pid != before.pid)
     _assert_places(agent, "after-the-plugin")
     task.assert_untouched()
-    groups = agent.api.device_groups()
+    groups = agent.api.wait_for_groups()
     assert [len(g.healthy) for g in groups.values()] == [4]
     node = agent.api.node()
     wait_until("figures flow again", lambda: agent.api.device_stats(node))
@@ -43,7 +43,7 @@ def test_a_killed_agent_finds_its_task_again(start_agent: StartAgent) -> None:
     assert orphan.is_running()
 
     agent.start()
-    wait_until("the orphan is gone", lambda: not orphan.is_running(), timeout_s=20.0)
+    wait_until("the orphan is gone", lambda: not orphan.is_running())
     assert agent.the_plugin().ppid() == agent.pid
     task.assert_untouched()
     _assert_places(agent, "after-the-agent")

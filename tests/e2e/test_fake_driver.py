@@ -14,7 +14,7 @@ from e2e.conftest import T4, VGPUS, StartAgent
 from e2e.jobs import device, on_model, printing_job
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 EXAMPLE = binaries.REPOSITORY / "examples/agent.hcl"
 MODELS = {"NVIDIA L40S": 2, T4: 1, "NVIDIA A100-SXM4-40GB": 1}
@@ -29,7 +29,9 @@ def driver(nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
 @pytest.fixture(scope="module")
 def agent_on_driver(driver: FakeDriver, start_module_agent: StartAgent) -> Agent:
     """The example configuration on that machine."""
-    return start_module_agent(EXAMPLE, environment=driver.environment())
+    agent = start_module_agent(EXAMPLE, environment=driver.environment())
+    agent.api.wait_for_groups(len(MODELS))
+    return agent
 
 
 @pytest.fixture
@@ -71,11 +73,11 @@ def test_a_task_waits_for_a_plugin_that_looks_for_gpus(agent: Agent, driver: Fak
     Nomad goes on offering the vGPUs meanwhile, and fails a task for good that gets no reservation.
     """
     before = agent.the_plugin()
-    driver.set("driver", "slow.nvmlInit_v2", 2000)
+    driver.set("driver", "slow.nvmlInitWithFlags", 2000)
     try:
         before.kill()
         wait_until("another plugin process runs", lambda: agent.the_plugin().pid != before.pid)
         job = agent.api.submit(printing_job("early", device(on_model(T4))))
         agent.api.wait_for(job, "complete")
     finally:
-        driver.clear("driver", "slow.nvmlInit_v2")
+        driver.clear("driver", "slow.nvmlInitWithFlags")

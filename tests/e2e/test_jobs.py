@@ -9,7 +9,7 @@ from e2e.api import granted_ids
 from e2e.conftest import A100, T4, VGPUS
 from e2e.jobs import affinity, constraint, device, on_model, printing_job, staying_job
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 EXAMPLE = binaries.REPOSITORY / "examples/gpu-test.nomad.hcl"
 

@@ -9,7 +9,7 @@ from e2e.agent import Agent
 from e2e.conftest import A100, T4, VGPUS
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 OFFICIAL_STATS = {
     "Power usage",
@@ -104,6 +104,7 @@ def test_the_command_line_shows_devices(agent: Agent, flag: str, shown: str) -> 
 
 def test_log_lines_keep_their_level(agent: Agent) -> None:
     """What the plugin logs arrives in the agent's log with its own level, in one line."""
-    assert re.search(r"\[WARN\] +client\.device_mgr\.\S*nvidia-vgpu: .*simulate", agent.log)
+    ours = re.compile(r"\[WARN\] +client\.device_mgr\.\S*nvidia-vgpu: .*simulate")
+    wait_until("the log has our line", lambda: ours.search(agent.log), seen=agent.log_tail)
     assert "panic" not in agent.log
     assert "plugin exited unexpectedly" not in agent.log

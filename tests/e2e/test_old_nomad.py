@@ -9,7 +9,7 @@ from e2e.conftest import StartAgent, plugin_block
 from e2e.jobs import device, printing_job
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 
 def test_an_unconfigured_file_does_not_stop_the_agent(start_agent: StartAgent) -> None:

@@ -6,7 +6,7 @@ import pytest
 from e2e.conftest import StartAgent, plugin_block
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.nomad
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_wrong_options_stop_the_agent(
         assert sentence in agent.log, agent.log_tail()
     assert "Traceback" not in agent.log
     # Nomad before 2.0.1 forgets the plugin whose config it could not set.
-    wait_until("the plugin is gone", lambda: not agent.plugin_processes(), 10)
+    wait_until("the plugin is gone", lambda: not agent.plugin_processes())

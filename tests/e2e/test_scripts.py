@@ -10,7 +10,7 @@ import pytest
 
 from e2e import binaries
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 SCRIPTS = binaries.REPOSITORY / "scripts"
 
@@ -22,7 +22,7 @@ def _run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=500,
         check=False,
     )
 

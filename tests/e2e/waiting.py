@@ -7,6 +7,8 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 _POLL_S = 0.1
+PATIENCE_S = 120.0
+"""Ends a test that waits in vain; nothing takes as long, even where the CPU is scarce."""
 
 
 class NotInTimeError(Exception):
@@ -14,7 +16,7 @@ class NotInTimeError(Exception):
 
 
 def wait_until(
-    what: str, look: Callable[[], _T | None], timeout_s: float = 30.0, seen: object = ""
+    what: str, look: Callable[[], _T | None], timeout_s: float = PATIENCE_S, seen: object = ""
 ) -> _T:
     """The first true value that `look` returns; NotInTimeError naming `what` and `seen`."""
     deadline = time.monotonic() + timeout_s

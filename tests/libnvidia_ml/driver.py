@@ -257,6 +257,21 @@ class FakeDriver:
         """How often each NVML function was called, in all processes together."""
         return Counter(call.function for call in self.call_log())
 
+    def listened_to(self) -> frozenset[str]:
+        """Return the GPUs, as `target` names them, that the newest event set has registered.
+
+        None before somebody waits for it: an event of that moment may come too early.
+        """
+        calls = self.call_log()
+        made = [i for i, call in enumerate(calls) if call.function == "nvmlEventSetCreate"]
+        since = (
+            [call for call in calls[made[-1] :] if call.pid == calls[made[-1]].pid] if made else []
+        )
+        if not any(call.function == "nvmlEventSetWait_v2" for call in since):
+            return frozenset()
+        registered = (c.target for c in since if c.function == "nvmlDeviceRegisterEvents")
+        return frozenset(registered)
+
     def forget_calls(self) -> None:
         """Count from zero again."""
         self.calls_path.unlink(missing_ok=True)

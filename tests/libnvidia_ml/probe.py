@@ -12,7 +12,7 @@ from typing import Any
 from .driver import FakeDriver
 
 # Far above what any question takes: a child that hangs by mistake must not hang the test run.
-_PATIENCE_S = 120
+_PATIENCE_S = 300
 
 _CHILD = """
 import ctypes, json, sys, threading, time

@@ -70,6 +70,7 @@ GETTERS = {
 
 def wait_for_call(driver: FakeDriver, call: Call) -> None:
     """Return once the call went into the library, whether or not it has come back."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while call not in driver.call_log():
         assert time.monotonic() < deadline, f"{call} was never made"
+        time.sleep(0.01)  # between two reads of another process's calls

@@ -30,7 +30,7 @@ def test_an_event_is_delivered_once_and_in_full(start: Start) -> None:
     driver, probe = start("h100x8")
     listen(probe, 0, 1)
     driver.push_event(1, XID, 79)
-    probe.ask("e = n.nvmlEventSetWait_v2(s, 60000)")
+    probe.ask("e = n.nvmlEventSetWait_v2(s, 120000)")
     assert probe.ask("address(e.device) == address(gpu(1))")
     assert probe.ask("(e.eventType, e.eventData)") == (XID, 79)
     assert probe.ask("(e.gpuInstanceId, e.computeInstanceId)") == (0xFFFFFFFF, 0xFFFFFFFF)
@@ -44,7 +44,7 @@ def test_events_from_before_registration_are_never_delivered(start: Start) -> No
     listen(probe, 0)
     assert probe.ask("fails(n.nvmlEventSetWait_v2, s, 0)") == TIMEOUT
     driver.push_event(0, XID, 95)
-    assert probe.ask("n.nvmlEventSetWait_v2(s, 60000).eventData") == 95
+    assert probe.ask("n.nvmlEventSetWait_v2(s, 120000).eventData") == 95
 
 
 def test_registering_again_keeps_pending_events(start: Start) -> None:
@@ -54,8 +54,8 @@ def test_registering_again_keeps_pending_events(start: Start) -> None:
     driver.push_event(0, XID, 79)
     probe.ask("n.nvmlDeviceRegisterEvents(gpu(0), 2, s)")
     driver.push_event(0, 2, 0)
-    assert probe.ask("n.nvmlEventSetWait_v2(s, 60000).eventData") == 79
-    assert probe.ask("n.nvmlEventSetWait_v2(s, 60000).eventType") == 2
+    assert probe.ask("n.nvmlEventSetWait_v2(s, 120000).eventData") == 79
+    assert probe.ask("n.nvmlEventSetWait_v2(s, 120000).eventType") == 2
 
 
 def test_events_come_in_the_order_they_happened(start: Start) -> None:
@@ -64,7 +64,7 @@ def test_events_come_in_the_order_they_happened(start: Start) -> None:
     listen(probe, 0, 1, 2)
     for index, xid in ((1, 31), (0, 13), (2, 43), (1, 45)):
         driver.push_event(index, XID, xid)
-    waits = "[n.nvmlEventSetWait_v2(s, 60000).eventData for _ in range(4)]"
+    waits = "[n.nvmlEventSetWait_v2(s, 120000).eventData for _ in range(4)]"
     assert probe.ask(waits) == [31, 13, 43, 45]
 
 
@@ -82,7 +82,7 @@ def test_an_event_of_an_instance_names_it(start: Start) -> None:
     driver, probe = start("a100_mig")
     listen(probe, 0)
     driver.push_event(0, XID, 94, gi=2, ci=0)
-    probe.ask("e = n.nvmlEventSetWait_v2(s, 60000)")
+    probe.ask("e = n.nvmlEventSetWait_v2(s, 120000)")
     assert probe.ask("(e.eventData, e.gpuInstanceId, e.computeInstanceId)") == (94, 2, 0)
 
 
@@ -114,12 +114,12 @@ def test_a_wait_lasts_its_whole_timeout(start: Start) -> None:
 
 
 def start_waiting(driver: FakeDriver, probe: Probe) -> None:
-    """Let a thread `t` in the child wait for a minute; `got` collects its data or code."""
+    """Let a thread `t` in the child wait for two minutes; `got` collects its data or code."""
     probe.ask("got = []")
     probe.ask(
         "def wait():\n"
         "    try:\n"
-        "        got.append(n.nvmlEventSetWait_v2(s, 60000).eventData)\n"
+        "        got.append(n.nvmlEventSetWait_v2(s, 120000).eventData)\n"
         "    except n.NVMLError as error:\n"
         "        got.append(-error.value)"
     )
@@ -136,8 +136,22 @@ def test_a_waiting_thread_is_woken_and_blocks_nobody(start: Start) -> None:
     assert probe.ask("n.nvmlDeviceGetCount()") == 8
     assert probe.ask("got") == []
     driver.push_event(0, XID, 119)
-    probe.ask("t.join(30)")
+    probe.ask("t.join(120)")
     assert probe.ask("got") == [119]
+
+
+def test_a_set_counts_as_listening_once_it_is_waited_for(start: Start) -> None:
+    """The GPUs listened to are those of the newest set, from the first wait for it on."""
+    driver, probe = start("h100x8")
+    assert driver.listened_to() == set()
+    listen(probe, 0, 1)
+    assert driver.listened_to() == set()
+    probe.ask("fails(n.nvmlEventSetWait_v2, s, 0)")
+    assert driver.listened_to() == {"0", "1"}
+    listen(probe, 2)
+    assert driver.listened_to() == set()
+    probe.ask("fails(n.nvmlEventSetWait_v2, s, 0)")
+    assert driver.listened_to() == {"2"}
 
 
 def test_a_shutdown_ends_a_wait(start: Start) -> None:
@@ -146,7 +160,7 @@ def test_a_shutdown_ends_a_wait(start: Start) -> None:
     listen(probe, 0)
     start_waiting(driver, probe)
     probe.ask("n.nvmlShutdown()")
-    probe.ask("t.join(30)")
+    probe.ask("t.join(120)")
     assert probe.ask("got") == [-UNINITIALIZED]
 
 
@@ -169,9 +183,9 @@ def test_a_wait_error_comes_at_once_and_again(start: Start) -> None:
     listen(probe, 0)
     start_waiting(driver, probe)
     driver.set("driver", "wait_error", GPU_IS_LOST)
-    probe.ask("t.join(30)")
+    probe.ask("t.join(120)")
     assert probe.ask("got") == [-GPU_IS_LOST]
-    assert probe.ask("fails(n.nvmlEventSetWait_v2, s, 60000)") == GPU_IS_LOST
+    assert probe.ask("fails(n.nvmlEventSetWait_v2, s, 120000)") == GPU_IS_LOST
     driver.clear("driver", "wait_error")
     assert probe.ask("fails(n.nvmlEventSetWait_v2, s, 0)") == TIMEOUT
     assert driver.calls()["nvmlEventSetWait_v2"] == 3
@@ -197,7 +211,7 @@ def test_each_process_hears_an_event_once(library: Path, tmp_path: Path) -> None
             listen(probe, 0)
         driver.push_event(0, XID, 79)
         for probe in (first, second):
-            assert probe.ask("n.nvmlEventSetWait_v2(s, 60000).eventData") == 79
+            assert probe.ask("n.nvmlEventSetWait_v2(s, 120000).eventData") == 79
             assert probe.ask("fails(n.nvmlEventSetWait_v2, s, 0)") == TIMEOUT
 
 
@@ -207,6 +221,6 @@ def test_the_event_of_a_lost_gpu_still_arrives(start: Start) -> None:
     listen(probe, 0)
     driver.set("gpu 0", "lost", 1)
     driver.push_event(0, XID, 79)
-    probe.ask("e = n.nvmlEventSetWait_v2(s, 60000)")
+    probe.ask("e = n.nvmlEventSetWait_v2(s, 120000)")
     assert probe.ask("e.eventData") == 79
     assert probe.ask("fails(n.nvmlDeviceGetUUID, e.device)") == GPU_IS_LOST

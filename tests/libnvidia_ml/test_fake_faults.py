@@ -76,7 +76,7 @@ def test_a_hung_call_blocks_alone_until_cleared(start: Start) -> None:
     probe.ask("t.join(0.2)")
     assert probe.ask("names") == []
     driver.clear("gpu 0", "hang.nvmlDeviceGetName")
-    probe.ask("t.join(60)")
+    probe.ask("t.join(120)")
     assert probe.ask("names") == ["NVIDIA H100 80GB HBM3"]
 
 
@@ -91,7 +91,7 @@ def test_a_gpu_lost_during_a_hang_is_lost_after_it(start: Start) -> None:
     wait_for_call(driver, Call(probe.pid, "nvmlDeviceGetName", "0"))
     driver.set("gpu 0", "lost", 1)
     driver.clear("gpu 0", "hang.nvmlDeviceGetName")
-    probe.ask("t.join(60)")
+    probe.ask("t.join(120)")
     assert probe.ask("codes") == [GPU_IS_LOST]
 
 
@@ -120,7 +120,7 @@ def test_threads_survive_a_profile_that_keeps_changing(start: Start) -> None:
         driver.set("gpu 0", "fault.nvmlDeviceGetTemperature", 11)
         driver.clear("gpu 0", "fault.nvmlDeviceGetTemperature")
     probe.ask("stop.set()")
-    probe.ask("[t.join(60) for t in team] and None")
+    probe.ask("[t.join(120) for t in team] and None")
     assert probe.ask("any(t.is_alive() for t in team)") is False
     assert probe.ask("seen") <= {(0, 0), (11, 0)}
     assert probe.ask("len(seen)") > 0

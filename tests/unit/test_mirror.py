@@ -32,6 +32,7 @@ MORE_THAN_ONE = {
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",
     "device/test_fingerprint_attributes.py": "device/fingerprint.py",
+    "sharing/test_mps_release.py": "sharing/mps_enforcer.py",
 }
 """Second test files of one module, so that none grows too long."""
 

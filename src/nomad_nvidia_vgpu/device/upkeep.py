@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.catalog import Catalog, Edition
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
-from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Enforcer
 
 MAX_INTERVAL_S = 10.0
 """How long a daemon that has died may go unseen."""
+GIVE_UP_S = 8.0
+"""How long one pass over a GPU may take before the GPU is said not to answer: less than the first
+fingerprint waits, for a driver that hangs on one GPU must not hold up the others."""
+
+_LOOK_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +55,19 @@ class Upkeep:
         self._interval_s = min(interval_s, MAX_INTERVAL_S)
         self._changed = threading.Condition()  # guards what follows
         self._targets: dict[str, _Target] = {}
+        self._since: dict[str, float] = {}
+        """When the pass began that is under way, by GPU; `time.monotonic`."""
+        self._told: dict[str, str] = {}
         self._stopped = False
 
     def start(self) -> None:
-        """Starts the threads; they are daemons, for what they call may hang."""
+        """Starts the threads; they are daemons, for what they call may hang.
+
+        A GPU on which something is left of an earlier config is not offered before that is off.
+        """
+        for enforcer in self._enforcers.values():
+            for uuid in enforcer.left_over():
+                self._catalog.take_enforcement(uuid, STARTING)
         threading.Thread(target=self._follow_plan, name="upkeep", daemon=True).start()
 
     def stop(self) -> None:
@@ -67,11 +82,25 @@ class Upkeep:
         while not self._stopped:
             edition = self._catalog.wait(
                 lambda e: self._stopped or e.number != number,  # noqa: B023  used in this turn
-                self._interval_s,
+                min(self._interval_s, _LOOK_S),
             )
             if edition.number != number:
                 number = edition.number
                 self._take_aim(edition)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Tells of the passes that take too long; one that ends after all has the last word."""
+        with self._changed:
+            for uuid, since in self._since.items():
+                if time.monotonic() - since > GIVE_UP_S:
+                    self._publish(
+                        uuid,
+                        Enforcement(
+                            problem=f"{uuid}: what holds its shares does not answer within"
+                            f" {GIVE_UP_S:g} s: see dmesg and nvidia-smi, drain the node if it lasts"
+                        ),
+                    )
 
     def _take_aim(self, edition: Edition) -> None:
         wanted = _targets(edition.plan)
@@ -95,20 +124,26 @@ class Upkeep:
             ).start()
 
     def _keep(self, uuid: str) -> None:
-        told = ""
         while not self._stopped:
             with self._changed:
                 target = self._targets[uuid]
+                self._since[uuid] = time.monotonic()
             enforcement = self._enforce(uuid, target)
-            if enforcement.problem != told:
-                told = enforcement.problem
-                _log.warning("%s", told) if told else _log.info("%s can be shared again", uuid)
-            self._catalog.take_enforcement(uuid, enforcement)
             with self._changed:
+                del self._since[uuid]
+                self._publish(uuid, enforcement)
                 self._changed.wait_for(
                     lambda: self._stopped or self._targets[uuid] != target,  # noqa: B023
                     timeout=self._interval_s,
                 )
+
+    def _publish(self, uuid: str, enforcement: Enforcement) -> None:
+        """Tells the catalog, and the log what is new; the lock is held."""
+        told, problem = self._told.get(uuid, ""), enforcement.problem
+        self._told[uuid] = problem
+        if problem != told:
+            _log.warning("%s", problem) if problem else _log.info("%s can be shared again", uuid)
+        self._catalog.take_enforcement(uuid, enforcement)
 
     def _enforce(self, uuid: str, target: _Target) -> Enforcement:
         """One pass for one GPU: whatever goes wrong, the next pass comes."""

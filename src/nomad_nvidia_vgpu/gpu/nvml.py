@@ -145,19 +145,27 @@ class NvmlSource:
         `what` is the index of the GPU concerned, or what failed if it fails. `closes`: whether an
         error that speaks of the session ends it; what one GPU says of it may be wrong.
         """
-        nvml = self._nvml
-        if nvml is None or not self._ready:
-            raise DriverError(self._why_not_ready)
+        with self._call():
+            nvml = self._nvml
+            if nvml is None or not self._ready:
+                raise DriverError(self._why_not_ready)
+            try:
+                yield nvml
+            except nvml.NVMLError as error:
+                name = what if isinstance(what, str) else self._name(what)
+                raise self._failed(error, name, closes=closes) from error
+            except UnicodeDecodeError as error:
+                name = what if isinstance(what, str) else self._name(what)
+                text = f"{name}: the driver gives text that is none: reset the GPU"
+                raise GpuError(text) from error
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """Counts a call under way, from before it looks for a session: none is closed under it."""
         with self._idle:
             self._calls += 1
         try:
-            yield nvml
-        except nvml.NVMLError as error:
-            name = what if isinstance(what, str) else self._name(what)
-            raise self._failed(error, name, closes=closes) from error
-        except UnicodeDecodeError as error:
-            name = what if isinstance(what, str) else self._name(what)
-            raise GpuError(f"{name}: the driver gives text that is none: reset the GPU") from error
+            yield
         finally:
             with self._idle:
                 self._calls -= 1

@@ -28,7 +28,8 @@ class NvmlEvents:
         self._nvml = nvml
         self._lock = threading.Lock()  # guards the handles; the rest is the waiting thread's
         self._handles: dict[str, Any] = {}
-        self._changed = False
+        self._new: dict[str, Any] = {}
+        """Those of them that are not registered yet."""
         self._set: Any = None
         self._uuids: dict[int, str] = {}
         """By address of the handle: a lost GPU does not tell its UUID any more."""
@@ -39,7 +40,7 @@ class NvmlEvents:
             known = self._handles.get(uuid)
             if known is None or _address(known) != _address(handle):
                 self._handles[uuid] = handle
-                self._changed = True
+                self._new[uuid] = handle
 
     def wait(self, timeout_s: float) -> Sequence[XidEvent]:
         """The XIDs of the next moments; NVMLError when waiting fails, and then the set is made anew.
@@ -69,15 +70,15 @@ class NvmlEvents:
         return (event,)
 
     def _register(self) -> None:
+        """Registers the GPUs that are new, in the set that there is: no event falls in between."""
         with self._lock:
-            if not self._changed and self._set is not None:
-                return
-            handles = dict(self._handles)
-            self._changed = False
-        self._forget()
+            if self._set is None:
+                self._new = dict(self._handles)
+            new, self._new = self._new, {}
         nvml = self._nvml
-        self._set = nvml.nvmlEventSetCreate()
-        for uuid, handle in handles.items():
+        if self._set is None:
+            self._set = nvml.nvmlEventSetCreate()
+        for uuid, handle in new.items():
             # A GPU that refuses has no events; polling finds its faults.
             with contextlib.suppress(nvml.NVMLError):
                 supported = nvml.nvmlDeviceGetSupportedEventTypes(handle)

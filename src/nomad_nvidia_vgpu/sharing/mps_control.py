@@ -8,11 +8,13 @@ not check device numbers: what was set counts only when it has been read back.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -25,12 +27,17 @@ ANSWER_S = 3.0
 START_S = 5.0
 
 _REAP_S = 1.0
+_UMASK = 0o022
+"""Whatever the agent's is: tasks of other users use what the daemon makes."""
+_USUAL_PATH = "/usr/bin:/usr/local/bin:/bin"
 _NO_DAEMON = "cannot find mps control daemon"
 _UNKNOWN = ("unknown command", "unrecognized", "invalid command", "not recognized")
 _MIB = {"": 2**-20, "K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*%?")
 _MAX_SHOWN = 120
+
+_log = logging.getLogger(__name__)
 
 
 class Server(NamedTuple):
@@ -71,18 +78,22 @@ class MpsControl:
         """Where the daemon says who it is."""
         return self._directory / "pipe" / f"{PROGRAM}.pid"
 
-    def start(self, *, multi_user: bool) -> None:
-        """Starts the daemon, which answers from then on; MpsError with what the tool said."""
-        arguments = ["-d", *(["-multiuser-server"] if multi_user else [])]
-        # What the daemon keeps open has a name, so that nothing grows unseen.
-        with (self._directory / "log" / "start.log").open("w+b") as output:
-            process = self._started(arguments, subprocess.DEVNULL, output)
-            status, said = self._wait(process, "-d", START_S), _written(output)
+    def start(self, *, multi_user: bool) -> bool:
+        """Starts the daemon, which answers from then on; MpsError with what the tool said.
+
+        Returns whether it is a multi-user one: not every driver has those.
+        """
+        status, said = self._launch("-d", *(["-multiuser-server"] if multi_user else []))
+        if status != 0 and multi_user:
+            _log.debug("%s: no multi-user MPS: %s", self._uuid, _shown(said))
+            multi_user = False
+            status, said = self._launch("-d")
         if status != 0:
             raise MpsError(
-                f"{self._uuid}: {PROGRAM} {' '.join(arguments)} failed (exit status {status},"
-                f" {_shown(said)}): see {self._directory / 'log' / 'control.log'}"
+                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_shown(said)}): see"
+                f" {self._directory / 'log' / 'control.log'}"
             )
+        return multi_user
 
     def running(self) -> bool:
         """Whether a daemon answers; MpsError when one is there and does not."""
@@ -139,7 +150,10 @@ class MpsControl:
         return "" if any(words.upper() in said for words in _UNKNOWN) else said
 
     def _pids(self, command: str) -> list[int]:
-        return [int(word) for word in self._ask(command).split() if word.isdigit()]
+        lines = (line.split() for line in self._ask(command).splitlines())
+        # A line with other words in it is no list: "Server 4711 not found".
+        pure = (words for words in lines if all(map(str.isdecimal, words)))
+        return [int(word) for words in pure for word in words]
 
     def _ask(self, command: str) -> str:
         status, said = self._command(command)
@@ -150,16 +164,22 @@ class MpsControl:
             )
         return said
 
+    def _launch(self, *arguments: str) -> tuple[int, str]:
+        """The exit status and all that was written; what the daemon keeps open has a name."""
+        with (self._directory / "log" / "start.log").open("w+b") as output:
+            process = self._started(arguments, subprocess.DEVNULL, output)
+            return self._wait(process, "-d", START_S), _written(output)
+
     def _command(self, command: str) -> tuple[int, str]:
         """The exit status and all that the tool wrote, for one command."""
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
             stdin.write(f"{command}\n".encode())
             stdin.seek(0)
-            process = self._started([], stdin, output)
+            process = self._started((), stdin, output)
             return self._wait(process, command, ANSWER_S), _written(output)
 
     def _started(
-        self, arguments: list[str], stdin: IO[bytes] | int, output: IO[bytes]
+        self, arguments: Sequence[str], stdin: IO[bytes] | int, output: IO[bytes]
     ) -> subprocess.Popen[bytes]:
         """The tool, with files for its streams: one that it kept would never end as a pipe."""
         try:
@@ -169,6 +189,8 @@ class MpsControl:
                 stdin=stdin,
                 stdout=output,
                 stderr=output,
+                cwd="/",  # a directory that a daemon works in cannot be unmounted
+                umask=_UMASK,
                 start_new_session=True,  # Ctrl-C at the agent is not for it
             )
         except OSError as error:
@@ -206,7 +228,7 @@ class MpsControl:
 
 def find_program() -> str:
     """Where the tool is; MpsError when this node has none."""
-    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/bin:/usr/local/bin:/bin")
+    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=_USUAL_PATH)
     if found is None:
         raise MpsError(
             f"{PROGRAM} is not in PATH: install the MPS tools of the NVIDIA driver on this client,"

@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, U
 
 FAULT = "FAULT"
 _END_S = 3.0
+_POLL_S = 0.02
 _RECORD = "daemon.json"
 _SERVER_PROGRAM = "nvidia-cuda-mps-server"
 _PROC = Path("/proc")
@@ -70,7 +72,7 @@ class MpsDaemon:
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
-        for leftover in self._servers_without_daemon():
+        for leftover in self.orphaned_servers():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon has died and its server (pid {leftover}) goes on"
                 " for the tasks that use it: stop them, or drain the node; a new daemon is"
@@ -81,14 +83,8 @@ class MpsDaemon:
             part.chmod(0o755)
         record = Record(self._uuid, multi_user, multi_user, memory_limited)
         self._write(record)
-        try:
-            self._control.start(multi_user=multi_user)
-        except MpsError as error:
-            if not multi_user:
-                raise
-            _log.debug("no multi-user MPS: %s", error)
-            self._control.start(multi_user=False)
-            self._write(record._replace(multi_user=False))
+        has_it = self._control.start(multi_user=multi_user)
+        self._write(record._replace(multi_user=has_it))
         if not self._control.running():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon ended right after its start: see"
@@ -149,8 +145,8 @@ class MpsDaemon:
         except (OSError, ValueError):
             return None
 
-    def _servers_without_daemon(self) -> Iterator[int]:
-        """Servers for our pipe directory, found when no daemon answers there."""
+    def orphaned_servers(self) -> Iterator[int]:
+        """The servers of its pipe directory by pid, to be asked for when no daemon is there."""
         mark = f"CUDA_MPS_PIPE_DIRECTORY={self._directory / 'pipe'}".encode()
         for entry in self._proc.iterdir():
             if not entry.name.isdigit():
@@ -177,11 +173,23 @@ def _ended(pid: int, timeout_s: float) -> bool:
     """Whether a process has ended, at once or within `timeout_s`."""
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return True
+    except OSError:
+        return _vanished(pid, timeout_s)
     try:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         return bool(poller.poll(timeout_s * 1000))
     finally:
         os.close(pidfd)
+
+
+def _vanished(pid: int, timeout_s: float) -> bool:
+    """The same by looking again and again: Linux before 5.3 has nothing to wait on."""
+    deadline = time.monotonic() + timeout_s
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True

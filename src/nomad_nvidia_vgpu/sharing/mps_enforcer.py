@@ -56,7 +56,7 @@ class MpsEnforcer:
 
     def holds(self, uuid: str) -> bool:
         """Whether a daemon's directory, or a changed compute mode, is left."""
-        return gpu_directory(self._config, uuid).exists() or uuid in self._journal.uuids()
+        return gpu_directory(self._config, uuid).exists() or uuid in self._noted()
 
     def release(self, uuid: str) -> str:
         """Ends the daemon of a GPU that is not shared by MPS any more, once nobody uses it."""
@@ -70,6 +70,8 @@ class MpsEnforcer:
             daemon = MpsDaemon(directory, uuid)
             if daemon.alive():
                 _end(MpsDaemon(directory, uuid, find_program()), uuid)
+            elif any(daemon.orphaned_servers()):
+                raise MpsError(_still_shared(uuid))
             daemon.remove()
             self._journal.restore(uuid)
         except (HardwareError, OSError) as error:
@@ -79,7 +81,14 @@ class MpsEnforcer:
 
     def left_over(self) -> list[str]:
         """Every GPU that has a daemon's directory or a changed compute mode."""
-        return sorted({*known_uuids(self._root), *self._journal.uuids()})
+        return sorted({*known_uuids(self._root), *self._noted()})
+
+    def _noted(self) -> list[str]:
+        """The GPUs in the journal; none while it cannot be read, which `keep` tells."""
+        try:
+            return self._journal.uuids()
+        except OSError:
+            return []
 
     def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> list[Server]:
         """The servers of the daemon: started where there is none, anew where that hurts nobody."""
@@ -93,6 +102,7 @@ class MpsEnforcer:
             daemon.start(
                 multi_user=self._config.multi_user, memory_limited=self._config.memory_limit
             )
+            self._without_server.discard(gpu.uuid)  # this daemon was not told to start one yet
         self._begun.add(gpu.uuid)
         return servers or []
 
@@ -178,10 +188,13 @@ class MpsEnforcer:
     def _set_compute_mode(self, gpu: Gpu) -> None:
         if gpu.parent_uuid is not None:
             return
-        if self._config.exclusive_process:
-            self._journal.set_exclusive(gpu.uuid)
-        else:
+        if not self._config.exclusive_process:
             self._journal.restore(gpu.uuid)
+            return
+        try:
+            self._journal.set_exclusive(gpu.uuid)
+        except HardwareError as error:
+            raise MpsError(f"{error}; or set mps.exclusive_process = false") from error
 
     def _exclusive(self, gpu: Gpu, vgpus: int) -> tuple[bool, str]:
         """Whether nothing can run beside the MPS server, and if it should and does not, why."""
@@ -249,11 +262,15 @@ def _running(daemon: MpsDaemon, uuid: str) -> list[Server]:
 def _end(daemon: MpsDaemon, uuid: str) -> None:
     """Ends a daemon that nobody uses any more."""
     if any(server.clients for server in daemon.servers()):
-        raise MpsError(
-            f"{uuid} is still shared by MPS, for tasks that were started before the config"
-            " changed: stop them, or drain the node"
-        )
+        raise MpsError(_still_shared(uuid))
     daemon.stop()
+
+
+def _still_shared(uuid: str) -> str:
+    return (
+        f"{uuid} is still shared by MPS, for tasks that were started before the config changed:"
+        " stop them, or drain the node"
+    )
 
 
 def _unsettled_sentence(uuid: str, one: Unsettled) -> str:

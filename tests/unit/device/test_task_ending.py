@@ -127,7 +127,7 @@ def test_an_unhealthy_gpu_that_may_return_ends_nobody(tasks: Tasks) -> None:
 def test_other_gpus_keep_their_tasks(tasks: Tasks) -> None:
     """Processes on a healthy GPU stay when its neighbour is lost."""
     lost, kept = tasks.start(A), tasks.start(B)
-    Ending(tasks, NO_GRACE_S).see(inventory(grave(A), B))
+    Ending(tasks, DEADLINE_S).see(inventory(grave(A), B))
     assert lost.wait(DEADLINE_S) == -signal.SIGTERM
     assert kept.poll() is None
     assert tasks.asked == ["GPU-a"]

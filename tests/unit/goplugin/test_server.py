@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nomad_nvidia_vgpu.goplugin.server import _make_directory, _socket_directory, _wait
+from unit.manual_clock import DEADLINE_S
 
 NO_PROCESS = -1
 
@@ -73,7 +74,7 @@ def test_a_host_that_lives_is_served_until_stop() -> None:
     waiting.join(1.2)  # a check of the parent is made each second
     still_waiting = waiting.is_alive()
     stop.set()
-    waiting.join(10)
+    waiting.join(DEADLINE_S)
     assert still_waiting
     assert not waiting.is_alive()
 
@@ -92,5 +93,5 @@ def test_a_dead_host_is_waited_for_during_the_grace() -> None:
     waiting.join(1.5)
     still_waiting = waiting.is_alive()
     stop.set()
-    waiting.join(10)
+    waiting.join(DEADLINE_S)
     assert still_waiting

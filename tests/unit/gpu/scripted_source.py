@@ -176,6 +176,10 @@ class RecordingSink:
         with self._changed:
             assert self._changed.wait_for(claim, DEADLINE_S), f"never came: last was {self.told}"
 
+    def wait_until_told(self, claim: Callable[[Inventory], bool]) -> None:
+        """Waits for an inventory of which `claim` holds, be it the newest or one before."""
+        self.wait_until(lambda: any(claim(inventory) for inventory, _ in self.told))
+
     def expect_health(self, health: Mapping[str, str]) -> None:
         """Waits until the inventory holds these GPUs with these reasons, and no others."""
         self.wait_until(lambda: self.health() == health)

@@ -183,14 +183,15 @@ def test_a_known_handle_registers_nothing_anew() -> None:
     assert len(nvml.registered) == 1
 
 
-def test_a_new_handle_is_registered_in_a_new_set() -> None:
-    """A GPU that came back under another handle is registered by that one alone."""
-    nvml, new = Registering(), handle()
-    nvml.events.watch("GPU-a", handle())
+def test_a_new_handle_is_added_to_the_set() -> None:
+    """A GPU that comes, or comes back under another handle, costs the others no event."""
+    nvml, old, new, other = Registering(), handle(), handle(), handle()
+    nvml.events.watch("GPU-a", old)
     nvml.events.wait(1.0)
     nvml.events.watch("GPU-a", new)
+    nvml.events.watch("GPU-b", other)
     nvml.events.wait(1.0)
-    assert nvml.freed == [1]
-    assert nvml.registered[1:] == [(new, XID_BIT, 2)]
+    assert nvml.freed == []
+    assert nvml.registered == [(one, XID_BIT, 1) for one in (old, new, other)]
     nvml.happen(new, 79)
     assert nvml.events.wait(1.0) == (XidEvent("GPU-a", 79),)

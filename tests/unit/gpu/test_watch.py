@@ -126,6 +126,7 @@ def test_a_call_that_hangs_is_given_up() -> None:
         on.sink.expect_health(HEALTHY)
         on.source.hang("look 1")
         on.until_called("look 1", clock, 1 / 64)
+        on.until_at_rest(0, clock)
         clock.advance(8.5)
         on.watch.check_workers()
         assert on.sink.health()["GPU-b"] == ""
@@ -157,6 +158,7 @@ def test_a_call_that_returns_brings_its_gpu_back() -> None:
     with on:
         on.sink.expect_health({"GPU-a": ""})
         on.source.wait_until_hanging("look 1")
+        on.until_at_rest(0, clock)
         clock.advance(9.0)
         on.watch.check_workers()
         assert on.sink.complete

@@ -18,7 +18,7 @@ from nomad_nvidia_vgpu.gpu.model import XidEvent
 from nomad_nvidia_vgpu.gpu.watch import NO_ANSWER, _Worker
 from unit.example_gpus import look
 from unit.gpu.watching import A, B, Watching
-from unit.manual_clock import ManualClock
+from unit.manual_clock import DEADLINE_S, ManualClock
 
 HEALTHY = {"GPU-a": "", "GPU-b": ""}
 HOUR_S = 3600.0
@@ -139,7 +139,7 @@ def test_a_replaced_driver_makes_us_leave() -> None:
     on.source.driver(StaleLibraryError("the driver was replaced"))
     with on:
         on.sink.wait_until(lambda: on.sink.complete)
-        assert on.left == 1
+    assert on.left == 1
 
 
 def test_we_are_asked_to_leave_once() -> None:
@@ -149,7 +149,7 @@ def test_we_are_asked_to_leave_once() -> None:
     with on:
         for thread in threading.enumerate():
             if thread.name == "gpu-driver":
-                thread.join(10.0)
+                thread.join(DEADLINE_S)
                 assert not thread.is_alive()
     assert on.left == 1
     assert on.source.calls["open"] == 1
@@ -196,10 +196,11 @@ def test_a_gpu_on_its_way_back_is_looked_at_more_often() -> None:
 def test_a_gpu_with_an_event_is_looked_at_more_often() -> None:
     """A GPU that an event made unhealthy is not late by a whole period when it is well."""
     with Watching(A, period_s=HOUR_S) as on:
-        on.sink.wait_until(lambda: on.sink.complete)
+        on.sink.expect_health({"GPU-a": ""})
         on.source.report(XidEvent("GPU-a", 79))
-        on.sink.wait_until(lambda: on.sink.health()["GPU-a"] != "")
-        assert on.source.called("look 0", 2, within_s=0.5)
+        on.sink.wait_until_told(lambda inventory: not inventory.gpus[0].health.healthy)
+        on.source.wait_for_calls("look 0", 3)
+        on.sink.expect_health({"GPU-a": ""})
 
 
 @pytest.mark.usefixtures("soon")

@@ -77,14 +77,24 @@ class Watching:
             t for t in threading.enumerate() if t not in self._others and t.name.startswith("gpu-")
         ]
 
-    def until_called(self, call: str, clock: ManualClock, step_s: float) -> None:
+    def until_called(
+        self, call: str, clock: ManualClock, step_s: float, within_s: float = 0.2
+    ) -> None:
         """Moves the clock on, step by step, until this call is made once more.
 
-        One step may not be enough: the thread may read the clock only after it.
+        One step may not be enough: the thread may read the clock only after it. Each is given
+        `within_s` of real time.
         """
         wanted = self.source.calls[call] + 1
-        for _ in range(400):
+        for _ in range(int(DEADLINE_S / within_s)):
             clock.advance(step_s)
-            if self.source.called(call, wanted, within_s=0.05):
+            if self.source.called(call, wanted, within_s):
                 return
         pytest.fail(f"{call} was not called again")
+
+    def until_at_rest(self, index: int, clock: ManualClock) -> None:
+        """Waits until this GPU's thread has ended what it was at: it begins no more by itself.
+
+        A clock that is moved on under a look or a sample makes it one that hangs.
+        """
+        clock.wait_for_reads(f"gpu-{index}", 16)  # a look with its sample reads it half as often

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""How the property tests run: as long as they need on a busy machine, and leaving nothing behind.
+"""What all tests share, and how the property tests run: as long as they need, leaving nothing.
 
 `HYPOTHESIS_EXAMPLES=5000 pytest tests/unit` looks much longer than a usual run.
 """
@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "unit",
+    "patient",
     deadline=None,
     database=None,
     print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "60")),
 )
-settings.load_profile("unit")
+settings.load_profile("patient")
 
 
 @pytest.fixture
