@@ -262,7 +262,9 @@ class Agent:
         given = config if isinstance(config, Path) else self.root / "given.hcl"
         if isinstance(config, str):
             given.write_text(config)
-        files = ("/bin/sh", "/usr/bin/env", *binaries.shared_objects("/bin/sh", "/usr/bin/env"))
+        # Nomad 1.9 looks up the task's user inside the chroot.
+        files = ["/bin/sh", "/usr/bin/env", "/etc/passwd"]
+        files += binaries.shared_objects("/bin/sh", "/usr/bin/env")
         # Nomad copies a symbolic link as one, without what it points to.
         chroot = "\n    ".join(f'"{os.path.realpath(path)}" = "{path}"' for path in files)
         overlay = self.root / "overlay.hcl"  # last, so that it wins
