@@ -70,6 +70,13 @@ def test_the_pipe_is_mounted_only_where_asked_for() -> None:
     assert deliver(1, mount=True, root="/srv/mps").mounts == (Mount(pipe, pipe, read_only=False),)
 
 
+def test_a_simulated_gpu_has_no_pipe_to_mount() -> None:
+    """It has no daemon, and a task whose mount is not there would not start."""
+    delivered = Mps().deliver(config(mount=True), Grant(gpu(simulated=True), 4, 1))
+    assert delivered.mounts == ()
+    assert delivered.envs
+
+
 def test_with_device_files_the_pipe_is_mounted_too() -> None:
     """There are mounts anyway, and a container sees the daemon by nothing else."""
     with_files = PluginConfig(vgpus=4, sharing="mps", device_nodes="cdi")
