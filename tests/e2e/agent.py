@@ -123,7 +123,7 @@ class Agent:
         for directory in (self.data_dir, self.plugin_dir, self._temporary):
             directory.mkdir(parents=True)
         (self.plugin_dir / binaries.PLUGIN_NAME).symlink_to(binaries.plugin())
-        self._configs = self._write_configs(config)
+        self.configs = self._write_configs(config)
 
     @property
     def pid(self) -> int:
@@ -151,7 +151,7 @@ class Agent:
     def launch(self) -> None:
         """Starts the agent's process and waits for nothing."""
         mode = ["-dev", "-bind", "127.0.0.1"] if self._dev else []
-        configs = [f"-config={path}" for path in self._configs]
+        configs = [f"-config={path}" for path in self.configs]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(self.binary), "agent", *mode, *configs],
@@ -262,9 +262,9 @@ class Agent:
         given = config if isinstance(config, Path) else self.root / "given.hcl"
         if isinstance(config, str):
             given.write_text(config)
+        programs = ("/bin/sh", "/usr/bin/env", "/bin/sleep")
         # Nomad 1.9 looks up the task's user inside the chroot.
-        files = ["/bin/sh", "/usr/bin/env", "/etc/passwd"]
-        files += binaries.shared_objects("/bin/sh", "/usr/bin/env")
+        files = (*programs, *binaries.shared_objects(*programs), "/etc/passwd")
         # Nomad copies a symbolic link as one, without what it points to.
         chroot = "\n    ".join(f'"{os.path.realpath(path)}" = "{path}"' for path in files)
         overlay = self.root / "overlay.hcl"  # last, so that it wins

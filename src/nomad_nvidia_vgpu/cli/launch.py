@@ -107,7 +107,8 @@ def launch(
 def own_command() -> list[str]:
     """How to start this very program as a plugin."""
     program = Path(sys.argv[0])
-    if program.name == "nvidia-vgpu" and os.access(program, os.X_OK):
+    # The single file also goes by a longer name, with version and machine.
+    if program.name.startswith("nvidia-vgpu") and os.access(program, os.X_OK):
         return [str(program.absolute())]
     return [sys.executable, "-m", "nomad_nvidia_vgpu"]
 

@@ -129,6 +129,32 @@ class MpsConfig:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class MemoryGuardConfig:
+    """What happens when a task uses more GPU memory than its share."""
+
+    action: str = _option(
+        values.word("off", "warn", "kill"),
+        "warn",
+        "what happens to a task whose processes together use more memory of a GPU than its share:"
+        ' `"warn"` logs and counts it, `"kill"` also ends its GPU processes, the youngest first and'
+        " only as many as needed",
+        shown='"warn"',
+    )
+    grace_s: float = _option(
+        values.duration(timedelta(0)),
+        30.0,
+        "how long a task must use too much before anything happens",
+        shown='"30s"',
+    )
+    tolerance_percent: int = _option(
+        values.whole_number(0, 100),
+        5,
+        "how much more than its share a task may use",
+        shown="5",
+    )
+
+
 def _simulated(value: object) -> SimulatedGpus:
     # Imported late: a node with GPUs has no use for the profiles of others.
     from nomad_nvidia_vgpu.gpu.profiles import parse_simulated  # noqa: PLC0415
@@ -207,6 +233,12 @@ class PluginConfig:
         "where the CDI specifications of this node are; a file in a later directory counts more",
         shown='["/etc/cdi", "/var/run/cdi"]',
     )
+    metrics_address: str = _option(
+        values.address(),
+        "",
+        "where Prometheus can read metrics, as `host:port`; empty: nowhere",
+        shown='""',
+    )
     simulate: tuple[SimulatedGpus, ...] = _option(
         values.list_of(
             values.Kind("string", '"<profile>[:<count>[:<MIG profile>,…]]"', _simulated),
@@ -225,6 +257,9 @@ class PluginConfig:
 
     mps: MpsConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
         MpsConfig, 'how GPUs are shared with `sharing = "mps"`'
+    )
+    memory_guard: MemoryGuardConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
+        MemoryGuardConfig, "what happens when a task uses more GPU memory than its share"
     )
     health: HealthConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
         HealthConfig, "when a GPU is unhealthy, and what follows"

@@ -9,6 +9,7 @@ looks, and says what it sees.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import stat
 import threading
@@ -25,6 +26,8 @@ from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, MpsDaemon, Record, known
 
 _JOURNAL = "compute-modes.json"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+_log = logging.getLogger(__name__)
 
 
 class MpsEnforcer:
@@ -177,7 +180,11 @@ class MpsEnforcer:
             return ""
         told = gpu.uuid in self._without_server
         self._without_server.add(gpu.uuid)
-        daemon.start_server()
+        try:
+            daemon.start_server()
+        except MpsError as error:
+            # It opens the GPU, which takes seconds on some: the next pass sees what came of it.
+            _log.debug("%s", error)
         return (
             f"{gpu.uuid}: its MPS server does not start: see server.log in"
             f" {gpu_directory(self._config, gpu.uuid) / 'log'}"

@@ -105,6 +105,26 @@ def test_wrong_hcl_says_where(tmp_path: Path) -> None:
         read(tmp_path, "vgpus = 4\nvendor = = 5\n")
 
 
+def test_quoted_keys_of_hcl_1_are_read(tmp_path: Path) -> None:
+    """Agents' files have them in `options`, `meta` and `chroot_env`; the parser reads HCL 2."""
+    text = """
+        client {
+          options {
+            "fingerprint.denylist" = "env_aws,env_gce"
+            "driver.docker"="1"
+          }
+          chroot_env { "/bin" = "/bin" }
+        }
+        plugin "nvidia-vgpu" {
+          config {
+            "vgpus" = 4
+            ignored_gpu_ids = ["GPU-1"]
+          }
+        }
+    """
+    assert read(tmp_path, text) == {"vgpus": 4, "ignored_gpu_ids": ["GPU-1"]}
+
+
 @pytest.mark.parametrize(("text", "name"), [("{", "a.hcl"), ("nonsense", "a.json")])
 def test_wrong_json_is_a_config_error(tmp_path: Path, text: str, name: str) -> None:
     """JSON that does not parse is refused as such."""

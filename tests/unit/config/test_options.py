@@ -10,6 +10,7 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import (
     HealthConfig,
+    MemoryGuardConfig,
     MpsConfig,
     Option,
     PluginConfig,
@@ -42,6 +43,7 @@ def test_every_option_of_the_design_is_there() -> None:
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
         "device_nodes": "none",
         "cdi_spec_dirs": ("/etc/cdi", "/var/run/cdi"),
+        "metrics_address": "",
         "simulate": (),
         "log_level": "info",
         "sharing": "time-slicing",
@@ -52,6 +54,9 @@ def test_every_option_of_the_design_is_there() -> None:
         "mps.mount": False,
         "mps.exclusive_process": True,
         "mps.multi_user": True,
+        "memory_guard.action": "warn",
+        "memory_guard.grace": 30.0,
+        "memory_guard.tolerance_percent": 5,
         "health.fatal_xids": (),
         "health.ignored_xids": (),
         "health.recovery_period": 60.0,
@@ -76,7 +81,11 @@ def test_every_option_says_what_it_is_for(option: Option) -> None:
 def test_a_block_is_listed_with_its_options() -> None:
     """What is in a block is declared by a class, and the block itself holds no value."""
     blocks = {option.name: option.block for option in options() if option.block}
-    assert blocks == {"mps": MpsConfig, "health": HealthConfig}
+    assert blocks == {
+        "mps": MpsConfig,
+        "memory_guard": MemoryGuardConfig,
+        "health": HealthConfig,
+    }
     assert not blocks.keys() & ALL.keys()
     assert [option.field for option in options(HealthConfig)] == [
         "fatal_xids",

@@ -100,8 +100,10 @@ def start() -> Iterator[Callable[[PluginConfig], Kept]]:
         kept.upkeep.stop()
         for gate in kept.enforcer.gate.values():
             gate.set()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(DEADLINE_S)
+    deadline = time.monotonic() + DEADLINE_S
+    while set(threading.enumerate()) - before:  # one may be about to start another
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.01)
 
 
 Start = Callable[[PluginConfig], Kept]
