@@ -9,7 +9,7 @@ GO     ?= go
 FLOOR  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10 /usr/bin/python3.10))
 NOMAD_DIR := build/nomad
 
-.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench proto proto-check eval docs lock clean
+.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist proto proto-check eval docs lock clean
 
 help:            ## what the targets do
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,9 @@ soak: setup      ## ten minutes over the fake driver with stats and random fault
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed
 	$(BIN)/python -m bench
 
+dist: setup      ## wheel and single files in dist/: docs/packaging.md
+	$(BIN)/python -m scripts.onefile.build $(ARGS)
+
 proto: setup     ## generated code from proto/
 	scripts/proto.sh src
 
@@ -80,9 +83,11 @@ eval: setup nomad ## Nomad's own plugin launcher against the plugin
 
 docs: setup      ## the generated parts of docs/
 	$(BIN)/python -m scripts.option_table
+	$(BIN)/python -m scripts.metric_table
+	$(BIN)/python -m scripts.top_pictures
 
 lock:            ## pins requirements anew (needs uv)
 	scripts/lock.sh --upgrade
 
 clean:
-	rm -rf build .venv
+	rm -rf build dist .venv

@@ -5,9 +5,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from bench import imports, memory, messages, report, reserve, startup, usage
+from bench import (
+    forms,
+    imports,
+    memory,
+    messages,
+    placement,
+    report,
+    reserve,
+    scrape,
+    startup,
+    usage,
+)
 from bench.environment import BrokenInstallationError, Installation, prepare
 from bench.fake_driver import FakeMachine, NoFakeDriverError
 from bench.figures import FULL, QUICK, Effort, Figure
@@ -16,7 +27,14 @@ from bench.figures import FULL, QUICK, Effort, Figure
 def main() -> int:
     """Runs what the command line asks for; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("all", "imports"), default="all")
+    parser.add_argument("what", nargs="?", choices=("all", "forms", "imports"), default="all")
+    parser.add_argument(
+        "--other",
+        action="append",
+        default=[],
+        metavar="NAME=PROGRAM[,UNPACKED]",
+        help="with `forms`: another form to compare with ours, and the folder that it fills",
+    )
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="fewer repetitions: a first look")
     extent.add_argument(
@@ -28,10 +46,25 @@ def main() -> int:
         if asked.what == "imports":
             imports.show(installation)
             return 0
-        return _all(installation, QUICK if asked.quick else FULL, write_docs=asked.write_docs)
+        effort = QUICK if asked.quick else FULL
+        if asked.what == "forms":
+            return _forms(installation, effort, asked.other)
+        return _all(installation, effort, write_docs=asked.write_docs)
     except (BrokenInstallationError, report.UnfinishedError) as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _forms(installation: Installation, effort: Effort, others: Sequence[str]) -> int:
+    about = report.machine(installation)
+    compared = [
+        forms.in_venv(installation),
+        forms.single_file(installation),
+        *(forms.another(installation, told) for told in others),
+    ]
+    figures = forms.compared(installation, compared, effort)
+    print(f"{report.described(about)}\n\n{report.table(figures)}")
+    return 0
 
 
 def _all(installation: Installation, effort: Effort, *, write_docs: bool) -> int:
@@ -90,6 +123,9 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ),
         ("who uses what", lambda: usage.attribution(effort)),
         ("Reserve", lambda: reserve.measure(installation, effort)),
+        ("scrapes", lambda: scrape.measure(installation, effort)),
+        ("forms", lambda: forms.measure(installation, effort)),
+        ("placement", lambda: placement.measure(installation, effort)),
     ]
     figures = []
     for title, work in steps:

@@ -22,7 +22,7 @@ def measure(installation: Installation, effort: Effort, fake: FakeMachine | None
     """The start-up figures, every kind of launch taking turns with the bare interpreter."""
     simulated = launch.simulated(_GPUS, _VGPUS)
     bare, line, answered, ended, three, three_nvml = [], [], [], [], [], []
-    _three_launches(installation, simulated)  # fills the page cache
+    three_launches(installation, simulated)  # fills the page cache
     for _ in range(effort.launches):
         bare.append(launch.bare_s(installation))
         one = _until_configured(installation, simulated)
@@ -30,11 +30,11 @@ def measure(installation: Installation, effort: Effort, fake: FakeMachine | None
         answered.append(one[1])
         ended.append(one[2])
         bare.append(launch.bare_s(installation))
-        three.append(_three_launches(installation, simulated))
+        three.append(three_launches(installation, simulated))
         bare.append(launch.bare_s(installation))
         if fake is not None:
             given = launch.config(vgpus=_VGPUS)
-            three_nvml.append(_three_launches(installation, given, fake.environment(counted=False)))
+            three_nvml.append(three_launches(installation, given, fake.environment(counted=False)))
     unit_s = median(bare)
     figures = [
         Figure("bare: python3 -I -c pass", unit_s * 1e3, "ms", samples=tuple(bare)),
@@ -69,7 +69,7 @@ def _until_configured(installation: Installation, given: bytes) -> tuple[float, 
     return line - began, answered - began, time.perf_counter() - answered
 
 
-def _three_launches(
+def three_launches(
     installation: Installation, given: bytes, extra: Mapping[str, str] | None = None
 ) -> float:
     """Seconds of what an agent does before it can register a node."""
@@ -95,6 +95,6 @@ def _three_launches(
 def nvml_starts(installation: Installation, fake: FakeMachine) -> Figure:
     """How often NVML is initialised in all three launches together."""
     fake.forget_calls()
-    _three_launches(installation, launch.config(vgpus=_VGPUS), fake.environment())
+    three_launches(installation, launch.config(vgpus=_VGPUS), fake.environment())
     starts = sum(n for name, n in fake.calls().items() if name.startswith("nvmlInit"))
     return Figure("NVML initialisations per agent start", starts, "", 1, exact=True)

@@ -39,7 +39,7 @@ _MEMORY_KEYS = "memory_total_mib memory_reserved_mib memory_used_mib bar1_total_
 GPU_KEYS = frozenset(
     f"""
     uuid name minor_number pci pci_device_id pci_subsystem_id {_MEMORY_KEYS} memory_numa_node
-    power_limit_mw enforced_power_limit_mw power_usage_mw temperature_c
+    power_limit_mw enforced_power_limit_mw power_usage_mw energy_mj temperature_c
     max_sm_clock_mhz max_memory_clock_mhz sm_clock_mhz memory_clock_mhz
     pcie_gen gpu_pcie_gen pcie_width
     gpu_utilization memory_utilization encoder_utilization decoder_utilization

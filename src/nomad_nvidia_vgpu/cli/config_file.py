@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,42 @@ from nomad_nvidia_vgpu.errors import ConfigError
 
 LABEL = "nvidia-vgpu"
 
+_QUOTED_KEY = re.compile(r'(?<![^\s{,])"(?P<name>[^"\n]*)"(?=\s*=[^=])')
+"""`"fingerprint.denylist" = …` in a block: agents' files are HCL 1, which the parser is not."""
+
 
 def read_config_file(path: Path) -> dict[str, object]:
     """The options in `path`: an agent's file with our plugin block, a `config` block, or its inside.
 
     They may be wrong, or not exist. ConfigError if the file does not parse, or is another's.
     """
+    return _options_in(path, parsed_file(path))
+
+
+def parsed_file(path: Path) -> dict[str, Any]:
+    """What an agent's file holds; ConfigError if it cannot be read or does not parse."""
     try:
         text = path.read_text()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path} is not a text file"]) from error
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from error
-    return _options_in(path, _parse(path, text))
+    return _parse(path, text)
+
+
+def plugin_blocks(parsed: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Label and body of each plugin block, in the order of the file."""
+    for block in _maps(parsed.get("plugin")):
+        for label, bodies in block.items():
+            yield from ((label, body) for body in _maps(bodies))
+
+
+def options_of(body: dict[str, Any]) -> dict[str, object]:
+    """The options in the `config` of a plugin block."""
+    merged: dict[str, object] = {}
+    for config in _maps(body.get("config")):
+        merged.update(_unwrapped(config))
+    return merged
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
@@ -35,37 +60,50 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise ConfigError([f"{path} is not valid JSON: {error}"]) from error
     else:
-        # Imported late: its grammar takes a tenth of a second to load.
-        import hcl2  # noqa: PLC0415
-        from hcl2.utils import SerializationOptions  # noqa: PLC0415
-        from lark.exceptions import LarkError  # noqa: PLC0415
-
-        plain = SerializationOptions(
-            with_comments=False, explicit_blocks=False, strip_string_quotes=True
-        )
-        try:
-            parsed = hcl2.loads(text, serialization_options=plain)
-        except LarkError as error:
-            line = getattr(error, "line", None)
-            where = f" (line {line})" if isinstance(line, int) and line > 0 else ""
-            first = str(error).splitlines()[0]
-            raise ConfigError([f"{path} is not valid HCL{where}: {first}"]) from error
+        parsed = _parse_hcl(path, text)
     if not isinstance(parsed, dict):
         raise ConfigError([f"{path} must hold a map of options, got {type(parsed).__name__}"])
     return parsed
 
 
+def _parse_hcl(path: Path, text: str) -> dict[str, Any]:
+    # Imported late: its grammar takes a tenth of a second to load.
+    import hcl2  # noqa: PLC0415
+    from hcl2.utils import SerializationOptions  # noqa: PLC0415
+    from lark.exceptions import LarkError  # noqa: PLC0415
+
+    plain = SerializationOptions(
+        with_comments=False, explicit_blocks=False, strip_string_quotes=True
+    )
+    try:
+        return hcl2.loads(text, serialization_options=plain)
+    except LarkError as error:
+        with contextlib.suppress(LarkError):
+            rewritten = _QUOTED_KEY.sub(_unquoted, text)
+            return hcl2.loads(rewritten, serialization_options=plain)
+        line = getattr(error, "line", None)
+        where = f" (line {line})" if isinstance(line, int) and line > 0 else ""
+        first = str(error).splitlines()[0]
+        raise ConfigError([f"{path} is not valid HCL{where}: {first}"]) from error
+
+
+def _unquoted(key: re.Match[str]) -> str:
+    """A key that HCL 2 takes: no option of ours has a name that must be quoted."""
+    name = key["name"]
+    return name if name.isidentifier() else f"quoted_{key.start()}"
+
+
 def _options_in(path: Path, parsed: dict[str, Any]) -> dict[str, object]:
     if "plugin" not in parsed:
         if set(parsed) == {"config"}:
-            return _config_in(parsed)
+            return options_of(parsed)
         if parsed and not {option.name for option in options()} & set(parsed):
             raise ConfigError([f'{path} has no plugin "{LABEL}" block: add one'])
         return _unwrapped(parsed)
     found: dict[str, object] | None = None
-    for block in _maps(parsed["plugin"]):
-        for body in _maps(block.get(LABEL)):
-            found = _config_in(body)  # of two blocks Nomad takes the later one whole
+    for label, body in plugin_blocks(parsed):
+        if label == LABEL:
+            found = options_of(body)  # of two blocks Nomad takes the later one whole
     if found is None:
         labels = sorted({label for block in _maps(parsed["plugin"]) for label in block})
         raise ConfigError(
@@ -74,21 +112,33 @@ def _options_in(path: Path, parsed: dict[str, Any]) -> dict[str, object]:
     return found
 
 
-def _config_in(body: dict[str, Any]) -> dict[str, object]:
-    merged: dict[str, object] = {}
-    for config in _maps(body.get("config")):
-        merged.update(_unwrapped(config))
-    return merged
-
-
 def _unwrapped(given: dict[str, Any]) -> dict[str, object]:
-    """The options, with a block that HCL gives as a list of one map as that map."""
-    return {
-        name: value[0]
-        if isinstance(value, list) and value and isinstance(value[0], dict)
-        else value
-        for name, value in given.items()
-    }
+    """The options, with a block that HCL gives as a list of one map as that map.
+
+    Blocks with labels become one map of label to block; ConfigError if a label is there twice.
+    """
+    labelled = {option.name for option in options() if option.label}
+    found: dict[str, object] = {}
+    for name, value in given.items():
+        if name in labelled and any(_maps(value)):
+            found[name] = _by_label(name, value)
+        else:
+            found[name] = _block(value)
+    return found
+
+
+def _by_label(name: str, value: object) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for blocks in _maps(value):
+        for label, body in blocks.items():
+            if label in found or (isinstance(body, list) and len(body) > 1):
+                raise ConfigError([f'{name} "{label}" is there twice: make one block of them'])
+            found[label] = _block(body)
+    return found
+
+
+def _block(value: object) -> object:
+    return value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
 
 
 def _maps(value: object) -> Iterator[dict[str, Any]]:

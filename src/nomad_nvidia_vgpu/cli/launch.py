@@ -17,7 +17,7 @@ from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
-from nomad_nvidia_vgpu.config.options import all_options
+from nomad_nvidia_vgpu.config.options import LABELLED, all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.device.reserve import Reservation
@@ -107,7 +107,8 @@ def launch(
 def own_command() -> list[str]:
     """How to start this very program as a plugin."""
     program = Path(sys.argv[0])
-    if program.name == "nvidia-vgpu" and os.access(program, os.X_OK):
+    # The single file also goes by a longer name, with version and machine.
+    if program.name.startswith("nvidia-vgpu") and os.access(program, os.X_OK):
         return [str(program.absolute())]
     return [sys.executable, "-m", "nomad_nvidia_vgpu"]
 
@@ -135,6 +136,11 @@ def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) 
 
 
 def _given(given: dict[str, object], path: str) -> object:
+    name, labelled, inner = path.partition(f"{LABELLED}.")
+    if labelled:
+        blocks = given.get(name)
+        found = blocks.items() if isinstance(blocks, dict) else ()
+        return ", ".join(f"{label}={body[inner]}" for label, body in found if inner in body) or None
     value: object = given
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from nomad_nvidia_vgpu import __version__
-from nomad_nvidia_vgpu.cli import gpus, launch, plan, release
+from nomad_nvidia_vgpu.cli import gpus, install, launch, plan, release, top
 from nomad_nvidia_vgpu.errors import ConfigError, VgpuError
 from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
 from nomad_nvidia_vgpu.rpc.client import Refused
@@ -24,8 +24,8 @@ from nomad_nvidia_vgpu.rpc.client import Refused
 def cli(context: click.Context) -> None:
     """Share NVIDIA GPUs on HashiCorp Nomad.
 
-    This program is a Nomad device plugin: put it, or a link to it, into the agent's plugin_dir
-    under the name nvidia-vgpu, and Nomad starts it. The commands below are for people.
+    This program is a Nomad device plugin: `install` puts it into the agent's plugin_dir under the
+    name nvidia-vgpu, and Nomad starts it. The commands below are for people.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
@@ -35,7 +35,10 @@ def cli(context: click.Context) -> None:
 cli.add_command(launch.launch)
 cli.add_command(gpus.gpus)
 cli.add_command(plan.plan)
+cli.add_command(top.top)
 cli.add_command(release.release)
+cli.add_command(install.install)
+cli.add_command(install.uninstall)
 
 
 def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one way out per kind of end

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
+from nomad_nvidia_vgpu.device.holdings import HoldingsWatch
 from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
+from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
+from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
@@ -26,6 +29,9 @@ from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch, Sink
 
 if TYPE_CHECKING:
     from nomad_nvidia_vgpu.device.accountant import Accountant
+
+METRICS_SAMPLE_S = 10.0
+"""How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
 
 SourceOf = Callable[[Sequence[SimulatedGpus]], GpuSource]
 
@@ -46,6 +52,7 @@ class Plugin:
         self._source_of = source_of
         self._config = config
         self._catalog = Catalog(config)
+        self._tally = Tally()
         self._lock = threading.Lock()  # guards the start of the watch
         self._watch: GpuWatch | None = None
         self._accountant: Accountant | None = None
@@ -64,7 +71,13 @@ class Plugin:
         """
         self._start_watch()
         edition = self._catalog.wait(lambda e: e.complete, fingerprint.FIRST_ANSWER_S)
-        return reserve(self._config, edition.plan, ids)
+        try:
+            reservation = reserve(self._config, edition.plan, ids)
+        except RequestError:
+            self._tally.reserved(REFUSED)
+            raise
+        self._tally.reserved(MADE)
+        return reservation
 
     def stats(self, hang_up: "HangUp", asked_s: float) -> Iterator[tuple[stats.GroupStats, ...]]:
         """The stream of stats at the interval that the host asked for."""
@@ -111,6 +124,11 @@ class Plugin:
                 enforcers = enforcers_of(config, source)
                 if enforcers:
                     Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
+                # Simulated GPUs have the same UUIDs in every agent: a task may be another's.
+                if not config.simulate:
+                    self._catalog.expect_holdings()
+                    tell = self._catalog.take_holdings
+                    HoldingsWatch(tell, config.fingerprint_period_s).start()
                 self._accountant, sink = self._accounting()
                 self._watch = GpuWatch(
                     source,
@@ -123,11 +141,33 @@ class Plugin:
                 wanted = config.memory_guard.action != "off" or config.health.end_tasks
                 sampling = self._watch.sampling(LIST_EVERY_S) if wanted else None
                 self._accountant.start(sampling or contextlib.nullcontext())
+                if config.metrics_address:
+                    threading.Thread(
+                        target=_serve_metrics,
+                        args=(config, self._catalog, self._tally, self._watch),
+                        name="metrics",
+                        daemon=True,
+                    ).start()
             return self._watch
 
 
 def _warning_only(config: PluginConfig) -> PluginConfig:
     return replace(config, memory_guard=replace(config.memory_guard, action="warn"))
+
+
+def _serve_metrics(config: PluginConfig, catalog: Catalog, tally: Tally, watch: GpuWatch) -> None:
+    """Serves for ever. Whatever goes wrong, the plugin goes on without metrics."""
+    try:
+        # Imported late: 45 ms, and few nodes have a metrics_address.
+        from nomad_nvidia_vgpu.device.metrics import registry_of  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.metrics_server import MetricsServer  # noqa: PLC0415
+
+        registry = registry_of(catalog, tally, config.vendor)
+        server = MetricsServer(config.metrics_address, registry, config.fingerprint_period_s)
+        with watch.sampling(METRICS_SAMPLE_S):
+            server.run()
+    except Exception:  # noqa: BLE001  the GPUs matter more
+        _log.exception("the metrics failed in an unforeseen way: report this as a bug")
 
 
 def _policy(config: PluginConfig) -> HealthPolicy:

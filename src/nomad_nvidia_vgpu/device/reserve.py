@@ -8,7 +8,7 @@ and never says when it ended: a reservation is a function of the ids alone and c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
@@ -20,6 +20,8 @@ from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 IDS_ENV = "NVIDIA_VGPU_IDS"
 MEMORY_ENV = "NVIDIA_VGPU_MEMORY_MIB"
 BUDGETS_ENV = "NVIDIA_VGPU_BUDGETS"
+GROUP_ENV = "NVIDIA_VGPU_GROUP"
+"""By which Nomad counts the vGPUs, so that it is known later whether it still does."""
 
 _MAX_NAMED = 8
 
@@ -44,8 +46,8 @@ def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation
         gpu = gpus.get(vgpu.gpu_uuid) if vgpu else None
         if vgpu is None or gpu is None or vgpu.number >= gpu.published:
             problems.append(f"{text!r:.220} is not a vGPU of this node now")
-        elif not gpu.health.healthy:
-            problems.append(f"{text} is unhealthy ({gpu.health.reason})")
+        elif not gpu.health_of(vgpu.number).healthy:
+            problems.append(f"{text} is unhealthy ({gpu.health_of(vgpu.number).reason})")
         else:
             granted[vgpu.gpu_uuid] += 1
     if problems:
@@ -61,7 +63,7 @@ def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation
     deliveries = [
         one.strategy.deliver(config, Grant(one.gpu, one.vgpus, count)) for one, count in shares
     ]
-    envs = _envs(config, gpus, granted, wanted)
+    envs = {**_envs(config, gpus, granted, wanted), **_group(config, plan, granted)}
     for delivery in deliveries:
         envs.update(delivery.envs)
     return Reservation(envs, tuple(mount for d in deliveries for mount in d.mounts))
@@ -90,6 +92,12 @@ def _envs(
     if len(budgets) == len(uuids):
         envs[MEMORY_ENV] = str(min(budgets.values()))
     return envs
+
+
+def _group(config: PluginConfig, plan: Plan, granted: Collection[str]) -> dict[str, str]:
+    """The device group of these GPUs, if they are of one, as in all that Nomad asks for."""
+    groups = {g.device(config.vendor) for g in plan.groups for o in g.gpus if o.gpu.uuid in granted}
+    return {GROUP_ENV: groups.pop()} if len(groups) == 1 else {}
 
 
 def _by_number(text: str) -> tuple[str, int]:

@@ -251,6 +251,7 @@ def _sample(nvml: ModuleType, physical: Any, own: Any, limit_w: int | None) -> G
     return GpuSample(
         taken_at=datetime.now(tz=timezone.utc),
         power_w=None if power_mw is None else Ratio(power_mw // 1000, limit_w),
+        energy_mj=value(nvml.nvmlDeviceGetTotalEnergyConsumption, physical),
         gpu_utilization_percent=busy and busy.gpu,
         memory_utilization_percent=busy and busy.memory,
         encoder_utilization_percent=encoder and encoder[0],

@@ -80,6 +80,32 @@ def test_every_form_of_a_file_is_read(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, text) == {"vgpus": 4, "simulate": ["l4:2"]}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'gpu "*L4*" {\n  vgpus = 2\n}\ngpu "GPU-a" {\n  ignored = true\n}\n',
+        '{"gpu": {"*L4*": {"vgpus": 2}, "GPU-a": {"ignored": true}}}',
+        '{"gpu": [{"*L4*": [{"vgpus": 2}]}, {"GPU-a": [{"ignored": true}]}]}',
+    ],
+)
+def test_blocks_with_labels_are_read(tmp_path: Path, text: str) -> None:
+    """Blocks of one name are told apart by their labels, in every form of a file."""
+    assert read(tmp_path, text) == {"gpu": {"*L4*": {"vgpus": 2}, "GPU-a": {"ignored": True}}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'gpu "GPU-a" {\n  vgpus = 2\n}\ngpu "GPU-a" {\n  ignored = true\n}\n',
+        '{"gpu": [{"GPU-a": [{"vgpus": 2}, {"vgpus": 4}]}]}',
+    ],
+)
+def test_a_label_stands_once(tmp_path: Path, text: str) -> None:
+    """Nomad refuses two blocks with one label, and so do our tools."""
+    with pytest.raises(ConfigError, match=r'gpu "GPU-a" is there twice'):
+        read(tmp_path, text)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", 'plugin "nvidia-vgpu" {}'])
 def test_an_empty_config_is_empty(tmp_path: Path, text: str) -> None:
     """A file or block that gives nothing is no error."""
@@ -103,6 +129,26 @@ def test_wrong_hcl_says_where(tmp_path: Path) -> None:
     """HCL that does not parse is refused with file and line."""
     with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL \(line 2\)"):
         read(tmp_path, "vgpus = 4\nvendor = = 5\n")
+
+
+def test_quoted_keys_of_hcl_1_are_read(tmp_path: Path) -> None:
+    """Agents' files have them in `options`, `meta` and `chroot_env`; the parser reads HCL 2."""
+    text = """
+        client {
+          options {
+            "fingerprint.denylist" = "env_aws,env_gce"
+            "driver.docker"="1"
+          }
+          chroot_env { "/bin" = "/bin" }
+        }
+        plugin "nvidia-vgpu" {
+          config {
+            "vgpus" = 4
+            ignored_gpu_ids = ["GPU-1"]
+          }
+        }
+    """
+    assert read(tmp_path, text) == {"vgpus": 4, "ignored_gpu_ids": ["GPU-1"]}
 
 
 @pytest.mark.parametrize(("text", "name"), [("{", "a.hcl"), ("nonsense", "a.json")])

@@ -157,6 +157,75 @@ def test_any_text_is_a_duration_or_refused(text: str) -> None:
         assert str(error).startswith("must be a duration")  # noqa: PT017  either may come
 
 
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:9400", "127.0.0.1", 9400),
+        ("0.0.0.0:1", "0.0.0.0", 1),
+        ("[::1]:65535", "::1", 65535),
+        ("[0:0::1]:80", "::1", 80),
+        ("localhost:80", "localhost", 80),
+        ("gpu-7.example.com:9400", "gpu-7.example.com", 9400),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(text: str, host: str, port: int) -> None:
+    """An address is kept as it was written, and has two parts."""
+    assert values.address().read(text) == text
+    assert values.host_and_port(text) == (host, port)
+
+
+def test_no_address_is_empty() -> None:
+    """An operator can write that there is none."""
+    assert values.address().read("") == ""
+
+
+@pytest.mark.parametrize(
+    "given_value",
+    [
+        ":9400",
+        "9400",
+        "localhost",
+        "localhost:",
+        "localhost:0",
+        "localhost:65536",
+        "localhost:080",
+        "localhost:+80",
+        "localhost:80\n",
+        "localhost :80",
+        "256.0.0.1:80",
+        "1.2.3:80",
+        "::1:80",
+        "[::1]",
+        "[127.0.0.1]:80",
+        "[g::1]:80",
+        "http://localhost:80",
+        "localhost:80/metrics",
+        "-a:80",
+        "a" * 254 + ":80",
+        "localhost:\u0668\u0660",
+        9400,
+        None,
+        True,
+        ["localhost:80"],
+        b"localhost:80",
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_address_is_refused(given_value: object) -> None:
+    """Anything but a host and a port is refused in one sentence with examples."""
+    with pytest.raises(ValueError, match=r'^must be "" or a "host:port" such as .*, got '):
+        values.address().read(given_value)
+
+
+@given(st.text() | st.from_regex(r"\[?[0-9a-f:.]{1,20}\]?:[0-9]{1,6}", fullmatch=True))
+def test_any_text_is_an_address_or_refused(text: str) -> None:
+    """No text makes the reader of addresses fail in another way than by refusing it."""
+    try:
+        values.address().read(text)
+    except ValueError as error:
+        assert str(error).startswith("must be")  # noqa: PT017  either may come
+
+
 def test_a_list_keeps_its_order_and_drops_doubles() -> None:
     """A list has each entry once, where it first stood."""
     assert WORDS.read(["b", "a", "b"]) == ("b", "a")
@@ -194,3 +263,68 @@ def test_a_value_is_shown_short_and_on_one_line(value: object) -> None:
     shown = values.shown(value)
     assert len(shown) <= 81
     assert "\n" not in shown
+
+
+SIZE = values.size()
+UNITS = {
+    **{f"{letter}iB": 2 ** (10 * n) for n, letter in enumerate("KMGTPE", 1)},
+    **{f"{letter}B": 10 ** (3 * n) for n, letter in enumerate("KMGTPE", 1)},
+    "kB": 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("given_value", "mib"),
+    [
+        ("10GiB", 10240),
+        ("4.5 GiB", 4608),
+        ("512MiB", 512),
+        ("1KiB", 1),
+        ("10GB", 9537),
+        ("1TiB", 2**20),
+        ("0.5GiB", 512),
+    ],
+)
+def test_a_size_is_in_nomads_units(given_value: str, mib: int) -> None:
+    """A size is MiB, rounded up so that no share that is counted in MiB is below it."""
+    assert SIZE.read(given_value) == mib
+
+
+@given(st.integers(1, 10**6), st.integers(0, 999), st.sampled_from(sorted(UNITS)))
+def test_a_size_is_never_less_than_was_written(whole: int, part: int, unit: str) -> None:
+    """Whatever the unit, the MiB are at least the bytes, and not a whole MiB more."""
+    mib = SIZE.read(f"{whole}.{part:03}{unit}")
+    thousandths = (whole * 1000 + part) * UNITS[unit]
+    assert (mib - 1) * 1000 * 2**20 < thousandths <= mib * 1000 * 2**20
+
+
+@pytest.mark.parametrize(
+    "given_value",
+    [
+        "10",
+        "10G",
+        "GiB",
+        "0GiB",
+        "0.0MiB",
+        "-1GiB",
+        "1e3MiB",
+        "10 gib",
+        "10  GiB",
+        "1.GiB",
+        10,
+        None,
+    ],
+)
+def test_what_is_no_size_is_refused(given_value: object) -> None:
+    """A number without a unit of Nomad's, or of nothing, is no size."""
+    with pytest.raises(ValueError, match=r'^must be a size such as "10GiB".*, got '):
+        SIZE.read(given_value)
+
+
+@given(st.text())
+def test_any_text_is_a_size_or_refused(text: str) -> None:
+    """No text makes the reader of sizes fail in another way than by refusing it."""
+    try:
+        assert SIZE.read(text) >= 1
+    except ValueError as error:
+        assert str(error).startswith("must be a size")  # noqa: PT017  either may come

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.device import plugin
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin, _policy
 from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation
@@ -216,6 +219,54 @@ def test_a_guard_that_cannot_be_sure_promises_nothing(
     (group,) = next(tried.plugin.fingerprint(HangUp()))
     assert group.attributes["memory_isolation"].value == ("guard" if host_pids else "none")
     assert ("it only warns" in caplog.text) is not host_pids
+
+
+@pytest.mark.parametrize("tried", [replace(CONFIG, metrics_address="[::1]:9400")], indirect=True)
+def test_metrics_are_served_from_the_first_fingerprint_on(
+    tried: Tried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an address they are served once, however many streams there are, and not before."""
+    began = threading.Semaphore(0)
+    addresses: list[str] = []
+
+    def serve(config: PluginConfig, *_: object) -> None:
+        addresses.append(config.metrics_address)
+        began.release()
+
+    monkeypatch.setattr(plugin, "_serve_metrics", serve)
+    assert not addresses
+    for _ in range(2):
+        next(tried.plugin.fingerprint(HangUp()))
+        next(tried.plugin.stats(HangUp(), 1.0))
+    assert began.acquire(timeout=DEADLINE_S)
+    assert addresses == ["[::1]:9400"]
+
+
+def test_reservations_are_counted(tried: Tried) -> None:
+    """Those that were made, and those that were refused."""
+    tried.plugin.reserve(["GPU-a-1"])
+    with pytest.raises(RequestError):
+        tried.plugin.reserve(["GPU-a-2"])
+    assert tried.plugin._tally.reservations == {"made": 1, "refused": 1}
+
+
+WITHOUT_METRICS = """
+import sys
+from nomad_nvidia_vgpu.config.decode import decode
+from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
+from nomad_nvidia_vgpu.gpu.source import source_of
+plugin = Plugin(source_of, decode({"vgpus": 2, "simulate": ["t4"]}))
+next(plugin.fingerprint(HangUp()))
+print(*sys.modules)
+"""
+
+
+def test_without_an_address_nothing_of_the_metrics_is_imported() -> None:
+    """Who wants none does not pay for them."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_METRICS], capture_output=True, text=True, check=True
+    )
+    assert not {"prometheus_client", "http.server"} & set(done.stdout.split())
 
 
 def test_the_operators_policy_is_the_watchs() -> None:

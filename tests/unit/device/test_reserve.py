@@ -13,7 +13,9 @@ from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.device.reserve import reserve
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
+from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from unit.example_gpus import LOST, gpu, inventory
 
 CONFIG = PluginConfig(vgpus=16)
@@ -42,6 +44,7 @@ def test_one_vgpu() -> None:
         "NVIDIA_VGPU_IDS": "GPU-a-3",
         "NVIDIA_VGPU_MEMORY_MIB": "5097",
         "NVIDIA_VGPU_BUDGETS": "GPU-a=5097",
+        "NVIDIA_VGPU_GROUP": "letmutx/gpu/NVIDIA L4 4.9GiB",
     }
 
 
@@ -65,7 +68,11 @@ def test_every_configured_variable_has_the_uuids() -> None:
 
 def test_unknown_memory_has_no_budget() -> None:
     """Where no GPU tells its memory, the task is told no budget at all."""
-    assert set(envs("GPU-dark-0")) == {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_VGPU_IDS"}
+    assert set(envs("GPU-dark-0")) == {
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_VGPU_IDS",
+        "NVIDIA_VGPU_GROUP",
+    }
 
 
 def test_partly_unknown_memory_has_no_limit() -> None:
@@ -173,6 +180,7 @@ def test_mps_adds_its_limits_to_the_environment() -> None:
     reserved = reserve(MPS, MPS_PLAN, ["GPU-a-3"])
     assert reserved.envs == {
         **envs("GPU-a-3"),
+        "NVIDIA_VGPU_GROUP": "letmutx/gpu/NVIDIA L4/GPU-a",
         "CUDA_MPS_PIPE_DIRECTORY": "/run/nvidia-vgpu/mps/GPU-a/pipe",
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=5097M",
         "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "6",
@@ -190,3 +198,12 @@ def test_more_than_the_largest_grant_is_refused() -> None:
     """The sentence names the option."""
     with pytest.raises(RequestError, match=r"mps\.max_vgpus_per_task"):
         reserve(MPS, MPS_PLAN, [f"GPU-a-{number}" for number in range(4)])
+
+
+def test_withheld_vgpus_are_refused() -> None:
+    """A vGPU that is held for a task of an earlier division is not given, and its siblings are."""
+    old = Holding("t", "letmutx/gpu/NVIDIA L4", frozenset({VgpuId("GPU-a", 3)}))
+    plan = make_plan(MPS, NODE, holdings=[old])
+    with pytest.raises(RequestError, match=r"GPU-a-3 is unhealthy \(held for tasks that were"):
+        reserve(MPS, plan, ["GPU-a-3"])
+    assert reserve(MPS, plan, ["GPU-a-4"]).envs["NVIDIA_VGPU_IDS"] == "GPU-a-4"

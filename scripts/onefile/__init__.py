@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The single executable file for `plugin_dir`: docs/packaging.md."""

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What a Nomad agent's configuration says about plugins, merged from its files as Nomad does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nomad_nvidia_vgpu.cli.config_file import LABEL, options_of, parsed_file, plugin_blocks
+from nomad_nvidia_vgpu.errors import ConfigError
+
+_SUFFIXES = (".hcl", ".json")
+
+
+class PluginBlock(NamedTuple):
+    """One `plugin` block."""
+
+    label: str
+    file: Path
+    has_config: bool
+    options: dict[str, object]
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The files that were read, and what in them concerns us."""
+
+    given: Path
+    """The file or folder that was named; of several the last folder, else the last file."""
+    files: tuple[Path, ...]
+    plugin_dir: str | None
+    """As written; None if no file sets it."""
+    data_dir: str | None
+    blocks: tuple[PluginBlock, ...]
+
+    @property
+    def plugins(self) -> str | None:
+        """Where the agent looks for plugins: by default below its data; None if it says neither."""
+        if self.plugin_dir:
+            return self.plugin_dir
+        return f"{self.data_dir.rstrip('/')}/plugins" if self.data_dir else None
+
+    @property
+    def ours(self) -> PluginBlock | None:
+        """The block that Nomad will use for this plugin: of several the last."""
+        return next((block for block in reversed(self.blocks) if block.label == LABEL), None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the configuration, where a further file will be read."""
+        return self.given if self.given.is_dir() else None
+
+
+def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
+    """The configuration in these files and folders; ConfigError with every file that is wrong."""
+    files, blocks, problems = [], [], []
+    values: dict[str, str] = {}
+    for path in paths:
+        try:
+            files += _files(path)
+        except OSError as error:
+            problems.append(
+                f"{path} cannot be read: {error.strerror}; say --agent-config with what the agent"
+                " is started with"
+            )
+    for file in files:
+        try:
+            parsed = parsed_file(file)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        values.update(_strings(parsed, "plugin_dir", "data_dir"))
+        blocks += [
+            PluginBlock(label, file, "config" in body, options_of(body))
+            for label, body in plugin_blocks(parsed)
+        ]
+    if problems:
+        raise ConfigError(problems)
+    folders = [path for path in paths if path.is_dir()]
+    return AgentConfig(
+        given=(folders or list(paths))[-1],
+        files=tuple(files),
+        plugin_dir=values.get("plugin_dir"),
+        data_dir=values.get("data_dir"),
+        blocks=tuple(blocks),
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that Nomad reads when it is given this path, in its order; OSError."""
+    if not path.is_dir():
+        path.stat()
+        return [path]
+    return sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in _SUFFIXES and not file.name.startswith((".#", "#")) and file.is_file()
+    )
+
+
+def _strings(parsed: dict[str, Any], *names: str) -> Iterator[tuple[str, str]]:
+    """Those of the values that are set: an empty one sets nothing."""
+    for name in names:
+        value = parsed.get(name)
+        if isinstance(value, str) and value:
+            yield name, value

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What lies in an agent's `plugin_dir`, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.cli.config_file import LABEL
+
+_HEAD = 4096
+_OURS = (b"# nvidia-vgpu, a Nomad device plugin", b"nomad_nvidia_vgpu")
+"""In the first lines of the single file, and of the console script that pip writes."""
+_ELF = b"\x7fELF"
+_ORIGINAL = b"nomad-nvidia-vgpu-plugin"
+"""The Go module of the plugin that we replace, which Go writes into each binary."""
+
+
+class Kind(Enum):
+    """Whose program a file is."""
+
+    OURS = "this plugin"
+    ORIGINAL = "the original plugin, letmutx/nomad-nvidia-vgpu-plugin"
+    DANGLING = "a link that leads nowhere"
+    OTHER = "another program"
+
+
+class Program(NamedTuple):
+    """One file that Nomad would start."""
+
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class PluginDir:
+    """The facts about one folder."""
+
+    path: str
+    exists: bool
+    noexec: bool = False
+    unsafe: str | None = None
+    """Who can change what is in it and should not, as half a sentence."""
+    writable: bool = True
+    programs: tuple[Program, ...] = ()
+
+    def holds(self, name: str) -> Kind | None:
+        """Whose program has this name."""
+        return next((program.kind for program in self.programs if program.name == name), None)
+
+
+def look(path: str, trusted: Collection[int]) -> PluginDir:
+    """The facts about the folder at an absolute path; OSError if it cannot be read.
+
+    `trusted` are the uids that may change what is in it.
+    """
+    if not Path(path).is_dir():
+        return PluginDir(path, exists=False)
+    return PluginDir(
+        path,
+        exists=True,
+        noexec=is_noexec(path),
+        unsafe=unsafe(path, trusted),
+        writable=os.access(path, os.W_OK | os.X_OK),
+        programs=tuple(sorted(_programs(Path(path)))),
+    )
+
+
+def problems(found: PluginDir) -> list[str]:
+    """Why the plugin cannot be put there, one sentence each."""
+    where = f"plugin_dir {found.path}"
+    if not found.exists:
+        return [f"{where} is not there: mkdir -p {found.path}"]
+    said = []
+    if found.noexec:
+        said.append(
+            f"{where} is mounted noexec, so that Nomad can start nothing there: set another"
+        )
+    if found.unsafe:
+        said.append(f"{found.unsafe}, and Nomad would start what they put there: mend that first")
+    if not found.writable:
+        said.append(f"{where} cannot be written to: run this command as root")
+    for program in found.programs:
+        path = f"{found.path}/{program.name}"
+        if program.kind is Kind.DANGLING and program.name != LABEL:
+            said.append(f"{path} is {program.kind.value}, and stops the agent: remove it")
+        elif program.kind is Kind.OTHER and program.name == LABEL:
+            said.append(f"{path} is {program.kind.value} than this plugin: move it away")
+        elif program.kind in (Kind.OURS, Kind.ORIGINAL) and program.name != LABEL:
+            said.append(
+                f"{path} is {program.kind.value}, and would offer the same GPUs a second time:"
+                " remove it"
+            )
+    return said
+
+
+def is_noexec(path: str) -> bool:
+    """Whether nothing on that file system can be started."""
+    return bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
+
+
+def unsafe(path: str, trusted: Collection[int]) -> str | None:
+    """Who but `trusted` could change what is at `path`, or put something in its place; or None.
+
+    OSError if it cannot be looked at.
+    """
+    real = Path(os.path.realpath(path))
+    for one in (real, *real.parents):
+        status = one.stat()
+        if status.st_uid not in trusted:
+            return f"{one} belongs to uid {status.st_uid}"
+        others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        # In a sticky folder above it others can add names, but not take ours away.
+        if others and (one == real or not status.st_mode & stat.S_ISVTX):
+            return f"{one} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    return None
+
+
+def kind_of(path: Path) -> Kind:
+    """Whose program this file is; OSError if it cannot be read."""
+    if not path.exists():
+        return Kind.DANGLING
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        if any(mark in head for mark in _OURS):
+            return Kind.OURS
+        if head.startswith(_ELF) and (_ORIGINAL in head or _ORIGINAL in file.read()):
+            return Kind.ORIGINAL
+    return Kind.OTHER
+
+
+def _programs(folder: Path) -> Iterator[Program]:
+    """What Nomad up to 1.9 would start: files with any execute bit; and links that stop it."""
+    for path in folder.iterdir():
+        if path.is_symlink() and not path.exists():
+            yield Program(path.name, Kind.DANGLING)
+        elif path.is_file() and path.stat().st_mode & 0o111:
+            yield Program(path.name, kind_of(path))

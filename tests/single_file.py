@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The single file as it is given out, built for the Pythons of this machine, and where they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from scripts.onefile import build
+from scripts.onefile.wheels import PYTHONS, DownloadError, Target
+
+TOO_OLD = ("3.6", "3.7", "3.8", "3.9")
+
+
+def interpreter(version: str) -> Path | None:
+    """A CPython of this version, such as 3.11, if the machine has one."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return Path(sys.base_prefix) / "bin" / f"python{version}"
+    installed = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
+    on_path = shutil.which(f"python{version}", path="/usr/local/bin:/usr/bin")
+    return installed[-1] if installed else Path(on_path) if on_path else None
+
+
+def make(directory: Path) -> Path:
+    """Builds it into `directory`; skips, in CI fails, where the wheels cannot be had."""
+    machine = os.uname().machine
+    targets = [Target(version, machine) for version in PYTHONS if interpreter(version)]
+    try:
+        return build.build_file(directory, build.build_wheel(directory), targets)
+    except DownloadError as error:
+        missing(str(error))
+
+
+def missing(reason: str) -> NoReturn:
+    """Ends the test: skipped for a person, failed in CI, where a skip would hide a gap."""
+    if os.environ.get("CI", "").lower() in ("", "0", "false", "no"):
+        pytest.skip(reason)
+    pytest.fail(reason, pytrace=False)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MPL-2.0
+"""An agent's configuration, as far as plugins go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nomad_nvidia_vgpu.cli.agent_config import read_agent_config
+from nomad_nvidia_vgpu.errors import ConfigError
+
+OURS = 'plugin "nvidia-vgpu" {\n  config {\n    vgpus = 4\n  }\n}\n'
+
+
+def written(folder: Path, **files: str) -> Path:
+    """The folder, with these files; `_` stands for the dot in their names."""
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return folder
+
+
+def test_files_of_a_folder_are_merged_in_order(tmp_path: Path) -> None:
+    """The last that sets something wins, JSON or HCL; what is empty sets nothing."""
+    written(
+        tmp_path,
+        a_hcl='plugin_dir = "/first"\ndata_dir = "/data"',
+        b_json='{"plugin_dir": "/second"}',
+        c_hcl='plugin_dir = ""',
+        d_txt='plugin_dir = "/never"',
+    )
+    agent = read_agent_config([tmp_path])
+    assert (agent.plugins, agent.data_dir) == ("/second", "/data")
+    assert [file.name for file in agent.files] == ["a.hcl", "b.json", "c.hcl"]
+    assert agent.folder == tmp_path
+
+
+def test_the_default_is_below_the_data(tmp_path: Path) -> None:
+    """As Nomad has it; without either there is nothing to go by."""
+    assert read_agent_config([written(tmp_path, a_hcl='data_dir = "/d/"')]).plugins == "/d/plugins"
+    assert read_agent_config([written(tmp_path, a_hcl="")]).plugins is None
+
+
+def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
+    """Nomad takes a later block whole in place of an earlier one."""
+    other = 'plugin "nvidia-vgpu" {\n}\nplugin "raw_exec" {\n  config {}\n}\n'
+    agent = read_agent_config([written(tmp_path, a_hcl=OURS, b_hcl=other)])
+    assert [block.label for block in agent.blocks] == ["nvidia-vgpu", "nvidia-vgpu", "raw_exec"]
+    assert agent.ours is not None
+    assert (agent.ours.file.name, agent.ours.has_config) == ("b.hcl", False)
+
+
+def test_the_options_of_a_block_are_read(tmp_path: Path) -> None:
+    """They are checked before the agent is restarted."""
+    agent = read_agent_config([written(tmp_path, a_hcl=OURS)])
+    assert agent.ours is not None
+    assert agent.ours.options == {"vgpus": 4}
+
+
+def test_a_single_file_has_no_folder_to_write_to(tmp_path: Path) -> None:
+    """An agent that reads one file would never see another beside it."""
+    written(tmp_path, a_hcl=OURS)
+    agent = read_agent_config([tmp_path / "a.hcl"])
+    assert agent.folder is None
+    assert agent.ours is not None
+
+
+def test_several_are_read_in_the_order_given(tmp_path: Path) -> None:
+    """As the agent's -config options."""
+    written(tmp_path, a_hcl='plugin_dir = "/a"', b_hcl='plugin_dir = "/b"')
+    assert read_agent_config([tmp_path / "b.hcl", tmp_path / "a.hcl"]).plugins == "/a"
+
+
+def test_every_wrong_file_is_named(tmp_path: Path) -> None:
+    """What does not parse or is not there, all at once."""
+    written(tmp_path, a_hcl="x = = 1", b_json="{")
+    with pytest.raises(ConfigError) as caught:
+        read_agent_config([tmp_path, tmp_path / "absent"])
+    first, second, third = caught.value.problems
+    assert "absent cannot be read: No such file or directory; say --agent-config" in first
+    assert "a.hcl is not valid HCL" in second
+    assert "b.json is not valid JSON" in third

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What is put into the single file, and that it is the same each time."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from scripts.onefile import build
+from scripts.onefile.wheels import PYTHONS, Target, requirements_for
+
+OLD, NEW = Target("3.9", "x86_64"), Target("3.14", "x86_64")
+TREES = {
+    OLD.tag: {"shared.py": b"1", "differs.py": b"old", "c.39.so": b"\0"},
+    NEW.tag: {"shared.py": b"1", "differs.py": b"new", "c.314.so": b"\0"},
+}
+PINS = """\
+click==8.5.1 \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+regex==1 ; python_full_version < '3.11' \\
+    --hash=sha256:cc
+regex==2 ; python_full_version >= '3.11' \\
+    --hash=sha256:dd
+"""
+
+
+def inner(file: bytes, member: str) -> dict[str, bytes]:
+    """The files in one of the archives in the single file."""
+    with zipfile.ZipFile(io.BytesIO(zipfile.ZipFile(io.BytesIO(file)).read(member))) as found:
+        return {name: found.read(name) for name in found.namelist()}
+
+
+def test_what_all_pythons_share_is_in_it_once() -> None:
+    """The rest is with the Python that needs it."""
+    file = build.assembled(TREES, "CPython")
+    assert inner(file, "common.zip") == {"shared.py": b"1"}
+    assert inner(file, f"{OLD.tag}.zip") == {"differs.py": b"old", "c.39.so": b"\0"}
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    """Whatever the order in which files were found, and whenever it was built."""
+    turned = {tag: dict(reversed(tree.items())) for tag, tree in reversed(TREES.items())}
+    assert build.assembled(turned, "CPython") == build.assembled(TREES, "CPython")
+
+
+def test_another_content_has_another_name() -> None:
+    """Two builds of one version never take each other's unpacked contents for their own."""
+    changed = {**TREES, NEW.tag: {**TREES[NEW.tag], "shared.py": b"2"}}
+    mains = [
+        zipfile.ZipFile(io.BytesIO(build.assembled(trees, "CPython"))).read("__main__.py")
+        for trees in (TREES, changed)
+    ]
+    builds = [line for text in mains for line in text.splitlines() if line.startswith(b"BUILD")]
+    assert len(set(builds)) == 2
+
+
+def test_the_shell_looks_for_the_newest_python_first() -> None:
+    """After the one that the machine calls python3; and 3.14 is newer than 3.9."""
+    start = build.assembled(TREES, "CPython 3.9 to 3.14").partition(b"PK")[0].decode()
+    assert "for python in python3 python3.14 python3.9; do" in start
+    assert "@" not in start.replace('"$@"', "")
+
+
+def test_people_read_which_pythons_it_runs_on() -> None:
+    """The range, the machine and the C library, in the order of versions and not of letters."""
+    assert build.needed([NEW, OLD]) == "CPython 3.9 to 3.14 for x86_64 with glibc"
+    assert build.needed([NEW]) == "CPython 3.14 for x86_64 with glibc"
+
+
+@pytest.mark.parametrize(("python", "regex"), [("3.10", "1"), ("3.11", "2"), ("3.14", "2")])
+def test_pins_are_those_of_the_target(python: str, regex: str) -> None:
+    """Conditions are judged by the Python that the file is for, not the one that builds it."""
+    kept = requirements_for(Target(python, "x86_64"), PINS)
+    assert [line.split()[0] for line in kept.splitlines() if "==" in line] == [
+        "click==8.5.1",
+        f"regex=={regex}",
+    ]
+    assert kept.count("--hash=") == 3
+    assert ";" not in kept
+
+
+def test_every_pin_of_ours_is_understood() -> None:
+    """No line of requirements/run.txt is dropped for want of a pattern."""
+    text = build.REQUIREMENTS.read_text()
+    for python in PYTHONS:
+        kept = requirements_for(Target(python, "x86_64"), text)
+        assert {line.split("==")[0] for line in kept.splitlines() if "==" in line} == {
+            line.split("==")[0] for line in text.splitlines() if "==" in line
+        }
+
+
+def test_the_oldest_python_is_the_packages() -> None:
+    """The single file promises no less than the wheel."""
+    pyproject = (build.ROOT / "pyproject.toml").read_text()
+    assert f'requires-python = ">={PYTHONS[0]}"' in pyproject
+
+
+def test_a_wheel_that_needs_more_than_unpacking_is_refused(tmp_path: Path) -> None:
+    """Scripts and headers would be lost without a word."""
+    wheel = tmp_path / "x-1-py3-none-any.whl"
+    wheel.write_bytes(build.archive({"x-1.data/scripts/x": b""}))
+    with pytest.raises(AssertionError, match=r"x-1\.data/scripts/x would need more"):
+        build.merged([wheel])
