@@ -272,7 +272,8 @@ class Agent:
         if isinstance(config, str):
             given.write_text(config)
         programs = ("/bin/sh", "/usr/bin/env", "/bin/sleep")
-        files = (*programs, *binaries.shared_objects(*programs))
+        # Nomad 1.9 looks up the task's user inside the chroot.
+        files = (*programs, *binaries.shared_objects(*programs), "/etc/passwd")
         # Nomad copies a symbolic link as one, without what it points to.
         chroot = "\n    ".join(f'"{os.path.realpath(path)}" = "{path}"' for path in files)
         overlay = self.root / "overlay.hcl"  # last, so that it wins

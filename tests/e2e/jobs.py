@@ -63,15 +63,22 @@ def on_model(model: str) -> str:
     return constraint("device.model", "=", model)
 
 
-def printing_job(name: str, device_block: str, *, count: int = 1, driver: str = "raw_exec") -> str:
-    """A batch job whose tasks print their environment and end."""
+def printing_job(
+    name: str,
+    device_block: str,
+    *,
+    count: int = 1,
+    driver: str = "raw_exec",
+    first: str = "true",
+) -> str:
+    """A batch job whose tasks run `first`, print their environment and end."""
     return _JOB.format(
         name=name,
         kind="batch",
         count=count,
         restarts=0,
         driver=driver,
-        script=_PRINT,
+        script=f"{first}; {_PRINT}",
         device=device_block,
     )
 

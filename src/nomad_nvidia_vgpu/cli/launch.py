@@ -150,7 +150,8 @@ def _given(given: dict[str, object], path: str) -> object:
 def _reservation_table(ids: Sequence[str], reservation: Reservation) -> Table:
     title = f"What a task with {len(ids)} vGPU{'s' * (len(ids) > 1)} would be given"
     mounts = [("(mount)", mount.task_path) for mount in reservation.mounts]
-    rows = [*sorted(reservation.envs.items()), *mounts]
+    devices = [("(device)", device.task_path) for device in reservation.devices]
+    rows = [*sorted(reservation.envs.items()), *devices, *mounts]
     return tables.table(title, ("Variable", "Value"), rows)
 
 
@@ -160,7 +161,9 @@ def _reservation_document(
     if reservation is None:
         return None
     mounts = [mount._asdict() for mount in reservation.mounts]
-    return {"ids": ids, "envs": dict(reservation.envs), "mounts": mounts}
+    devices = [device._asdict() for device in reservation.devices]
+    envs = dict(reservation.envs)
+    return {"ids": ids, "envs": envs, "mounts": mounts, "devices": devices}
 
 
 def _stats_table(groups: StatsOfGroups) -> Table:

@@ -287,6 +287,19 @@ class PluginConfig:
         " raw_exec and exec",
         shown='["NVIDIA_VISIBLE_DEVICES"]',
     )
+    device_nodes: str = _option(
+        values.word("none", "cdi"),
+        "none",
+        "whether a task is also given the device files and libraries of its GPUs, for exec and for"
+        " containers without NVIDIA's runtime: \"cdi\" takes them from the node's CDI specifications",
+        shown='"none"',
+    )
+    cdi_spec_dirs: tuple[str, ...] = _option(
+        values.list_of(values.text(r"(/[^/\s]+)+", "an absolute path without blanks"), at_least=1),
+        ("/etc/cdi", "/var/run/cdi"),
+        "where the CDI specifications of this node are; a file in a later directory counts more",
+        shown='["/etc/cdi", "/var/run/cdi"]',
+    )
     metrics_address: str = _option(
         values.address(),
         "",

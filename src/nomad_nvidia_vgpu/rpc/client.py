@@ -27,7 +27,7 @@ from nomad_nvidia_vgpu.rpc.generated import (
     hclspec_pb2,
     structs_pb2,
 )
-from nomad_nvidia_vgpu.sharing.grant import Mount
+from nomad_nvidia_vgpu.sharing.grant import DeviceNode, Mount
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -137,7 +137,8 @@ class Host:
         answer = _call(self._device.Reserve, device_pb2.ReserveRequest(device_ids=ids))
         container = answer.container_res
         mounts = (Mount(m.host_path, m.task_path, m.read_only) for m in container.mounts)
-        return Reservation(dict(container.envs), tuple(mounts))
+        devices = (DeviceNode(d.host_path, d.task_path, d.permissions) for d in container.devices)
+        return Reservation(dict(container.envs), tuple(mounts), tuple(devices))
 
     def stats(self, interval_s: float) -> Stream[StatsOfGroups]:
         """The stream of stats."""

@@ -90,7 +90,11 @@ class Mps:
             envs[MEMORY_ENV] = f"{ORDINAL}={limits.memory_mib}M"
         if limits.thread_percentage is not None:
             envs[PERCENTAGE_ENV] = str(limits.thread_percentage)
-        mounts = (Mount(pipe, pipe, read_only=False),) if config.mps.mount else ()
+        # With device files there are mounts anyway, and so all that mounts cost in Nomad.
+        mounted = config.mps.mount or config.device_nodes == "cdi"
+        # A simulated GPU has no daemon, and a driver fails on a mount of what is not there.
+        there = mounted and not grant.gpu.simulated
+        mounts = (Mount(pipe, pipe, read_only=False),) if there else ()
         return Delivery(envs, mounts)
 
     def enforcer(self, config: PluginConfig, modes: ComputeModes) -> MpsEnforcer | None:

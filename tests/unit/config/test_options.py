@@ -47,6 +47,8 @@ def test_every_option_of_the_design_is_there() -> None:
         "vendor": "letmutx",
         "group_by": "model",
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
+        "device_nodes": "none",
+        "cdi_spec_dirs": ("/etc/cdi", "/var/run/cdi"),
         "metrics_address": "",
         "simulate": (),
         "log_level": "info",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.device.reserve import reserve
 from nomad_nvidia_vgpu.errors import RequestError
-from nomad_nvidia_vgpu.gpu.model import SeenGpu
+from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
+from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Mount
 from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
@@ -207,3 +209,54 @@ def test_withheld_vgpus_are_refused() -> None:
     with pytest.raises(RequestError, match=r"GPU-a-3 is unhealthy \(held for tasks that were"):
         reserve(MPS, plan, ["GPU-a-3"])
     assert reserve(MPS, plan, ["GPU-a-4"]).envs["NVIDIA_VGPU_IDS"] == "GPU-a-4"
+
+
+class FileOfEach:
+    """Gives one device file and one mount for each GPU, and names that are ours."""
+
+    def deliver(self, gpus: Sequence[Gpu]) -> Delivery:
+        """What a node's specification might hold."""
+        return Delivery(
+            {"NVIDIA_VGPU_IDS": "none of these", "OF_THE_NODE": "1"},
+            tuple(Mount(f"/host/{one.uuid}", "/lib/x", read_only=True) for one in gpus),
+            tuple(DeviceNode(f"/dev/{one.uuid}", f"/dev/{one.uuid}", "rw") for one in gpus),
+        )
+
+
+def test_device_files_come_with_their_mounts_and_variables() -> None:
+    """What the node needs for the GPUs is added; it does not replace what is ours."""
+    reserved = reserve(CONFIG, PLAN, ["GPU-b-1", "GPU-a-3", "GPU-a-4"], FileOfEach())
+    assert [device.host_path for device in reserved.devices] == ["/dev/GPU-a", "/dev/GPU-b"]
+    assert [mount.host_path for mount in reserved.mounts] == ["/host/GPU-a", "/host/GPU-b"]
+    assert reserved.envs["OF_THE_NODE"] == "1"
+    assert reserved.envs["NVIDIA_VGPU_IDS"] == "GPU-a-3,GPU-a-4,GPU-b-1"
+
+
+@pytest.mark.parametrize(
+    ("named", "given_names"),
+    [
+        (("NVIDIA_VISIBLE_DEVICES",), {"CUDA_VISIBLE_DEVICES"}),
+        (("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"), {"CUDA_VISIBLE_DEVICES"}),
+        (("NVIDIA_VISIBLE_DEVICES", "MY_GPUS"), {"CUDA_VISIBLE_DEVICES", "MY_GPUS"}),
+        (("MY_GPUS",), {"MY_GPUS"}),
+    ],
+)
+def test_with_device_files_no_runtime_is_demanded(
+    named: tuple[str, ...], given_names: set[str]
+) -> None:
+    """Docker would demand NVIDIA's runtime as soon as its variable is there: CUDA's is instead."""
+    config = PluginConfig(vgpus=16, visible_devices_envs=named)
+    found = reserve(config, PLAN, ["GPU-a-3"], FileOfEach()).envs
+    assert {name for name, text in found.items() if text == "GPU-a"} == given_names
+    assert "NVIDIA_VISIBLE_DEVICES" not in found
+
+
+def test_mps_and_device_files_go_together() -> None:
+    """The pipe of the server is mounted beside what the node's specification wants."""
+    reserved = reserve(MPS, MPS_PLAN, ["GPU-a-3"], FileOfEach())
+    assert [mount.task_path for mount in reserved.mounts] == [
+        "/lib/x",
+        "/run/nvidia-vgpu/mps/GPU-a/pipe",
+    ]
+    assert reserved.envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "6"
+    assert reserved.devices
