@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
-# A container that shares a GPU under MPS. The job mounts the directory of the node's MPS daemons
-# itself, so that the task keeps it when it restarts; docker's `volumes` must be enabled in the agent.
+# A container that shares a GPU under MPS. The job mounts the pipe directory of its GPU's daemon itself,
+# so that the task keeps it when it restarts; docker's `volumes` must be enabled in the agent.
 
 job "mps-docker" {
   type = "batch"
@@ -13,8 +13,8 @@ job "mps-docker" {
         image   = "nvidia/cuda:12.9.1-base-ubuntu24.04"
         command = "nvidia-smi"
 
-        # The same path inside: CUDA_MPS_PIPE_DIRECTORY names a directory in it.
-        volumes = ["/run/nvidia-vgpu/mps:/run/nvidia-vgpu/mps"]
+        # Nomad replaces the variable. The directory above it is the plugin's own: mount no more.
+        volumes = ["${CUDA_MPS_PIPE_DIRECTORY}:${CUDA_MPS_PIPE_DIRECTORY}"]
       }
 
       resources {

@@ -16,8 +16,8 @@ job "mps-podman" {
         # Nomad replaces the variable by the UUID of the task's GPU.
         devices = ["nvidia.com/gpu=${NVIDIA_VISIBLE_DEVICES}"]
 
-        # The same path inside: CUDA_MPS_PIPE_DIRECTORY names a directory in it.
-        volumes = ["/run/nvidia-vgpu/mps:/run/nvidia-vgpu/mps"]
+        # The directory above it is the plugin's own: mount no more.
+        volumes = ["${CUDA_MPS_PIPE_DIRECTORY}:${CUDA_MPS_PIPE_DIRECTORY}"]
       }
 
       resources {

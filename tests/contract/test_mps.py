@@ -244,6 +244,13 @@ def test_what_hardware_holds_is_not_called_less(
     assert attribute(groups, "memory_isolation")[machine.uuid(section)] == isolation
 
 
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_pass_after_pass_costs_nothing_that_stays(machine: MpsMachine, start: Start) -> None:
     """No files, no processes, no messages: the plugin runs for months."""
     host = start(machine.node, **{**machine.config(), "fingerprint_period": "100ms"})
@@ -262,5 +269,6 @@ def test_pass_after_pass_costs_nothing_that_stays(machine: MpsMachine, start: St
     passes(10)
     assert plugin.num_fds() <= files + 8  # those of a pass under way, on each GPU
     assert len(plugin.children()) <= 2
-    assert [c for c in plugin.children() if c.status() == psutil.STATUS_ZOMBIE] == []
+    ended = {c for c in plugin.children() if _is_zombie(c)}
+    eventually(lambda: not ended & set(plugin.children()))  # each is waited for soon
     assert host.logged("warn") == host.logged("error") == []

@@ -53,7 +53,7 @@ def gpus(*, config_file: Path | None, as_json: bool, facts: bool, **flags: Any) 
     if as_json:
         tables.show_json({**_document(found), "mps": [view._asdict() for view in daemons]})
     elif facts:
-        tables.show(*(_facts(seen) for seen in found.inventory.gpus))
+        tables.show(*(_facts(seen) for seen in found.inventory.gpus), *mps_tables(daemons))
     else:
         rows = [_row(s, found.samples.get(s.gpu.uuid)) for s in found.inventory.gpus]
         tables.show(tables.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))

@@ -30,6 +30,7 @@ HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
 _FIRST_FINGERPRINT_S = 60.0
 _SAMPLE_VGPUS = 2
+_DAEMONS_STAY = "nvidia-vgpu: the MPS daemons stay, as they do for tasks under Nomad: nvidia-vgpu release ends them"
 
 
 @click.command()
@@ -90,6 +91,8 @@ def launch(
             return
         title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
         tables.show(_config_table(title, schema, given))
+        if daemons:
+            tables.note(_DAEMONS_STAY)
         if groups:
             tables.show(*group_tables(groups), *mps_tables(daemons))
         else:

@@ -106,12 +106,19 @@ class Catalog:
             self._inventory, self._answered = inventory, complete
             self._plan_anew()
 
-    def take_enforcement(self, uuid: str, enforcement: Enforcement) -> None:
-        """What is in force on one GPU; plans anew if it has changed; called by the upkeep."""
+    def take_enforcement(self, uuid: str, enforcement: Enforcement | None) -> None:
+        """What is in force on one GPU; plans anew if it has changed; called by the upkeep.
+
+        None: nothing is kept in force there any more.
+        """
         with self._changed:
-            if self._enforced.get(uuid) != enforcement:
+            if self._enforced.get(uuid) == enforcement:
+                return
+            if enforcement is None:
+                del self._enforced[uuid]
+            else:
                 self._enforced[uuid] = enforcement
-                self._plan_anew()
+            self._plan_anew()
 
     def expect_holdings(self) -> None:
         """Somebody is about to find out what tasks hold: no plan is complete without."""

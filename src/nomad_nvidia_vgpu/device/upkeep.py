@@ -26,6 +26,9 @@ GIVE_UP_S = 8.0
 """How long one pass over a GPU may take before the GPU is said not to answer: less than the first
 fingerprint waits, for a driver that hangs on one GPU must not hold up the others."""
 
+PATIENCE_S = 30.0
+"""The same for a GPU that was well."""
+
 _LOOK_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -93,12 +96,14 @@ class Upkeep:
         """Tells of the passes that take too long; one that ends after all has the last word."""
         with self._changed:
             for uuid, since in self._since.items():
-                if time.monotonic() - since > GIVE_UP_S:
+                # Who has answered before gets more time, or a busy node would flap.
+                patience_s = PATIENCE_S if self._told.get(uuid) == "" else GIVE_UP_S
+                if time.monotonic() - since > patience_s:
                     self._publish(
                         uuid,
                         Enforcement(
                             problem=f"{uuid}: what holds its shares does not answer within"
-                            f" {GIVE_UP_S:g} s: see dmesg and nvidia-smi, drain the node if it lasts"
+                            f" {patience_s:g} s: see dmesg and nvidia-smi, drain the node if it lasts"
                         ),
                     )
 
@@ -136,11 +141,20 @@ class Upkeep:
                 enforcement = self._enforce(uuid, target)
             with self._changed:
                 del self._since[uuid]
+                if target == self._targets[uuid] == _NOTHING and not enforcement.problem:
+                    self._forget(uuid)
+                    return
                 self._publish(uuid, enforcement)
                 self._changed.wait_for(
                     lambda: self._stopped or self._targets[uuid] != target,  # noqa: B023
                     timeout=self._interval_s,
                 )
+
+    def _forget(self, uuid: str) -> None:
+        """Ends with a GPU that is gone and has nothing left on it; the lock is held."""
+        del self._targets[uuid]
+        self._told.pop(uuid, None)
+        self._catalog.take_enforcement(uuid, None)
 
     def _publish(self, uuid: str, enforcement: Enforcement) -> None:
         """Tells the catalog, and the log what is new; the lock is held."""

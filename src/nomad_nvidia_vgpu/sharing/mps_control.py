@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -46,8 +45,13 @@ class Server(NamedTuple):
     pid: int
     status: str
     """ACTIVE, FAULT and others; "" when the tool cannot tell."""
-    clients: tuple[int, ...]
-    """The processes that use it, by pid."""
+    clients: tuple[int, ...] | None
+    """The processes that use it, by pid; None: the tool does not tell."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has clients, or may have."""
+        return self.clients is None or bool(self.clients)
 
 
 class Unsettled(NamedTuple):
@@ -90,7 +94,7 @@ class MpsControl:
             status, said = self._launch("-d")
         if status != 0:
             raise MpsError(
-                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_shown(said)}): see"
+                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_steady(said)}): see"
                 f" {self._directory / 'log' / 'control.log'}"
             )
         return multi_user
@@ -103,14 +107,27 @@ class MpsControl:
     def servers(self) -> list[Server]:
         """The servers there are: none before the first client."""
         return [
-            Server(pid, self._status(pid), tuple(self._pids(f"get_client_list {pid}")))
-            for pid in self._pids("get_server_list")
+            Server(pid, self._status(pid), self._pids(f"get_client_list {pid}"))
+            for pid in self._server_pids()
         ]
 
-    def limits(self) -> tuple[str, str]:
-        """The limits of memory and SMs for servers to come, in the tool's words."""
-        memory = self._ask(f"get_default_device_pinned_mem_limit {ORDINAL}")
-        return memory.strip(), self._ask("get_default_active_thread_percentage").strip()
+    def _server_pids(self) -> tuple[int, ...]:
+        pids = self._pids("get_server_list")
+        if pids is None:
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon gives no list of its servers: see control.log in"
+                f" {self._directory / 'log'}"
+            )
+        return pids
+
+    def limits(self, server: int | None = None) -> tuple[str, str]:
+        """The limits of memory and SMs for new clients, in the tool's words.
+
+        `server`: of one running server by pid; None: of the servers to come.
+        """
+        of, to = ("", "default_") if server is None else (f"{server} ", "")
+        memory = self._ask(f"get_{to}device_pinned_mem_limit {of}{ORDINAL}")
+        return memory.strip(), self._ask(f"get_{to}active_thread_percentage {of}".strip()).strip()
 
     def start_server(self) -> None:
         """Starts a server before its first client would; it may take a moment to be listed."""
@@ -120,9 +137,12 @@ class MpsControl:
         """Tells the daemon to end, and its servers with it."""
         self._ask("quit")
 
-    def settle(self, limits: Limits, server: int | None = None, *, change: bool) -> list[Unsettled]:
+    def settle(
+        self, limits: Limits, server: int | None = None, *, change: bool, anew: bool = False
+    ) -> list[Unsettled]:
         """Reads the limits of new clients, and if `change` sets those that differ.
 
+        `anew`: sets them all, for what reads back rounded may not be what was set before.
         `server`: those of one running server by pid; None: of the servers to come. Returns what
         is not as wanted in the end.
         """
@@ -136,8 +156,8 @@ class MpsControl:
             wanted.append((f"{to}device_pinned_mem_limit {of}{ORDINAL}", size, _same_size))
         unsettled = []
         for setting, value, same in wanted:
-            read = self._ask(f"get_{setting}")
-            if not same(read, value) and change:
+            read = "" if anew else self._ask(f"get_{setting}")
+            if change and (anew or not same(read, value)):
                 self._ask(f"set_{setting} {value}")
                 read = self._ask(f"get_{setting}")
             if not same(read, value):
@@ -149,18 +169,17 @@ class MpsControl:
         said = self._ask(f"get_server_status {pid}").strip().upper()
         return "" if any(words.upper() in said for words in _UNKNOWN) else said
 
-    def _pids(self, command: str) -> list[int]:
-        lines = (line.split() for line in self._ask(command).splitlines())
-        # A line with other words in it is no list: "Server 4711 not found".
-        pure = (words for words in lines if all(map(str.isdecimal, words)))
-        return [int(word) for words in pure for word in words]
+    def _pids(self, command: str) -> tuple[int, ...] | None:
+        """A list of pids, None when the answer is none, such as "Server 4711 not found"."""
+        words = self._ask(command).split()
+        return tuple(map(int, words)) if all(map(str.isdecimal, words)) else None
 
     def _ask(self, command: str) -> str:
         status, said = self._command(command)
         if status != 0 or _NO_DAEMON in said.lower():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon refuses {command.split(maxsplit=1)[0]!r} (exit status"
-                f" {status}, {_shown(said)}): see {self._directory / 'log' / 'control.log'}"
+                f" {status}, {_steady(said)}): see {self._directory / 'log' / 'control.log'}"
             )
         return said
 
@@ -172,7 +191,7 @@ class MpsControl:
 
     def _command(self, command: str) -> tuple[int, str]:
         """The exit status and all that the tool wrote, for one command."""
-        with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
+        with _in_memory() as stdin, _in_memory() as output:
             stdin.write(f"{command}\n".encode())
             stdin.seek(0)
             process = self._started((), stdin, output)
@@ -237,6 +256,11 @@ def find_program() -> str:
     return found
 
 
+def _in_memory() -> IO[bytes]:
+    """A file that no full disk can prevent."""
+    return open(os.memfd_create("mps"), "w+b")  # noqa: PTH123  it has no path
+
+
 def _written(output: IO[bytes]) -> str:
     output.seek(0)
     return output.read().decode("utf-8", "replace")
@@ -259,6 +283,11 @@ def _same_size(read: str, wanted: str) -> bool:
     number, unit = match[1], match[2].upper()
     whole_gib = unit == "G" and number.isdigit() and int(number) == wanted_mib // 1024 > 0
     return whole_gib or float(number) * _MIB[unit] == wanted_mib
+
+
+def _steady(said: str) -> str:
+    """The words without their numbers: a pid or a time would make news of each pass."""
+    return re.sub(r"\d+", "#", _shown(said))
 
 
 def _shown(said: str) -> str:

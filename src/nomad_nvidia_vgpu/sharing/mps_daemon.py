@@ -15,7 +15,7 @@ import os
 import select
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, U
 
 FAULT = "FAULT"
 _END_S = 3.0
+_SERVER_S = 1.0
+_MAX_PID = 20  # characters
 _POLL_S = 0.02
 _RECORD = "daemon.json"
 _SERVER_PROGRAM = "nvidia-cuda-mps-server"
@@ -78,6 +80,8 @@ class MpsDaemon:
                 " tasks that use it: stop them, or drain the node; a new daemon is started by"
                 " itself"
             )
+        # Containers may have the old one mounted, and what they put into it must not be met.
+        shutil.rmtree(self._directory / "pipe", ignore_errors=True)
         for part in (self._directory, self._directory / "pipe", self._directory / "log"):
             part.mkdir(exist_ok=True)
             part.chmod(0o755)
@@ -103,32 +107,42 @@ class MpsDaemon:
             )
         _log.info("%s: its MPS daemon was ended", self._uuid)
 
-    def start_server(self) -> None:
-        """Starts its server, so that one holds the GPU before the first task does."""
+    def start_server(self) -> list[Server]:
+        """Starts its server, so that one holds the GPU before the first task does.
+
+        Returns the servers there are after a moment; none if it takes longer.
+        """
         self._control.start_server()
+        deadline = time.monotonic() + _SERVER_S
+        while not (servers := self.servers()) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return servers
 
     def servers(self) -> list[Server]:
         """Its servers and their clients."""
         return self._control.servers()
 
-    def settle(self, limits: Limits, servers: Iterable[Server], *, change: bool) -> list[Unsettled]:
+    def settle(
+        self, limits: Limits, servers: Iterable[Server], *, change: bool, anew: bool
+    ) -> list[Unsettled]:
         """Sees to the limits for new clients of all servers; those that are not as wanted."""
-        unsettled = self._control.settle(limits, change=change)
+        unsettled = self._control.settle(limits, change=change, anew=anew)
         for server in servers:
-            unsettled += self._control.settle(limits, server.pid, change=change)
+            unsettled += self._control.settle(limits, server.pid, change=change, anew=anew)
         return unsettled
 
-    def limits(self) -> tuple[str, str]:
-        """The limits of memory and SMs for servers to come, in the tool's words."""
-        return self._control.limits()
+    def limits(self, servers: Sequence[Server]) -> tuple[str, str]:
+        """The limits of memory and SMs that new clients have, in the tool's words."""
+        return self._control.limits(servers[0].pid if servers else None)
 
     def record(self) -> Record | None:
         """How it was started, None when that is not known."""
         try:
             found = json.loads((self._directory / _RECORD).read_text())
-            return Record(**found)
+            record = Record(**found)
         except (OSError, ValueError, TypeError):
             return None
+        return record if isinstance(record.uuid, str) else None
 
     def remove(self) -> None:
         """Removes the directories of a daemon that has ended."""
@@ -141,9 +155,15 @@ class MpsDaemon:
 
     def _pid(self) -> int | None:
         try:
-            return int(self._control.pid_file.read_text())
-        except (OSError, ValueError):
+            # A task's container may have put anything there: a pipe must not be waited for.
+            file = os.open(self._control.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
             return None
+        with open(file, "rb") as opened:  # noqa: PTH123  it is open already
+            try:
+                return int(opened.read(_MAX_PID))
+            except (OSError, ValueError, TypeError):
+                return None
 
     def orphaned_servers(self) -> Iterator[int]:
         """The servers of its pipe directory by pid, to be asked for when no daemon is there."""

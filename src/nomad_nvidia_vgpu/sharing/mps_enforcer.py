@@ -8,11 +8,12 @@ looks, and says what it sees.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import logging
 import os
 import stat
 import threading
+from collections import Counter
 from pathlib import Path
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
@@ -20,14 +21,13 @@ from nomad_nvidia_vgpu.errors import HardwareError, MpsError
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.compute_mode import ComputeModeJournal
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
-from nomad_nvidia_vgpu.sharing.mps import gpu_directory, server_limits
+from nomad_nvidia_vgpu.sharing.mps import Limits, gpu_directory, server_limits
 from nomad_nvidia_vgpu.sharing.mps_control import Server, Unsettled, find_program
 from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, MpsDaemon, Record, known_uuids
 
 _JOURNAL = "compute-modes.json"
+_SERVER_TRIES = 3
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-
-_log = logging.getLogger(__name__)
 
 
 class MpsEnforcer:
@@ -42,8 +42,10 @@ class MpsEnforcer:
         self._lock = threading.Lock()  # of `_owner`
         self._owner: int | None = None
         self._begun: set[str] = set()
-        self._without_server: set[str] = set()
-        """The GPUs that had no server at the last pass, which then started one."""
+        self._without_server: Counter[str] = Counter()
+        """How many passes in a row found no server on a GPU, and told the daemon to start one."""
+        self._imposed: dict[str, tuple[Limits, tuple[int, ...]]] = {}
+        """The limits that this process set on each GPU, and on which servers, by pid."""
 
     def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
         """Starts, adopts or mends the daemon of `gpu`, and reads its limits back."""
@@ -84,6 +86,10 @@ class MpsEnforcer:
 
     def left_over(self) -> list[str]:
         """Every GPU that has a daemon's directory or a changed compute mode."""
+        try:
+            self._check_root()
+        except (MpsError, OSError):
+            return []  # not there, or not ours: nothing in it is to be believed
         return sorted({*known_uuids(self._root), *self._noted()})
 
     def _noted(self) -> list[str]:
@@ -96,25 +102,29 @@ class MpsEnforcer:
     def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> list[Server]:
         """The servers of the daemon: started where there is none, anew where that hurts nobody."""
         servers = daemon.servers() if daemon.running() else None
-        if servers is not None and self._should_be_renewed(daemon, servers):
+        if servers is not None and self._should_be_renewed(daemon, gpu.uuid, servers):
             daemon.stop()
             servers = None
-        if servers is None or gpu.uuid not in self._begun:
-            self._set_compute_mode(gpu)
+        if not servers or gpu.uuid not in self._begun:
+            self._set_compute_mode(gpu)  # with the server, a reset of the GPU took it away too
         if servers is None:
             daemon.start(
                 multi_user=self._config.multi_user, memory_limited=self._config.memory_limit
             )
-            self._without_server.discard(gpu.uuid)  # this daemon was not told to start one yet
+            del self._without_server[gpu.uuid]  # this daemon was not told to start one yet
+            self._imposed.pop(gpu.uuid, None)
         self._begun.add(gpu.uuid)
         return servers or []
 
-    def _should_be_renewed(self, daemon: MpsDaemon, servers: list[Server]) -> bool:
+    def _should_be_renewed(self, daemon: MpsDaemon, uuid: str, servers: list[Server]) -> bool:
         """Whether it is not what it should be, and nobody uses it."""
-        if any(server.clients for server in servers):
+        if any(server.in_use for server in servers):
             return False
+        record = daemon.record()
         faulty = any(server.status == FAULT for server in servers)
-        return faulty or self._differs(daemon.record())
+        refused = record is not None and record.multi_user_asked and not record.multi_user
+        # The driver may have learned it since: each process of ours tries once.
+        return faulty or self._differs(record) or (refused and uuid not in self._begun)
 
     def _differs(self, record: Record | None) -> bool:
         asked = (self._config.multi_user, self._config.memory_limit)
@@ -130,26 +140,29 @@ class MpsEnforcer:
                 " this GPU; the server is started anew once they have ended"
             )
         limits = server_limits(self._config, gpu, vgpus)
-        unsettled = daemon.settle(limits, servers, change=owner)
+        record = daemon.record()
+        if owner:
+            servers = self._hold_gpu(daemon, gpu.uuid, record, servers)
+        imposed = (limits, tuple(server.pid for server in servers))
+        anew = owner and self._imposed.get(gpu.uuid) != imposed
+        unsettled = daemon.settle(limits, servers, change=owner, anew=anew)
+        self._imposed[gpu.uuid] = imposed
         if unsettled and not owner:
             raise MpsError(
                 f"{gpu.uuid}: another process of this plugin keeps its MPS daemon, with other"
                 " limits: end that process"
             )
-        record = daemon.record()
-        held_open = self._hold_gpu(daemon, gpu, record, servers) if owner else ""
         exclusive, why_not = self._exclusive(gpu, vgpus)
         weaknesses = [
             *(_unsettled_sentence(gpu.uuid, one) for one in unsettled),
             self._record_sentence(gpu.uuid, record),
             why_not,
-            held_open,
             self._unreachable(gpu.uuid),
         ]
         return Enforcement(
             holds_memory=limits.memory_mib is not None
             and exclusive
-            and not held_open
+            and (bool(servers) or not (record and record.multi_user))
             and not any(one.of_memory for one in unsettled),
             weakness="; ".join(filter(None, dict.fromkeys(weaknesses))),
         )
@@ -168,30 +181,26 @@ class MpsEnforcer:
         return ""
 
     def _hold_gpu(
-        self, daemon: MpsDaemon, gpu: Gpu, record: Record | None, servers: list[Server]
-    ) -> str:
-        """Sees that a server holds the GPU; why none does, if it was told to before.
+        self, daemon: MpsDaemon, uuid: str, record: Record | None, servers: list[Server]
+    ) -> list[Server]:
+        """Sees that a server holds the GPU, and returns those there are; MpsError if none starts.
 
         EXCLUSIVE_PROCESS lets one process in, whichever comes first: until there is a server, a
         task that does not find the daemon would have the whole GPU. Only a server of all users can
         be started before it is known whose task comes.
         """
         if servers or record is None or not record.multi_user:
-            self._without_server.discard(gpu.uuid)
-            return ""
-        told = gpu.uuid in self._without_server
-        self._without_server.add(gpu.uuid)
-        try:
-            daemon.start_server()
-        except MpsError as error:
-            # It opens the GPU, which takes seconds on some: the next pass sees what came of it.
-            _log.debug("%s", error)
-        return (
-            f"{gpu.uuid}: its MPS server does not start: see server.log in"
-            f" {gpu_directory(self._config, gpu.uuid) / 'log'}"
-            if told
-            else ""
-        )
+            del self._without_server[uuid]
+            return servers
+        self._without_server[uuid] += 1
+        with contextlib.suppress(MpsError):  # it opens the GPU, which takes seconds on some
+            servers = daemon.start_server()
+        if not servers and self._without_server[uuid] >= _SERVER_TRIES:
+            raise MpsError(
+                f"{uuid}: its MPS server does not start: see who uses the GPU (nvidia-smi), and"
+                f" server.log in {gpu_directory(self._config, uuid) / 'log'}"
+            )
+        return servers
 
     def _set_compute_mode(self, gpu: Gpu) -> None:
         if gpu.parent_uuid is not None:
@@ -254,6 +263,10 @@ class MpsEnforcer:
             if not path.exists():
                 path.mkdir(exist_ok=True)
                 path.chmod(0o755)
+        self._check_root()
+
+    def _check_root(self) -> None:
+        """Sees that the directory is ours alone; MpsError, OSError when there is none."""
         found = self._root.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise MpsError(
@@ -279,7 +292,7 @@ def _running(daemon: MpsDaemon, uuid: str) -> list[Server]:
 
 def _end(daemon: MpsDaemon, uuid: str) -> None:
     """Ends a daemon that nobody uses any more."""
-    if any(server.clients for server in daemon.servers()):
+    if any(server.in_use for server in daemon.servers()):
         raise MpsError(_still_shared(uuid))
     daemon.stop()
 

@@ -12,6 +12,8 @@ from nomad_nvidia_vgpu.sharing.mps import gpu_directory
 from nomad_nvidia_vgpu.sharing.mps_control import find_program
 from nomad_nvidia_vgpu.sharing.mps_daemon import MpsDaemon, known_uuids
 
+_WORKING = ("ready", "ACTIVE", "INITIALIZING", "")
+
 
 class DaemonView(NamedTuple):
     """One GPU's daemon as it is now."""
@@ -29,7 +31,7 @@ class DaemonView(NamedTuple):
     @property
     def working(self) -> bool:
         """Whether clients can use it."""
-        return self.state in ("ready", "ACTIVE", "INITIALIZING", "")
+        return all(word in _WORKING for word in self.state.split("/"))
 
 
 def daemon_views(config: MpsConfig) -> list[DaemonView]:
@@ -43,7 +45,7 @@ def _view(config: MpsConfig, uuid: str) -> DaemonView:
         if not daemon.running():
             return DaemonView(uuid, "not running")
         servers = daemon.servers()
-        memory, percentage = daemon.limits()
+        memory, percentage = daemon.limits(servers)
         record = daemon.record()
     except (MpsError, OSError) as error:
         return DaemonView(uuid, str(error))
@@ -53,5 +55,5 @@ def _view(config: MpsConfig, uuid: str) -> DaemonView:
         record.multi_user if record else None,
         memory,
         percentage,
-        tuple(pid for server in servers for pid in server.clients),
+        tuple(pid for server in servers for pid in server.clients or ()),
     )
