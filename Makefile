@@ -83,6 +83,8 @@ eval: setup nomad ## Nomad's own plugin launcher against the plugin
 
 docs: setup      ## the generated parts of docs/
 	$(BIN)/python -m scripts.option_table
+	$(BIN)/python -m scripts.metric_table
+	$(BIN)/python -m scripts.top_pictures
 
 lock:            ## pins requirements anew (needs uv)
 	scripts/lock.sh --upgrade

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import forms, imports, memory, messages, report, reserve, startup
+from bench import forms, imports, memory, messages, report, reserve, scrape, startup, usage
 from bench.environment import BrokenInstallationError, Installation, prepare
 from bench.fake_driver import FakeMachine, NoFakeDriverError
 from bench.figures import FULL, QUICK, Effort, Figure
@@ -110,7 +110,9 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
                 lambda machine: messages.nvml_passes(installation, effort, machine),
             ),
         ),
+        ("who uses what", lambda: usage.attribution(effort)),
         ("Reserve", lambda: reserve.measure(installation, effort)),
+        ("scrapes", lambda: scrape.measure(installation, effort)),
         ("forms", lambda: forms.measure(installation, effort)),
     ]
     figures = []

@@ -27,4 +27,5 @@ settings.load_profile("patient")
 def mps_root() -> Iterator[Path]:
     """Gives a directory to be made for MPS daemons, whose sockets need short names."""
     with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as made:
+        Path(made).chmod(0o755)  # tasks of all users go through it
         yield Path(made) / "mps"

@@ -8,7 +8,6 @@ versions is removed when nobody uses it.
 
 import compileall
 import ctypes
-import errno
 import fcntl
 import io
 import os
@@ -17,6 +16,7 @@ import shutil
 import tempfile
 import time
 import zipfile
+import zlib
 
 COMMON = "common.zip"
 """The member that every Python needs; the other is named after its tag."""
@@ -25,6 +25,10 @@ _UNFINISHED = ".unpacking-"
 _ABANDONED_AFTER_S = 3600
 _UNUSED_AFTER_S = 7 * 86400
 _NOT_COMPILED = re.compile(r"/pygments/")  # a second of work for what only `rich` may want
+
+
+class DamagedError(Exception):
+    """The single file is not what was built; the text is zip's."""
 
 
 def prepare(place: str) -> str:
@@ -38,7 +42,7 @@ def prepare(place: str) -> str:
 
 
 def unpack(archive: str, place: str, name: str, tag: str) -> None:
-    """Puts the contents for one kind of Python into `place` under `name`; OSError."""
+    """Puts the contents for one kind of Python into `place` under `name`; OSError, DamagedError."""
     before = os.umask(0o022)
     temporary = tempfile.mkdtemp(prefix=_UNFINISHED, dir=place)
     lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
@@ -94,8 +98,8 @@ def _extract(archive: str, members: "tuple[str, ...]", directory: str) -> None:
             for member in members:
                 with zipfile.ZipFile(io.BytesIO(outer.read(member))) as inner:
                     inner.extractall(directory)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise OSError(errno.EIO, "the single file is damaged: copy it anew") from error
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise DamagedError(str(error)) from error
 
 
 def _flush(directory: int) -> None:

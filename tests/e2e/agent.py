@@ -262,7 +262,8 @@ class Agent:
         given = config if isinstance(config, Path) else self.root / "given.hcl"
         if isinstance(config, str):
             given.write_text(config)
-        files = ("/bin/sh", "/usr/bin/env", *binaries.shared_objects("/bin/sh", "/usr/bin/env"))
+        programs = ("/bin/sh", "/usr/bin/env", "/bin/sleep")
+        files = (*programs, *binaries.shared_objects(*programs))
         # Nomad copies a symbolic link as one, without what it points to.
         chroot = "\n    ".join(f'"{os.path.realpath(path)}" = "{path}"' for path in files)
         overlay = self.root / "overlay.hcl"  # last, so that it wins

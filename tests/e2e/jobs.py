@@ -76,15 +76,20 @@ def printing_job(name: str, device_block: str, *, count: int = 1, driver: str = 
     )
 
 
-def staying_job(name: str, device_block: str, *, count: int = 1) -> str:
-    """A service job whose tasks print their environment and stay."""
-    script = f"{_PRINT}; exec sleep 3600"
+def staying_job(
+    name: str, device_block: str, *, count: int = 1, driver: str = "raw_exec", as_if: str = ""
+) -> str:
+    """A service job whose tasks print their environment and stay.
+
+    `as_if`: variables that they then put into their environment, such as `A=1`.
+    """
+    script = f"{_PRINT}; exec env {as_if} sleep 3600" if as_if else f"{_PRINT}; exec sleep 3600"
     return _JOB.format(
         name=name,
         kind="service",
         count=count,
         restarts=0,
-        driver="raw_exec",
+        driver=driver,
         script=script,
         device=device_block,
     )

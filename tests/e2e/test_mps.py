@@ -70,7 +70,10 @@ class Machine(NamedTuple):
 
 @pytest.fixture
 def machine(nvml: Path, tmp_path: Path, mps_root: Path) -> Iterator[Machine]:
-    """That machine; nothing of its MPS is left afterwards."""
+    """That machine; nothing of its MPS is left afterwards.
+
+    Tests ask for it before an agent, so that it goes after it: a plugin starts daemons again.
+    """
     driver = FakeDriver(nvml, tmp_path, "h100x8")
     for index in range(1, 8):
         driver.remove_section(f"gpu {index}")
@@ -129,7 +132,7 @@ def assert_share(machine: Machine, facts: dict[str, Any], vgpus: int) -> None:
 
 
 def test_tasks_are_held_to_what_they_were_granted(
-    start_agent: StartAgent, machine: Machine
+    machine: Machine, start_agent: StartAgent
 ) -> None:
     """One vGPU and three, side by side on one server; a job can demand that it is so."""
     agent = start_agent(machine.config(), environment=machine.environment())
@@ -147,7 +150,7 @@ def test_tasks_are_held_to_what_they_were_granted(
     assert group.attributes["sharing"] == ("mps", "")
 
 
-def test_a_killed_plugin_takes_nothing_along(start_agent: StartAgent, machine: Machine) -> None:
+def test_a_killed_plugin_takes_nothing_along(machine: Machine, start_agent: StartAgent) -> None:
     """Daemon, server and tasks stay; the next task meets the same server."""
     agent = start_agent(machine.config(), environment=machine.environment())
     task, daemon = run(agent, machine, "first", 1), machine.daemon()
@@ -163,7 +166,7 @@ def test_a_killed_plugin_takes_nothing_along(start_agent: StartAgent, machine: M
 
 @pytest.mark.parametrize("crash", [True, False], ids=["crash", "stop"])
 def test_a_task_that_restarts_after_its_agent_still_has_its_limits(
-    start_agent: StartAgent, machine: Machine, *, crash: bool
+    machine: Machine, start_agent: StartAgent, *, crash: bool
 ) -> None:
     """Nomad restores its environment without asking us; it meets the same server as before."""
     agent = start_agent(machine.config(), environment=machine.environment(), dev=False)
@@ -190,7 +193,7 @@ def test_a_task_that_restarts_after_its_agent_still_has_its_limits(
 
 
 def test_after_a_reboot_a_task_meets_its_server_again(
-    start_agent: StartAgent, machine: Machine
+    machine: Machine, start_agent: StartAgent
 ) -> None:
     """Daemon, server, task and compute mode are gone; Nomad starts the task without asking us.
 

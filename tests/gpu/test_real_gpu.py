@@ -47,7 +47,7 @@ def test_attributes_agree_with_nvidia_smi(plugin: Host, nvidia_smi: list[dict[st
 def test_stats_move_and_agree_with_nvidia_smi(
     plugin: Host, nvidia_smi: list[dict[str, str]]
 ) -> None:
-    """Every vGPU has a memory summary, and the temperature is NVIDIA's within 10 degrees."""
+    """Every vGPU has its GPU's memory, and the temperature is NVIDIA's within 10 degrees."""
     groups = whole_gpus(next(plugin.fingerprints()))
     figures = next(plugin.stats(1.0))
     for row in nvidia_smi:
@@ -56,7 +56,7 @@ def test_stats_move_and_agree_with_nvidia_smi(
         group = groups[row["uuid"]]
         for instance in group.instances:
             stats = figures[group.name][instance.id]
-            assert stats.summary.total == int(row["memory.total"])
+            assert stats.stats["Memory state"].total == int(row["memory.total"])
             assert abs(float(stats.stats["Temperature"].value) - int(row["temperature.gpu"])) < 10
         print(group.name, {n: s[:3] for n, s in stats.stats.items()})
 
@@ -77,3 +77,19 @@ def test_it_stops_within_a_second(plugin: Host) -> None:
     print(f"stopped after {stopped.seconds:.3f} s")
     assert not stopped.killed
     assert stopped.seconds < 1.0
+
+
+def test_processes_can_be_listed(plugin: Host, nvidia_smi: list[dict[str, str]]) -> None:
+    """The driver tells who uses each GPU, so that every vGPU shows its own memory."""
+    groups = whole_gpus(next(plugin.fingerprints()))
+    deadline = time.monotonic() + 60.0
+    for figures in plugin.stats(1.0):
+        shown = {
+            row["uuid"]: [s.stats.get("vGPU memory") for s in figures[group.name].values()]
+            for row in nvidia_smi
+            if (group := groups.get(row["uuid"])) is not None
+        }
+        if all(all(of) for of in shown.values()):
+            print({uuid: [stat and stat[:3] for stat in of] for uuid, of in shown.items()})
+            return
+        assert time.monotonic() < deadline, shown

@@ -34,11 +34,12 @@ DRIVER_KEYS = frozenset(
         "mig_compute_mode",
     )
 )
+_PROCESS_KEYS = "compute_processes graphics_processes mps_processes"
 _MEMORY_KEYS = "memory_total_mib memory_reserved_mib memory_used_mib bar1_total_mib bar1_used_mib"
 GPU_KEYS = frozenset(
     f"""
     uuid name minor_number pci pci_device_id pci_subsystem_id {_MEMORY_KEYS} memory_numa_node
-    power_limit_mw enforced_power_limit_mw power_usage_mw temperature_c
+    power_limit_mw enforced_power_limit_mw power_usage_mw energy_mj temperature_c
     max_sm_clock_mhz max_memory_clock_mhz sm_clock_mhz memory_clock_mhz
     pcie_gen gpu_pcie_gen pcie_width
     gpu_utilization memory_utilization encoder_utilization decoder_utilization
@@ -47,13 +48,13 @@ GPU_KEYS = frozenset(
     display_mode display_active persistence_mode compute_mode virtualization_mode
     compute_capability architecture mig_mode mig_mode_pending mig_slots
     supported_events events wait_error recovery_action remapped_rows retired_pages_pending
-    lost removed
+    lost removed {_PROCESS_KEYS} processes_grow
     """.split()
 )
 MIG_KEYS = frozenset(
     f"""
     uuid name gi ci {_MEMORY_KEYS} compute_mode ecc_sram multiprocessors
-    copy_engines decoders encoders jpegs ofas gi_slices ci_slices
+    copy_engines decoders encoders jpegs ofas gi_slices ci_slices {_PROCESS_KEYS}
     """.split()
 )
 

@@ -67,6 +67,18 @@ FAKE_EXPORT nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned i
     return get_unsigned(ON_GPU(device), "power_usage_mw", milliwatts);
 }
 
+FAKE_EXPORT nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device,
+                                                             unsigned long long *millijoules)
+{
+    struct call call = ON_GPU(device);
+    const nvmlReturn_t status = call_begin(&call);
+    if (status != NVML_SUCCESS)
+        return status;
+    if (millijoules == NULL)
+        return call_end(NVML_ERROR_INVALID_ARGUMENT);
+    return call_end(section_number(call.section, "energy_mj", millijoules));
+}
+
 FAKE_EXPORT nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t device,
                                                          unsigned int *milliwatts)
 {

@@ -37,6 +37,7 @@ GETTERS = {
     "power_limit_mw": "n.nvmlDeviceGetPowerManagementLimit(h)",
     "enforced_power_limit_mw": "n.nvmlDeviceGetEnforcedPowerLimit(h)",
     "power_usage_mw": "n.nvmlDeviceGetPowerUsage(h)",
+    "energy_mj": "n.nvmlDeviceGetTotalEnergyConsumption(h)",
     "temperature_c": "n.nvmlDeviceGetTemperature(h, 0)",
     "max_sm_clock_mhz": "n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_SM)",
     "max_memory_clock_mhz": "n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_MEM)",

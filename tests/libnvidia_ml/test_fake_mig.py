@@ -83,6 +83,7 @@ def test_a_mig_instance_knows_its_parent(start: Start) -> None:
     [
         "temperature_c",
         "power_usage_mw",
+        "energy_mj",
         "power_limit_mw",
         "enforced_power_limit_mw",
         "sm_clock_mhz",

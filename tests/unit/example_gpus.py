@@ -42,6 +42,7 @@ L4 = Gpu(
 FULL_SAMPLE = GpuSample(
     taken_at=NOON,
     power_w=Ratio(30, 72),
+    energy_mj=1_234_500,
     gpu_utilization_percent=41,
     memory_utilization_percent=12,
     encoder_utilization_percent=3,

@@ -13,6 +13,7 @@ from nomad_nvidia_vgpu.cli.config_file import read_config_file
 from nomad_nvidia_vgpu.cli.config_options import checked_config
 from nomad_nvidia_vgpu.config.options import all_options, options
 from scripts.option_table import BEGIN, PAGE, option_table, with_table
+from scripts.top_pictures import pictures
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,6 +50,12 @@ def test_hcl_in_the_docs_parses(page: Path) -> None:
     """An operator copies it."""
     for block in re.findall(r"```hcl\n(.*?)```", page.read_text(), re.DOTALL):
         assert hcl2.loads(block)
+
+
+@pytest.mark.parametrize("path", sorted(pictures()), ids=lambda p: p.name)
+def test_pictures_show_what_the_program_shows(path: Path) -> None:
+    """`make docs` would draw the same."""
+    assert path.read_text(encoding="utf-8") == pictures()[path]
 
 
 def test_every_target_of_the_makefile_that_docs_name_exists() -> None:

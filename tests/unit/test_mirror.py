@@ -24,6 +24,7 @@ WITHOUT_TESTS = {
 OF_NO_MODULE = {
     "test_mirror.py": "this file",
     "test_docs.py": "what is written in docs/",
+    "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
     "test_fault_table.py": "the fault table in docs/health.md",
     "onefile/test_start.py": "scripts/onefile/__main__.py",
     "onefile/test_unpack.py": "scripts/onefile/unpack.py",
@@ -35,6 +36,7 @@ MORE_THAN_ONE = {
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",
     "device/test_fingerprint_attributes.py": "device/fingerprint.py",
+    "device/test_attribution_forged.py": "device/attribution.py",
     "sharing/test_mps_release.py": "sharing/mps_enforcer.py",
 }
 """Second test files of one module, so that none grows too long."""

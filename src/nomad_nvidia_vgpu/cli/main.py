@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from nomad_nvidia_vgpu import __version__
-from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release
+from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release, top
 from nomad_nvidia_vgpu.errors import ConfigError, VgpuError
 from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
 from nomad_nvidia_vgpu.rpc.client import Refused
@@ -36,6 +36,7 @@ cli.add_command(launch.launch)
 cli.add_command(gpus.gpus)
 cli.add_command(plan.plan)
 cli.add_command(doctor.doctor)
+cli.add_command(top.top)
 cli.add_command(release.release)
 cli.add_command(install.install)
 cli.add_command(install.uninstall)

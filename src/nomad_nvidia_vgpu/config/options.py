@@ -85,8 +85,8 @@ class MpsConfig:
 
     root: str = _option(
         values.text(
-            r"(?=.{2,40}$)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",
-            "an absolute path of at most 40 characters (letters, digits, '.', '_', '-'), for it"
+            r"(?=.{2,32}$)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",
+            "an absolute path of at most 32 characters (letters, digits, '.', '_', '-'), for it"
             " becomes part of the names of unix sockets",
         ),
         "/run/nvidia-vgpu/mps",
@@ -126,6 +126,32 @@ class MpsConfig:
         True,
         "let tasks of different users use a GPU at the same time",
         shown="true",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryGuardConfig:
+    """What happens when a task uses more GPU memory than its share."""
+
+    action: str = _option(
+        values.word("off", "warn", "kill"),
+        "warn",
+        "what happens to a task whose processes together use more memory of a GPU than its share:"
+        ' `"warn"` logs and counts it, `"kill"` also ends its GPU processes, the youngest first and'
+        " only as many as needed",
+        shown='"warn"',
+    )
+    grace_s: float = _option(
+        values.duration(timedelta(0)),
+        30.0,
+        "how long a task must use too much before anything happens",
+        shown='"30s"',
+    )
+    tolerance_percent: int = _option(
+        values.whole_number(0, 100),
+        5,
+        "how much more than its share a task may use",
+        shown="5",
     )
 
 
@@ -194,6 +220,12 @@ class PluginConfig:
         " raw_exec and exec",
         shown='["NVIDIA_VISIBLE_DEVICES"]',
     )
+    metrics_address: str = _option(
+        values.address(),
+        "",
+        "where Prometheus can read metrics, as `host:port`; empty: nowhere",
+        shown='""',
+    )
     simulate: tuple[SimulatedGpus, ...] = _option(
         values.list_of(
             values.Kind("string", '"<profile>[:<count>[:<MIG profile>,…]]"', _simulated),
@@ -212,6 +244,9 @@ class PluginConfig:
 
     mps: MpsConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
         MpsConfig, 'how GPUs are shared with `sharing = "mps"`'
+    )
+    memory_guard: MemoryGuardConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
+        MemoryGuardConfig, "what happens when a task uses more GPU memory than its share"
     )
     health: HealthConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
         HealthConfig, "when a GPU is unhealthy, and what follows"

@@ -16,6 +16,11 @@ from typing import Any, NamedTuple
 _MAX_SHOWN = 80
 _MAX_DURATION_S = 8760 * 3600  # a year: threads wait that long, and cannot for a thousand
 _NUMBER = r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?"
+_MAX_PORT = 65535
+_ADDRESS = (
+    r"((?P<name>[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?)|\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\])"
+    r":(?P<port>[1-9][0-9]{0,4})"
+)
 _GO_DURATION = r"(([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})(ns|us|µs|μs|ms|s|m|h))+"
 
 
@@ -105,6 +110,36 @@ def duration(minimum: timedelta) -> Kind:
         return seconds
 
     return Kind("string", allowed, read)
+
+
+def address() -> Kind:
+    """`host:port` to listen on, an IPv6 address in brackets, or "" for none; ours is the same."""
+    allowed = '"" or a "host:port" such as "127.0.0.1:9400" or "[::1]:9400", the port 1 to 65535'
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or (value and host_and_port(value) is None):
+            raise ValueError(f"must be {allowed}, got {shown(value)}")
+        return value
+
+    return Kind("string", allowed, read)
+
+
+def host_and_port(text_value: str) -> tuple[str, int] | None:
+    """The two parts of `host:port`, the host without its brackets; None if it is none."""
+    match = re.fullmatch(_ADDRESS, text_value)
+    if match is None or not 1 <= int(match["port"]) <= _MAX_PORT:
+        return None
+    name, port = match["name"], int(match["port"])
+    if name is not None and not re.fullmatch(r"[0-9.]+", name):
+        return name, port
+    # Imported late: few nodes have an address in their config.
+    import ipaddress  # noqa: PLC0415
+
+    try:
+        number = ipaddress.IPv4Address(name) if name else ipaddress.IPv6Address(match["ipv6"])
+    except ValueError:
+        return None
+    return str(number), port
 
 
 def list_of(item: Kind, *, at_least: int = 0, distinct: bool = True) -> Kind:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.gpu.model import GpuSample, Inventory
+from nomad_nvidia_vgpu.device.usage import Usage
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 
@@ -28,15 +30,27 @@ class Edition(NamedTuple):
     """The UUIDs of all GPUs seen so far, those that are not published too."""
 
 
-class Catalog:
-    """The present plan and the newest samples; a `Sink` of the watch."""
+class Listing(NamedTuple):
+    """The processes on one GPU, as the driver listed them at one moment."""
 
-    def __init__(self, config: PluginConfig) -> None:
+    taken_at: float
+    """By the catalog's clock, in seconds."""
+    processes: Sequence[GpuProcess]
+
+
+class Catalog:
+    """The present plan, the newest samples and who uses what; a `Sink` of the watch."""
+
+    def __init__(self, config: PluginConfig, clock: Callable[[], float] = time.monotonic) -> None:
         """Empty until the first inventory comes."""
         self._config = config
+        self._clock = clock
         self._changed = threading.Condition()  # guards all that follows
         self._edition = Edition(0, complete=not config.configured, plan=Plan())
         self._samples: dict[str, GpuSample] = {}
+        self._listings: dict[str, Listing] = {}
+        self._usage = Usage()
+        self._guard_counts: Mapping[tuple[str, str], int] = {}
         self._inventory = Inventory()
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
@@ -51,6 +65,38 @@ class Catalog:
         """The newest sample of each GPU that gave one, by UUID; a copy."""
         with self._changed:
             return dict(self._samples)
+
+    @property
+    def listings(self) -> Mapping[str, Listing]:
+        """The newest list of processes of each GPU that gave one, by UUID; a copy."""
+        with self._changed:
+            return dict(self._listings)
+
+    @property
+    def usage(self) -> Usage:
+        """Who uses what, as of the newest pass."""
+        return self._usage  # one reference, replaced whole: no lock needed
+
+    def take_usage(self, usage: Usage) -> None:
+        """Replaces what is known of who uses what; called once per pass."""
+        self._usage = usage
+
+    @property
+    def guard_counts(self) -> Mapping[tuple[str, str], int]:
+        """What the memory guard has done so far; see `Guard.counts`."""
+        return self._guard_counts
+
+    def take_guard_counts(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Replaces what the memory guard has done so far; called once per pass."""
+        self._guard_counts = counts
+
+    def now(self) -> float:
+        """The time by the clock of the listings, in seconds."""
+        return self._clock()
+
+    def take_config(self, config: PluginConfig) -> None:
+        """Plans by this config from now on; called before the first inventory."""
+        self._config = config
 
     def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
         """Plans anew and wakes who waits; called by the watch."""
@@ -83,6 +129,12 @@ class Catalog:
         """Replaces the samples of these GPUs; called by the watch."""
         with self._changed:
             self._samples.update(samples)
+
+    def take_processes(self, processes: Mapping[str, Sequence[GpuProcess]]) -> None:
+        """Replaces the lists of processes of these GPUs; called by the watch."""
+        now = self._clock()
+        with self._changed:
+            self._listings.update((uuid, Listing(now, of)) for uuid, of in processes.items())
 
     def wait(self, until: Callable[[Edition], bool], timeout_s: float) -> Edition:
         """The edition for which `until` holds, or the present one after `timeout_s`."""

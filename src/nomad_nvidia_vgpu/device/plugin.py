@@ -11,17 +11,26 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
-from nomad_nvidia_vgpu.device.task_ending import NobodyAttributed, TaskEnder
+from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
+from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
-from nomad_nvidia_vgpu.gpu.watch import GpuWatch, Sink
+from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch, Sink
+
+if TYPE_CHECKING:
+    from nomad_nvidia_vgpu.device.accountant import Accountant
+
+METRICS_SAMPLE_S = 10.0
+"""How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
 
 SourceOf = Callable[[Sequence[SimulatedGpus]], GpuSource]
 
@@ -42,8 +51,10 @@ class Plugin:
         self._source_of = source_of
         self._config = config
         self._catalog = Catalog(config)
+        self._tally = Tally()
         self._lock = threading.Lock()  # guards the start of the watch
         self._watch: GpuWatch | None = None
+        self._accountant: Accountant | None = None
 
     def fingerprint(self, hang_up: "HangUp") -> Iterator[tuple[fingerprint.DeviceGroup, ...]]:
         """The stream of fingerprints; starts the watch over the hardware if none runs yet."""
@@ -59,7 +70,13 @@ class Plugin:
         """
         self._start_watch()
         edition = self._catalog.wait(lambda e: e.complete, fingerprint.FIRST_ANSWER_S)
-        return reserve(self._config, edition.plan, ids)
+        try:
+            reservation = reserve(self._config, edition.plan, ids)
+        except RequestError:
+            self._tally.reserved(REFUSED)
+            raise
+        self._tally.reserved(MADE)
+        return reservation
 
     def stats(self, hang_up: "HangUp", asked_s: float) -> Iterator[tuple[stats.GroupStats, ...]]:
         """The stream of stats at the interval that the host asked for."""
@@ -71,6 +88,32 @@ class Plugin:
         with watch.sampling(period_s) if watch else contextlib.nullcontext():
             yield from stats.stream(self._catalog, vendor, period_s, ended, hang_up.listening)
 
+    def _accounting(self) -> tuple[Accountant, Sink]:
+        """Who finds out who uses what, and who is told what the watch finds; starts nothing."""
+        # Two of the three launches per agent start never get here.
+        from nomad_nvidia_vgpu.device.accountant import Accountant  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.attribution import Attributor  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.guard import Guard  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.proc import Proc  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.task_ending import TaskEnder  # noqa: PLC0415
+
+        proc = Proc()
+        if self._config.memory_guard.action == "kill" and not proc.sees_host_pids():
+            _log.warning(
+                'memory_guard.action is "kill", but this program does not see the pids of the'
+                " host, which are the driver's, so it only warns: run the Nomad agent in the"
+                " host's PID namespace"
+            )
+            self._config = _warning_only(self._config)
+            self._catalog.take_config(self._config)
+        attributor = Attributor(proc)
+        belongs = attributor.still_belongs
+        guard = Guard(self._config.memory_guard, belongs)
+        accountant = Accountant(self._catalog, attributor, guard, LIST_EVERY_S)
+        if not self._config.health.end_tasks:
+            return accountant, self._catalog
+        return accountant, TaskEnder(self._catalog, accountant.last_use, belongs)
+
     def _start_watch(self) -> GpuWatch | None:
         """The watch over the hardware, started if none runs yet; None if nothing is to be offered."""
         config = self._config
@@ -80,24 +123,45 @@ class Plugin:
                 enforcers = enforcers_of(config, source)
                 if enforcers:
                     Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
+                self._accountant, sink = self._accounting()
                 self._watch = GpuWatch(
                     source,
-                    _sink(config, self._catalog),
+                    sink,
                     period_s=config.fingerprint_period_s,
                     policy=_policy(config),
                     leave=self._leave,
                 )
                 self._watch.start()
+                wanted = config.memory_guard.action != "off" or config.health.end_tasks
+                sampling = self._watch.sampling(LIST_EVERY_S) if wanted else None
+                self._accountant.start(sampling or contextlib.nullcontext())
+                if config.metrics_address:
+                    threading.Thread(
+                        target=_serve_metrics,
+                        args=(config, self._catalog, self._tally, self._watch),
+                        name="metrics",
+                        daemon=True,
+                    ).start()
             return self._watch
 
 
-def _sink(config: PluginConfig, catalog: Catalog) -> Sink:
-    if not config.health.end_tasks:
-        return catalog
-    _log.warning(
-        "health.end_tasks is set, but no process can be attributed to a task yet: none is ended"
-    )
-    return TaskEnder(catalog, NobodyAttributed())
+def _warning_only(config: PluginConfig) -> PluginConfig:
+    return replace(config, memory_guard=replace(config.memory_guard, action="warn"))
+
+
+def _serve_metrics(config: PluginConfig, catalog: Catalog, tally: Tally, watch: GpuWatch) -> None:
+    """Serves for ever. Whatever goes wrong, the plugin goes on without metrics."""
+    try:
+        # Imported late: 45 ms, and few nodes have a metrics_address.
+        from nomad_nvidia_vgpu.device.metrics import registry_of  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.metrics_server import MetricsServer  # noqa: PLC0415
+
+        registry = registry_of(catalog, tally, config.vendor)
+        server = MetricsServer(config.metrics_address, registry, config.fingerprint_period_s)
+        with watch.sampling(METRICS_SAMPLE_S):
+            server.run()
+    except Exception:  # noqa: BLE001  the GPUs matter more
+        _log.exception("the metrics failed in an unforeseen way: report this as a bug")
 
 
 def _policy(config: PluginConfig) -> HealthPolicy:

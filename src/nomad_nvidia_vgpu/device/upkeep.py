@@ -106,7 +106,9 @@ class Upkeep:
         wanted = _targets(edition.plan)
         # What is left for a GPU that nobody has seen yet stays: its tasks may need it.
         left_over = {uuid for e in self._enforcers.values() for uuid in e.left_over()}
-        for uuid in (left_over & edition.seen | self._targets.keys()) - wanted.keys():
+        # So does what a GPU has that cannot be shared as the config says now: that may be a slip.
+        planned = edition.plan.by_uuid().keys()
+        for uuid in (left_over & edition.seen | self._targets.keys()) - planned:
             self._aim(uuid, _NOTHING)
         for uuid, target in wanted.items():
             self._aim(uuid, target)
@@ -129,6 +131,9 @@ class Upkeep:
                 target = self._targets[uuid]
                 self._since[uuid] = time.monotonic()
             enforcement = self._enforce(uuid, target)
+            if enforcement.problem and self._told.get(uuid) == "":
+                # A busy node may be slow to answer once: a GPU that was well is asked again.
+                enforcement = self._enforce(uuid, target)
             with self._changed:
                 del self._since[uuid]
                 self._publish(uuid, enforcement)

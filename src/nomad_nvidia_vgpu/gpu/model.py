@@ -88,6 +88,8 @@ class GpuSample:
     taken_at: datetime
     """In UTC."""
     power_w: Ratio | None = None
+    energy_mj: int | None = None
+    """Millijoules drawn since the driver was loaded; it starts at zero again with it."""
     gpu_utilization_percent: int | None = None
     memory_utilization_percent: int | None = None
     """How busy the memory controller is, not how full the memory."""
@@ -100,6 +102,17 @@ class GpuSample:
     """Uncorrected since the driver was loaded, as the two below."""
     ecc_l2_errors: int | None = None
     ecc_memory_errors: int | None = None
+
+
+class GpuProcess(NamedTuple):
+    """A process that has a GPU, or a MIG device, open."""
+
+    pid: int
+    """As the driver numbers it: in the host's PID namespace."""
+    memory_mib: int | None
+    """What it has allocated there; None: the driver does not tell."""
+    kind: str
+    """`compute`, `graphics`, or `mps` for a client of an MPS server."""
 
 
 class Health(NamedTuple):
@@ -187,6 +200,12 @@ class GpuSource(ComputeModes, Protocol):
 
     def sample(self, index: int) -> Mapping[str, GpuSample]:
         """The moving figures, by UUID, of the GPUs that `look` found; HardwareError."""
+
+    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:
+        """The processes on the GPUs that `look` found, by UUID, each process once; HardwareError.
+
+        A GPU of which they are not known is left out; one that nobody uses has none.
+        """
 
     def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
         """The XIDs of the next moments, of all GPUs looked at so far; HardwareError.

@@ -24,8 +24,9 @@ from nomad_nvidia_vgpu.errors import (
 )
 from nomad_nvidia_vgpu.gpu import nvml_facts
 from nomad_nvidia_vgpu.gpu.library import LoadedLibrary, loaded_library
-from nomad_nvidia_vgpu.gpu.model import GpuSample, Look, Ratio, XidEvent
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Look, Ratio, XidEvent
 from nomad_nvidia_vgpu.gpu.nvml_events import NvmlEvents
+from nomad_nvidia_vgpu.gpu.nvml_processes import Instance, ProcessLists
 
 _LIBRARY = "libnvidia-ml.so.1"
 _CLOSE_PATIENCE_S = 2.0  # events are waited for a second at a time
@@ -48,9 +49,11 @@ class NvmlSource:
         self._names: dict[int, str] = {}  # UUIDs as last seen: a lost GPU does not tell its own
         self._system = nvml_facts.System()
         self._handles: dict[int, tuple[Any, dict[str, Any]]] = {}
+        self._instances: dict[str, Instance] = {}
         self._limits_w: dict[int, int | None] = {}
         self._library: LoadedLibrary | None = None
         self._events: NvmlEvents | None = None
+        self._lists: ProcessLists | None = None
 
     def open(self) -> None:
         """Starts an NVML session unless one is running."""
@@ -75,6 +78,7 @@ class NvmlSource:
             self._library = self._library or loaded_library(_LIBRARY)
             self._system = nvml_facts.read_system(self._nvml)
             self._events = NvmlEvents(self._nvml)
+            self._lists = ProcessLists(self._nvml)
             self._ready = True
 
     def count(self) -> int:
@@ -106,6 +110,8 @@ class NvmlSource:
             signals = nvml_facts.signals(nvml, handle)
         self._limits_w[index] = gpu.power_limit_w
         self._handles[index] = (handle, {u: h for u, (h, _) in found.items()})
+        for own, (_, part) in found.items():
+            self._instances[own] = Instance(part.gpu_instance_id, part.compute_instance_id)
         if self._events is not None:
             self._events.watch(uuid, handle)
         return Look(uuid, tuple(g for _, g in found.values()), signals)
@@ -122,6 +128,14 @@ class NvmlSource:
         except HardwareError:
             self._handles.pop(index, None)  # stale, perhaps: the next look fetches new ones
             raise
+
+    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:
+        """The processes on the GPUs that the last look at `index` found."""
+        _, handles = self._handles.get(index, (None, {}))
+        with self._session(index) as nvml:
+            lists = self._lists or ProcessLists(nvml)
+            found = {uuid: lists.on(own, self._instances[uuid]) for uuid, own in handles.items()}
+        return {uuid: processes for uuid, processes in found.items() if processes is not None}
 
     def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
         """XIDs of the GPUs looked at so far."""
@@ -238,6 +252,7 @@ def _sample(nvml: ModuleType, physical: Any, own: Any, limit_w: int | None) -> G
     return GpuSample(
         taken_at=datetime.now(tz=timezone.utc),
         power_w=None if power_mw is None else Ratio(power_mw // 1000, limit_w),
+        energy_mj=value(nvml.nvmlDeviceGetTotalEnergyConsumption, physical),
         gpu_utilization_percent=busy and busy.gpu,
         memory_utilization_percent=busy and busy.memory,
         encoder_utilization_percent=encoder and encoder[0],

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from nomad_nvidia_vgpu.gpu import pcie
-from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Look, Ratio, XidEvent
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Look, Ratio, XidEvent
 from nomad_nvidia_vgpu.gpu.profiles import (
     PROFILES,
     GpuProfile,
@@ -30,6 +30,8 @@ CUDA_DRIVER_VERSION = 13.0
 
 _NAMESPACE = uuid.UUID("6f0a1c5e-8b0d-5d0e-9b63-1d2a6c1c7a50")
 _MEMORY_SLICES = 8
+_LOAD_PERIOD_S = 23.0  # of a radian
+_DRIVER_LIVES_S = 7 * 86400.0
 
 
 class SimulatedSource:
@@ -68,6 +70,10 @@ class SimulatedSource:
             gpu.uuid: _sample(profile, gpu, now, phase=index + 0.37 * part)
             for part, gpu in enumerate(look.gpus)
         }
+
+    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:  # noqa: ARG002
+        """Not known: nothing can run on a simulated GPU, whatever its figures look like."""
+        return {}
 
     def compute_mode(self, uuid: str) -> str | None:  # noqa: ARG002
         """None: nothing computes here."""
@@ -143,16 +149,16 @@ def _uuid(prefix: str, name: str) -> str:
 
 
 def _sample(profile: GpuProfile, gpu: Gpu, now: float, phase: float) -> GpuSample:
-    load = 0.5 + 0.45 * math.sin(now / 23.0 + phase)
+    load = 0.5 + 0.45 * math.sin(now / _LOAD_PERIOD_S + phase)
     filled = 0.45 + 0.35 * math.sin(now / 61.0 + 1.7 * phase)
     limit = profile.power_limit_w
+    loaded_w = 0.8 * ((limit or 200) - profile.idle_w)
     errors = 0 if profile.ecc else None
     busy = None if gpu.mig_profile else round(100 * load)  # NVML knows none while MIG is on
     return GpuSample(
         taken_at=datetime.fromtimestamp(now, tz=timezone.utc),
-        power_w=Ratio(
-            round(profile.idle_w + 0.8 * load * ((limit or 200) - profile.idle_w)), limit
-        ),
+        power_w=Ratio(round(profile.idle_w + load * loaded_w), limit),
+        energy_mj=_energy_mj(profile.idle_w, loaded_w, now, phase),
         gpu_utilization_percent=busy,
         memory_utilization_percent=None if busy is None else round(0.6 * busy),
         encoder_utilization_percent=None if busy is None else 0,
@@ -166,3 +172,11 @@ def _sample(profile: GpuProfile, gpu: Gpu, now: float, phase: float) -> GpuSampl
         ecc_l2_errors=errors,
         ecc_memory_errors=errors,
     )
+
+
+def _energy_mj(idle_w: float, loaded_w: float, now: float, phase: float) -> int:
+    """What the power adds up to since the driver was loaded: once a week, as it were."""
+    began = now - now % _DRIVER_LIVES_S
+    waves = math.cos(began / _LOAD_PERIOD_S + phase) - math.cos(now / _LOAD_PERIOD_S + phase)
+    load_s = 0.5 * (now - began) + 0.45 * _LOAD_PERIOD_S * waves
+    return round(1000 * (idle_w * (now - began) + loaded_w * load_s))

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import HardwareError
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import Stock
-from nomad_nvidia_vgpu.gpu.model import GpuSample, GpuSource, Inventory
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Inventory
 
 
 class Survey(NamedTuple):
@@ -44,3 +44,12 @@ def survey(source: GpuSource) -> Survey:
         with contextlib.suppress(HardwareError):
             samples.update(source.sample(index))
     return Survey(stock.inventory(), samples, tuple(problems))
+
+
+def list_processes(source: GpuSource) -> Mapping[str, Sequence[GpuProcess]]:
+    """The processes on the GPUs that the last survey saw, by UUID; without those not known."""
+    found: dict[str, Sequence[GpuProcess]] = {}
+    for index in range(source.count()):
+        with contextlib.suppress(HardwareError):
+            found.update(source.processes(index))
+    return found

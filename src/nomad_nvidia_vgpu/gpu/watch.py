@@ -14,13 +14,13 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from nomad_nvidia_vgpu.errors import DriverError, GpuError, NoSuchGpuError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, Cause, HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import Stock
-from nomad_nvidia_vgpu.gpu.model import GpuSample, GpuSource, Inventory, Look
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Inventory, Look
 
 GIVE_UP_S = 9.0
 """How long a call may take before its GPU counts as not answering.
@@ -28,8 +28,10 @@ GIVE_UP_S = 9.0
 Just below the 10 s after which the first fingerprint is sent with whoever has answered.
 """
 
-NO_ANSWER = "the driver does not answer: check dmesg, drain the node and reboot it"
+LIST_EVERY_S = 2.0
+"""The least time between two lists of a GPU's processes, which cost more than all its figures."""
 
+NO_ANSWER = "the driver does not answer: check dmesg, drain the node and reboot it"
 _EVENT_WAIT_S = 1.0
 _MAX_EVENT_PAUSE_S = 60.0
 _MIN_CHECK_S = 1.0
@@ -46,6 +48,9 @@ class Sink(Protocol):
     def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
         """New samples by UUID; those of other GPUs stay as they are."""
 
+    def take_processes(self, processes: Mapping[str, Sequence[GpuProcess]]) -> None:
+        """New lists of processes by UUID; those of other GPUs stay as they are."""
+
 
 class _Worker:
     """One thread that makes calls which may never return."""
@@ -55,6 +60,8 @@ class _Worker:
         self.due = True
         """Whether to look at once instead of at the end of the period."""
         self.retired = False
+        self.lists_from = float("-inf")
+        """When its processes may be listed again, by the clock."""
         self.suspects_driver = False
         """Whether its last look blamed the driver as a whole."""
 
@@ -294,6 +301,18 @@ class GpuWatch:
         if self._clock() - began >= self._give_up_s:
             worker.due = True  # it was given up meanwhile: only a look brings it back
         self._sink.take_samples(samples)
+        if began >= worker.lists_from:
+            worker.lists_from = began + LIST_EVERY_S
+            self._list_processes(index, worker)
+
+    def _list_processes(self, index: int, worker: _Worker) -> None:
+        with self._busy(worker):
+            try:
+                processes = self._source.processes(index)
+            except Exception as error:  # noqa: BLE001  the next look says what is wrong
+                _log.debug("no list of the processes on GPU %d: %r", index, error)
+                return
+        self._sink.take_processes(processes)
 
     def _events(self) -> bool:
         """Whether any came."""

@@ -8,7 +8,7 @@ UTF-8 or holds a NUL, no attribute without a value, no stats without summary and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 
 from nomad_nvidia_vgpu.device.fingerprint import Attribute, DeviceGroup
@@ -58,16 +58,24 @@ def reservation(reserved: Reservation) -> device_pb2.ReserveResponse:
 
 
 def stats(groups: Iterable[GroupStats]) -> device_pb2.StatsResponse:
-    """The figures of every vGPU; those of one GPU are built once and copied."""
+    """The figures of every vGPU; what all vGPUs of a GPU show is built once and copied."""
     response = device_pb2.StatsResponse()
     for group in groups:
         message = response.groups.add(
             vendor=_text(group.vendor), type=_text(group.type), name=_text(group.name)
         )
+        common: device_pb2.DeviceStats | None = None
+        of: Mapping[str, Stat] | None = None
         for ids, figures in group.gpus:
-            built = _device_stats(figures)
+            if common is None or figures.stats is not of:
+                common, of = _device_stats(figures), figures.stats
+            alike = common
             for vgpu_id in ids:
-                message.instance_stats[_text(vgpu_id)].CopyFrom(built)
+                built = message.instance_stats[_text(vgpu_id)]
+                built.CopyFrom(alike)
+                if figures.own and alike is common:
+                    _write_own(built, figures)
+                    alike = built
     return response
 
 
@@ -89,6 +97,14 @@ def _device_stats(figures: GpuStats) -> device_pb2.DeviceStats:
     moment = max(figures.taken_at, datetime(1970, 1, 1, tzinfo=timezone.utc))
     built.timestamp.FromDatetime(moment)
     return built
+
+
+def _write_own(built: device_pb2.DeviceStats, figures: GpuStats) -> None:
+    attributes = built.stats.attributes
+    for name, stat in figures.own.items():
+        _write_stat(attributes[name], stat)
+        if stat is figures.summary:
+            built.summary.CopyFrom(attributes[name])
 
 
 def _write_stat(message: structs_pb2.StatValue, stat: Stat) -> None:

@@ -72,11 +72,11 @@ class MpsDaemon:
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
-        for leftover in self.orphaned_servers():
+        if any(self.orphaned_servers()):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon has died and its server (pid {leftover}) goes on"
-                " for the tasks that use it: stop them, or drain the node; a new daemon is"
-                " started by itself"
+                f"{self._uuid}: its MPS daemon has died and its {_SERVER_PROGRAM} goes on for the"
+                " tasks that use it: stop them, or drain the node; a new daemon is started by"
+                " itself"
             )
         for part in (self._directory, self._directory / "pipe", self._directory / "log"):
             part.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ looks, and says what it sees.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import stat
 import threading
@@ -25,6 +26,8 @@ from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, MpsDaemon, Record, known
 
 _JOURNAL = "compute-modes.json"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+_log = logging.getLogger(__name__)
 
 
 class MpsEnforcer:
@@ -141,6 +144,7 @@ class MpsEnforcer:
             self._record_sentence(gpu.uuid, record),
             why_not,
             held_open,
+            self._unreachable(gpu.uuid),
         ]
         return Enforcement(
             holds_memory=limits.memory_mib is not None
@@ -177,7 +181,11 @@ class MpsEnforcer:
             return ""
         told = gpu.uuid in self._without_server
         self._without_server.add(gpu.uuid)
-        daemon.start_server()
+        try:
+            daemon.start_server()
+        except MpsError as error:
+            # It opens the GPU, which takes seconds on some: the next pass sees what came of it.
+            _log.debug("%s", error)
         return (
             f"{gpu.uuid}: its MPS server does not start: see server.log in"
             f" {gpu_directory(self._config, gpu.uuid) / 'log'}"
@@ -226,6 +234,16 @@ class MpsEnforcer:
                     return False
                 self._owner = lock
             return True
+
+    def _unreachable(self, uuid: str) -> str:
+        """Why tasks that are not root's could not get to the daemon, if they could not."""
+        for path in (self._root, *self._root.parents):
+            if not path.stat().st_mode & stat.S_IXOTH:
+                return (
+                    f"{uuid}: only root can enter {path}, so tasks of other users cannot reach its"
+                    f" MPS daemon: chmod o+x {path}, or set another mps.root"
+                )
+        return ""
 
     def _prepare_root(self) -> None:
         """Makes the directory, and sees that no other user can put anything into it; MpsError.

@@ -31,6 +31,8 @@ class SharedGpu(NamedTuple):
     published: int
     """How many of its vGPUs Nomad is told of: all, but for a GPU beyond the node's limit."""
     enforcement: Enforcement = IN_FORCE
+    guarded: bool = False
+    """Whether the memory guard ends processes of a task that takes more than its share."""
 
     @property
     def strategy(self) -> Strategy:
@@ -40,7 +42,8 @@ class SharedGpu(NamedTuple):
     @property
     def memory_isolation(self) -> str:
         """What holds a task to its share of the memory; one of `strategy.ISOLATION`."""
-        return self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
+        held = self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
+        return "guard" if held == "none" and self.guarded else held
 
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
@@ -121,10 +124,14 @@ def _divide(
         enforcement = IN_FORCE
     else:
         enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else IN_FORCE)
-    problem = strategy.problem(gpu, vgpus) or enforcement.problem
+    unfit = strategy.problem(gpu, vgpus)
+    if unfit and enforcement is STARTING:
+        enforcement = Enforcement()  # nothing is started for it
+    problem = unfit or enforcement.problem
     if health.healthy and problem:
         health = Health(False, problem)
-    return SharedGpu(gpu, health, vgpus, config.sharing, vgpus, enforcement)
+    guarded = config.memory_guard.action == "kill"
+    return SharedGpu(gpu, health, vgpus, config.sharing, vgpus, enforcement, guarded)
 
 
 def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:

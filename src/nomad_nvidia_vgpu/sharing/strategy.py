@@ -12,7 +12,7 @@ from nomad_nvidia_vgpu.sharing import mps, time_slicing
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
 
-ISOLATION = ("none", "mps", "mig", "whole")
+ISOLATION = ("none", "guard", "mps", "mig", "whole")
 """What may hold a task to its share of the memory, weakest first."""
 
 

@@ -61,12 +61,13 @@ def test_each_problem_of_a_config_is_a_line(capsys: pytest.CaptureFixture[str]) 
 def test_every_verb_says_what_it_does() -> None:
     """Each verb has a line in the help."""
     assert set(cli.commands) == {
-        "launch",
-        "gpus",
         "doctor",
+        "gpus",
+        "install",
+        "launch",
         "plan",
         "release",
-        "install",
+        "top",
         "uninstall",
     }
     assert all(command.help for command in cli.commands.values())

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.decode import decode, decode_msgpack, unknown_options
-from nomad_nvidia_vgpu.config.options import HealthConfig, MpsConfig, PluginConfig, options
+from nomad_nvidia_vgpu.config.options import (
+    HealthConfig,
+    MemoryGuardConfig,
+    MpsConfig,
+    PluginConfig,
+    options,
+)
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 
@@ -25,6 +31,7 @@ FULL: dict[str, Any] = {
     "vendor": "nvidia",
     "group_by": "gpu",
     "visible_devices_envs": ["CUDA_VISIBLE_DEVICES"],
+    "metrics_address": "[::1]:9400",
     "simulate": ["l4:2"],
     "log_level": "debug",
     "sharing": "mps",
@@ -37,6 +44,7 @@ FULL: dict[str, Any] = {
         "exclusive_process": False,
         "multi_user": False,
     },
+    "memory_guard": {"action": "kill", "grace": "90s", "tolerance_percent": 10},
     "health": {
         "fatal_xids": [13],
         "ignored_xids": [79, 48],
@@ -52,6 +60,7 @@ FULL_CONFIG = PluginConfig(
     vendor="nvidia",
     group_by="gpu",
     visible_devices_envs=("CUDA_VISIBLE_DEVICES",),
+    metrics_address="[::1]:9400",
     simulate=(SimulatedGpus("l4", 2),),
     log_level="debug",
     sharing="mps",
@@ -64,6 +73,7 @@ FULL_CONFIG = PluginConfig(
         exclusive_process=False,
         multi_user=False,
     ),
+    memory_guard=MemoryGuardConfig("kill", 90.0, 10),
     health=HealthConfig((13,), (79, 48), recovery_period_s=5.0, end_tasks=True),
 )
 
@@ -237,6 +247,7 @@ def test_a_wrong_size_is_reported_once(vgpus: object) -> None:
         ("visible_devices_envs", ["A=B"]),
         ("ignored_gpu_ids", ["GPU-a,GPU-b"]),
         ("ignored_gpu_ids", [""]),
+        ("metrics_address", ":9400"),
         ("simulate", ["l5"]),
         ("log_level", "warning"),
         ("fingerprint_period", "99ms"),

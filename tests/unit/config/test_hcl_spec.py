@@ -17,6 +17,7 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "group_by": "string",
         "sharing": "string",
         "visible_devices_envs": "list(string)",
+        "metrics_address": "string",
         "simulate": "list(string)",
         "log_level": "string",
     }
@@ -35,6 +36,14 @@ def test_the_schema_has_the_blocks_with_their_options() -> None:
                 Attr("mount", "bool"),
                 Attr("exclusive_process", "bool"),
                 Attr("multi_user", "bool"),
+            ),
+        ),
+        Block(
+            "memory_guard",
+            (
+                Attr("action", "string"),
+                Attr("grace", "string"),
+                Attr("tolerance_percent", "number"),
             ),
         ),
         Block(

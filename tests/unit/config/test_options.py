@@ -10,6 +10,7 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import (
     HealthConfig,
+    MemoryGuardConfig,
     MpsConfig,
     Option,
     PluginConfig,
@@ -40,6 +41,7 @@ def test_every_option_of_the_design_is_there() -> None:
         "vendor": "letmutx",
         "group_by": "model",
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
+        "metrics_address": "",
         "simulate": (),
         "log_level": "info",
         "sharing": "time-slicing",
@@ -50,6 +52,9 @@ def test_every_option_of_the_design_is_there() -> None:
         "mps.mount": False,
         "mps.exclusive_process": True,
         "mps.multi_user": True,
+        "memory_guard.action": "warn",
+        "memory_guard.grace": 30.0,
+        "memory_guard.tolerance_percent": 5,
         "health.fatal_xids": (),
         "health.ignored_xids": (),
         "health.recovery_period": 60.0,
@@ -74,7 +79,11 @@ def test_every_option_says_what_it_is_for(option: Option) -> None:
 def test_a_block_is_listed_with_its_options() -> None:
     """What is in a block is declared by a class, and the block itself holds no value."""
     blocks = {option.name: option.block for option in options() if option.block}
-    assert blocks == {"mps": MpsConfig, "health": HealthConfig}
+    assert blocks == {
+        "mps": MpsConfig,
+        "memory_guard": MemoryGuardConfig,
+        "health": HealthConfig,
+    }
     assert not blocks.keys() & ALL.keys()
     assert [option.field for option in options(HealthConfig)] == [
         "fatal_xids",

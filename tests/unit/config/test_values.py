@@ -157,6 +157,75 @@ def test_any_text_is_a_duration_or_refused(text: str) -> None:
         assert str(error).startswith("must be a duration")  # noqa: PT017  either may come
 
 
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:9400", "127.0.0.1", 9400),
+        ("0.0.0.0:1", "0.0.0.0", 1),
+        ("[::1]:65535", "::1", 65535),
+        ("[0:0::1]:80", "::1", 80),
+        ("localhost:80", "localhost", 80),
+        ("gpu-7.example.com:9400", "gpu-7.example.com", 9400),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(text: str, host: str, port: int) -> None:
+    """An address is kept as it was written, and has two parts."""
+    assert values.address().read(text) == text
+    assert values.host_and_port(text) == (host, port)
+
+
+def test_no_address_is_empty() -> None:
+    """An operator can write that there is none."""
+    assert values.address().read("") == ""
+
+
+@pytest.mark.parametrize(
+    "given_value",
+    [
+        ":9400",
+        "9400",
+        "localhost",
+        "localhost:",
+        "localhost:0",
+        "localhost:65536",
+        "localhost:080",
+        "localhost:+80",
+        "localhost:80\n",
+        "localhost :80",
+        "256.0.0.1:80",
+        "1.2.3:80",
+        "::1:80",
+        "[::1]",
+        "[127.0.0.1]:80",
+        "[g::1]:80",
+        "http://localhost:80",
+        "localhost:80/metrics",
+        "-a:80",
+        "a" * 254 + ":80",
+        "localhost:\u0668\u0660",
+        9400,
+        None,
+        True,
+        ["localhost:80"],
+        b"localhost:80",
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_address_is_refused(given_value: object) -> None:
+    """Anything but a host and a port is refused in one sentence with examples."""
+    with pytest.raises(ValueError, match=r'^must be "" or a "host:port" such as .*, got '):
+        values.address().read(given_value)
+
+
+@given(st.text() | st.from_regex(r"\[?[0-9a-f:.]{1,20}\]?:[0-9]{1,6}", fullmatch=True))
+def test_any_text_is_an_address_or_refused(text: str) -> None:
+    """No text makes the reader of addresses fail in another way than by refusing it."""
+    try:
+        values.address().read(text)
+    except ValueError as error:
+        assert str(error).startswith("must be")  # noqa: PT017  either may come
+
+
 def test_a_list_keeps_its_order_and_drops_doubles() -> None:
     """A list has each entry once, where it first stood."""
     assert WORDS.read(["b", "a", "b"]) == ("b", "a")

@@ -9,11 +9,12 @@ import threading
 import pytest
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.catalog import Catalog, Edition
-from nomad_nvidia_vgpu.gpu.model import Inventory
+from nomad_nvidia_vgpu.device.catalog import Catalog, Edition, Listing
+from nomad_nvidia_vgpu.device.usage import UNKNOWN, Usage
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, Inventory
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
-from unit.example_gpus import FULL_SAMPLE, gpu, inventory
-from unit.manual_clock import DEADLINE_S
+from unit.example_gpus import FULL_SAMPLE, NOON, gpu, inventory
+from unit.manual_clock import DEADLINE_S, ManualClock
 
 CONFIG = PluginConfig(vgpus=2)
 FOUND = inventory(gpu("GPU-a"))
@@ -105,3 +106,26 @@ def test_a_warning_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         catalog.take_inventory(simulated, complete=True)
     assert len(caplog.messages) == 1
     assert "simulated" in caplog.messages[0]
+
+
+def test_the_newest_list_of_processes_counts() -> None:
+    """Each GPU's list is kept with the time it came; those of other GPUs stay."""
+    clock = ManualClock(5.0)
+    catalog = Catalog(CONFIG, clock)
+    old, new = (GpuProcess(1, 10, "compute"),), (GpuProcess(2, 20, "mps"),)
+    catalog.take_processes({"GPU-a": old, "GPU-b": old})
+    clock.advance(1.0)
+    catalog.take_processes({"GPU-b": new})
+    assert catalog.listings == {"GPU-a": Listing(5.0, old), "GPU-b": Listing(6.0, new)}
+    assert catalog.now() == 6.0
+
+
+def test_who_uses_what_is_replaced_as_a_whole() -> None:
+    """Readers see the newest pass, and what the guard has done; before it, that nothing is known."""
+    catalog = Catalog(CONFIG)
+    assert (catalog.usage, catalog.guard_counts) == (UNKNOWN, {})
+    usage = Usage(NOON, {})
+    catalog.take_usage(usage)
+    catalog.take_guard_counts({("warned", "GPU-a"): 1})
+    assert catalog.usage is usage
+    assert catalog.guard_counts == {("warned", "GPU-a"): 1}

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import HealthConfig, PluginConfig
+from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.device import plugin
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin, _policy
+from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.errors import RequestError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
@@ -21,7 +25,12 @@ from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 from unit.manual_clock import DEADLINE_S
 
-CONFIG = PluginConfig(vgpus=2, vendor="nvidia", simulate=(SimulatedGpus("l4", 1),))
+CONFIG = PluginConfig(
+    vgpus=2,
+    vendor="nvidia",
+    simulate=(SimulatedGpus("l4", 1),),
+    memory_guard=MemoryGuardConfig("off"),
+)
 
 unpublished = pytest.mark.parametrize(
     "tried", [PluginConfig(), PluginConfig(vgpus=2, enabled=False)], indirect=True
@@ -50,6 +59,8 @@ def tried(request: pytest.FixtureRequest) -> Iterator[Tried]:
     made = Tried(getattr(request, "param", CONFIG))
     yield made
     if made.plugin._watch is not None:
+        assert made.plugin._accountant is not None
+        made.plugin._accountant.stop()
         made.plugin._watch.stop()
     made.source.release()
     for thread in set(threading.enumerate()) - before:
@@ -179,14 +190,83 @@ def test_a_replaced_driver_ends_the_process(tried: Tried) -> None:
 
 
 @pytest.mark.parametrize(
-    "tried", [CONFIG, replace(CONFIG, health=HealthConfig(end_tasks=True))], indirect=True
+    "tried",
+    [
+        replace(CONFIG, health=HealthConfig(end_tasks=True)),
+        replace(CONFIG, memory_guard=MemoryGuardConfig("warn")),
+    ],
+    indirect=True,
 )
-def test_ending_tasks_is_no_hindrance(tried: Tried, caplog: pytest.LogCaptureFixture) -> None:
-    """GPUs are published whether tasks are to be ended or not, and the log says what is missing."""
+def test_who_acts_on_processes_has_them_listed(tried: Tried) -> None:
+    """With a memory guard, or tasks to be ended, GPUs are sampled though nobody wants stats."""
+    next(tried.plugin.fingerprint(HangUp()))
+    tried.source.wait_for_calls("processes 0", 2)
+
+
+@pytest.mark.parametrize("host_pids", [True, False])
+@pytest.mark.parametrize(
+    "tried", [replace(CONFIG, memory_guard=MemoryGuardConfig("kill"))], indirect=True
+)
+def test_a_guard_that_cannot_be_sure_promises_nothing(
+    tried: Tried,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    host_pids: bool,
+) -> None:
+    """Where pids may mean other processes, "kill" only warns, and jobs are not told otherwise."""
+    monkeypatch.setattr(Proc, "sees_host_pids", lambda _: host_pids)
     (group,) = next(tried.plugin.fingerprint(HangUp()))
-    assert [instance.id for instance in group.instances] == ["GPU-a-0", "GPU-a-1"]
-    warned = any("health.end_tasks is set" in message for message in caplog.messages)
-    assert warned is tried.plugin._config.health.end_tasks
+    assert group.attributes["memory_isolation"].value == ("guard" if host_pids else "none")
+    assert ("it only warns" in caplog.text) is not host_pids
+
+
+@pytest.mark.parametrize("tried", [replace(CONFIG, metrics_address="[::1]:9400")], indirect=True)
+def test_metrics_are_served_from_the_first_fingerprint_on(
+    tried: Tried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an address they are served once, however many streams there are, and not before."""
+    began = threading.Semaphore(0)
+    addresses: list[str] = []
+
+    def serve(config: PluginConfig, *_: object) -> None:
+        addresses.append(config.metrics_address)
+        began.release()
+
+    monkeypatch.setattr(plugin, "_serve_metrics", serve)
+    assert not addresses
+    for _ in range(2):
+        next(tried.plugin.fingerprint(HangUp()))
+        next(tried.plugin.stats(HangUp(), 1.0))
+    assert began.acquire(timeout=DEADLINE_S)
+    assert addresses == ["[::1]:9400"]
+
+
+def test_reservations_are_counted(tried: Tried) -> None:
+    """Those that were made, and those that were refused."""
+    tried.plugin.reserve(["GPU-a-1"])
+    with pytest.raises(RequestError):
+        tried.plugin.reserve(["GPU-a-2"])
+    assert tried.plugin._tally.reservations == {"made": 1, "refused": 1}
+
+
+WITHOUT_METRICS = """
+import sys
+from nomad_nvidia_vgpu.config.decode import decode
+from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
+from nomad_nvidia_vgpu.gpu.source import source_of
+plugin = Plugin(source_of, decode({"vgpus": 2, "simulate": ["t4"]}))
+next(plugin.fingerprint(HangUp()))
+print(*sys.modules)
+"""
+
+
+def test_without_an_address_nothing_of_the_metrics_is_imported() -> None:
+    """Who wants none does not pay for them."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_METRICS], capture_output=True, text=True, check=True
+    )
+    assert not {"prometheus_client", "http.server"} & set(done.stdout.split())
 
 
 def test_the_operators_policy_is_the_watchs() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,10 +15,12 @@ from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.stats import (
     GpuStats,
     GroupStats,
+    Stat,
     group_stats,
     interval_s,
     stream,
 )
+from nomad_nvidia_vgpu.device.usage import GpuUse, Usage, VgpuUse
 from nomad_nvidia_vgpu.gpu.model import GpuSample, SeenGpu
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from unit.example_gpus import FULL_SAMPLE, LOST, NOON, gpu, inventory
@@ -179,3 +181,75 @@ def test_the_stream_ends_when_the_host_hangs_up() -> None:
 def test_a_host_that_hung_up_is_sent_nothing() -> None:
     """A stream whose host is gone already sends nothing."""
     assert list(stream(Catalog(CONFIG), "letmutx", 1.0, threading.Event(), lambda: False)) == []
+
+
+# What the vGPUs use themselves
+
+
+def with_use(vgpus: dict[str, VgpuUse], taken_at: datetime = LATER) -> list[tuple[str, GpuStats]]:
+    """Gives what each vGPU of a node with one sampled GPU shows, in the order of the message."""
+    plan = make_plan(PluginConfig(vgpus=3), inventory(gpu("GPU-a")))
+    usage = Usage(taken_at, {"GPU-a": GpuUse("GPU-a", 0.0, vgpus, (), ())})
+    (group,) = group_stats(plan, "letmutx", {"GPU-a": FULL_SAMPLE}, LATER, usage)
+    return [(vgpu_id, figures) for ids, figures in group.gpus for vgpu_id in ids]
+
+
+BUSY, IDLE = VgpuUse(300, 7678, 2), VgpuUse(0, 7678, 0)
+
+
+def test_a_vgpu_shows_what_its_task_uses() -> None:
+    """Memory out of the share, and processes; the memory is the summary."""
+    shown = dict(with_use({"GPU-a-0": IDLE, "GPU-a-1": BUSY, "GPU-a-2": IDLE}))
+    assert shown["GPU-a-1"].own == {
+        "vGPU memory": Stat(300, 7678, "MiB", shown["GPU-a-1"].own["vGPU memory"].desc),
+        "vGPU processes": Stat(2, None, "#", shown["GPU-a-1"].own["vGPU processes"].desc),
+    }
+    assert shown["GPU-a-1"].summary[:3] == (300, 7678, "MiB")
+    assert shown["GPU-a-0"].summary[:3] == (0, 7678, "MiB")
+
+
+def test_vgpus_that_show_the_same_are_said_once() -> None:
+    """All unused vGPUs of a GPU share their figures, and all vGPUs those of the GPU."""
+    shown = with_use({"GPU-a-0": IDLE, "GPU-a-1": BUSY, "GPU-a-2": IDLE})
+    assert [vgpu_id for vgpu_id, _ in shown] == ["GPU-a-0", "GPU-a-2", "GPU-a-1"]
+    assert shown[0][1] is shown[1][1]
+    assert shown[0][1].stats is shown[2][1].stats
+
+
+def test_memory_that_is_not_known_is_left_out() -> None:
+    """Without the memory of a task the summary is the GPU's; its processes are shown."""
+    ((_, figures), *_) = with_use({"GPU-a-0": VgpuUse(None, 7678, 2)})
+    assert set(figures.own) == {"vGPU processes"}
+    assert figures.summary == figures.stats["Memory state"]
+
+
+def test_a_vgpu_in_dispute_shows_its_gpu_only() -> None:
+    """What a vGPU uses that belongs to nobody is not known."""
+    shown = dict(with_use({"GPU-a-0": BUSY}))
+    assert shown["GPU-a-1"].own == {}
+    assert shown["GPU-a-1"].summary == shown["GPU-a-1"].stats["Memory state"]
+
+
+def test_use_that_is_old_is_not_shown() -> None:
+    """When nobody finds out any more who uses what, the last answer does not stay."""
+    shown = dict(with_use({"GPU-a-0": BUSY}, taken_at=LATER - timedelta(minutes=1)))
+    assert shown["GPU-a-0"].own == {}
+
+
+def test_use_is_shown_without_a_sample() -> None:
+    """A GPU that gave no figures may still have told its processes."""
+    plan = make_plan(CONFIG, inventory(gpu("GPU-a")))
+    usage = Usage(LATER, {"GPU-a": GpuUse("GPU-a", 0.0, {"GPU-a-0": BUSY}, (), ())})
+    (group,) = group_stats(plan, "letmutx", {}, LATER, usage)
+    (_, first), (_, second) = group.gpus
+    assert first.summary.value == 300
+    assert second.summary.value == "unavailable"
+
+
+def test_an_unhealthy_gpu_shows_no_use() -> None:
+    """Old figures of a dead GPU would look alive."""
+    plan = make_plan(CONFIG, inventory(SeenGpu(gpu("GPU-a"), LOST)))
+    usage = Usage(LATER, {"GPU-a": GpuUse("GPU-a", 0.0, {"GPU-a-0": BUSY}, (), ())})
+    (group,) = group_stats(plan, "letmutx", {"GPU-a": FULL_SAMPLE}, LATER, usage)
+    ((_, figures),) = group.gpus
+    assert (figures.own, figures.summary.value) == ({}, "unavailable")

@@ -3,25 +3,32 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
-from nomad_nvidia_vgpu.device.task_ending import NobodyAttributed, TaskEnder, TaskProcess
-from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
+from nomad_nvidia_vgpu.device.task_ending import TaskEnder
+from nomad_nvidia_vgpu.device.usage import GpuUse, Task
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, Health, Inventory, SeenGpu
+from unit.device.doomed_processes import (
+    POLITE,
+    STUBBORN,
+    TASK,
+    Sleepers,
+    as_seen,
+    same_process,
+    share,
+    use_of,
+)
 from unit.example_gpus import FULL_SAMPLE, gpu, inventory
 from unit.gpu.scripted_source import RecordingSink
 from unit.manual_clock import DEADLINE_S
 
 A, B = gpu("GPU-a"), gpu("GPU-b")
 NO_GRACE_S = 1 / 64
-POLITE = "signal.signal(signal.SIGTERM, signal.SIG_DFL)"
-STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
 def grave(one: Gpu) -> SeenGpu:
@@ -29,34 +36,26 @@ def grave(one: Gpu) -> SeenGpu:
     return SeenGpu(one, Health(False, f"{one.uuid}: lost", grave=True))
 
 
-class Tasks:
+class Tasks(Sleepers):
     """Processes that sleep, and who has them on which GPU."""
 
     def __init__(self) -> None:
         """Runs none yet."""
-        self.started: list[subprocess.Popen[str]] = []
+        super().__init__()
         self.asked: list[str] = []
-        self.pidfds: list[int] = []
-        self._on: dict[str, list[subprocess.Popen[str]]] = {}
+        self._uses: dict[str, GpuUse] = {}
 
-    def start(self, on: Gpu, manner: str = POLITE) -> subprocess.Popen[str]:
+    def start_on(self, on: Gpu, manner: str = POLITE, task: Task = TASK) -> subprocess.Popen[str]:
         """Starts a process that uses this GPU."""
-        code = f"import signal, threading; {manner}; print(flush=True); threading.Event().wait()"
-        process = subprocess.Popen([sys.executable, "-Sc", code], stdout=subprocess.PIPE, text=True)
-        self.started.append(process)
-        assert process.stdout is not None
-        process.stdout.readline()
-        self._on.setdefault(on.uuid, []).append(process)
+        process = self.start(manner)
+        one = share(as_seen(process), task=task, gpu=on.uuid)
+        self._uses[on.uuid] = use_of(one, gpu=on.uuid)
         return process
 
-    def processes_on(self, gpu: Gpu) -> Sequence[TaskProcess]:
-        """As an `Attribution` does."""
-        self.asked.append(gpu.uuid)
-        found = []
-        for process in self._on.get(gpu.uuid, []):
-            self.pidfds.append(os.pidfd_open(process.pid))
-            found.append(TaskProcess(process.pid, self.pidfds[-1], "alloc/task"))
-        return found
+    def last_use(self, gpu_uuid: str) -> GpuUse | None:
+        """As an accountant."""
+        self.asked.append(gpu_uuid)
+        return self._uses.get(gpu_uuid)
 
 
 class Ending:
@@ -65,16 +64,15 @@ class Ending:
     def __init__(self, tasks: Tasks, grace_s: float) -> None:
         """Ends none yet."""
         self.sink = RecordingSink()
-        self.ender = TaskEnder(self.sink, tasks, grace_s)
+        self.ender = TaskEnder(self.sink, tasks.last_use, same_process, grace_s)
         self._others = set(threading.enumerate())
 
     def see(self, now: Inventory) -> None:
         """Hands on this inventory, and waits for what is done about it."""
         self.ender.take_inventory(now, complete=True)
         for thread in set(threading.enumerate()) - self._others:
-            if not isinstance(thread, threading.Timer):  # that of the grace, started or not
-                thread.join(DEADLINE_S)
-                assert not thread.is_alive()
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -82,51 +80,47 @@ def tasks() -> Iterator[Tasks]:
     """Gives tasks; ends their processes after the test."""
     made = Tasks()
     yield made
-    for process in made.started:
-        process.kill()
-        process.communicate()
+    made.end()
 
 
 def test_a_grave_gpu_ends_its_tasks(tasks: Tasks) -> None:
     """A process on a GPU that needs a reset is asked to end."""
-    process = tasks.start(A)
+    process = tasks.start_on(A)
     Ending(tasks, DEADLINE_S).see(inventory(grave(A)))
     assert process.wait(DEADLINE_S) == -signal.SIGTERM
 
 
 def test_who_does_not_end_in_time_is_killed(tasks: Tasks) -> None:
     """A process that ignores the request is killed after the grace."""
-    process = tasks.start(A, STUBBORN)
+    process = tasks.start_on(A, STUBBORN)
     Ending(tasks, NO_GRACE_S).see(inventory(grave(A)))
     assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
 
-def test_who_has_ended_already_is_no_failure(tasks: Tasks) -> None:
-    """A process that ended and was collected meanwhile does not keep others from being ended."""
-    gone, left = tasks.start(A), tasks.start(A)
-    made = tasks.processes_on(A)
-    gone.kill()
-    gone.wait()
-
-    class Late(Tasks):
-        def processes_on(self, gpu: Gpu) -> Sequence[TaskProcess]:  # noqa: ARG002
-            return made
-
-    Ending(Late(), DEADLINE_S).see(inventory(grave(A)))
-    assert left.wait(DEADLINE_S) == -signal.SIGTERM
+def test_who_is_not_known_beyond_doubt_is_spared(tasks: Tasks) -> None:
+    """A process that is known by its environment only is left alone."""
+    process = tasks.start_on(A, task=TASK._replace(certain=False))
+    Ending(tasks, NO_GRACE_S).see(inventory(grave(A)))
+    assert process.poll() is None
 
 
 def test_an_unhealthy_gpu_that_may_return_ends_nobody(tasks: Tasks) -> None:
     """A fault that needs neither reset nor reboot leaves every process alone."""
-    tasks.start(A)
+    tasks.start_on(A)
     odd = SeenGpu(A, Health(False, "GPU-a: odd"))
     Ending(tasks, NO_GRACE_S).see(inventory(odd))
     assert tasks.asked == []
 
 
+def test_a_gpu_that_nobody_was_seen_on_ends_nobody(tasks: Tasks) -> None:
+    """A GPU that was lost before its processes were ever listed is no failure."""
+    Ending(tasks, NO_GRACE_S).see(inventory(grave(A)))
+    assert tasks.asked == ["GPU-a"]
+
+
 def test_other_gpus_keep_their_tasks(tasks: Tasks) -> None:
     """Processes on a healthy GPU stay when its neighbour is lost."""
-    lost, kept = tasks.start(A), tasks.start(B)
+    lost, kept = tasks.start_on(A), tasks.start_on(B)
     Ending(tasks, DEADLINE_S).see(inventory(grave(A), B))
     assert lost.wait(DEADLINE_S) == -signal.SIGTERM
     assert kept.poll() is None
@@ -158,24 +152,12 @@ def test_a_fault_that_becomes_grave_ends_tasks(tasks: Tasks) -> None:
     assert tasks.asked == ["GPU-a"]
 
 
-def test_no_descriptor_is_left_open(tasks: Tasks) -> None:
-    """The descriptors of the processes are closed when they have been ended."""
-    tasks.start(A)
-    Ending(tasks, DEADLINE_S).see(inventory(grave(A)))
-    (pidfd,) = tasks.pidfds
-    with pytest.raises(OSError, match=r"Bad file descriptor"):
-        os.fstat(pidfd)
-
-
-def test_nobody_is_attributed_anything() -> None:
-    """Without an attribution no process is ended."""
-    assert NobodyAttributed().processes_on(A) == ()
-
-
 def test_what_is_seen_is_handed_on(tasks: Tasks) -> None:
-    """Whoever stands behind is told of inventory and samples as if nobody stood between."""
+    """Whoever stands behind is told of all as if nobody stood between."""
     ending = Ending(tasks, NO_GRACE_S)
     ending.see(inventory(grave(A), B))
     ending.ender.take_samples({"GPU-b": FULL_SAMPLE})
+    ending.ender.take_processes({"GPU-b": (GpuProcess(7, 1, "compute"),)})
     assert ending.sink.told == [(inventory(grave(A), B), True)]
     assert ending.sink.samples == {"GPU-b": 1}
+    assert ending.sink.processes == {"GPU-b": (GpuProcess(7, 1, "compute"),)}

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from nomad_nvidia_vgpu.errors import NoSuchGpuError
-from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Inventory, Look, XidEvent
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Inventory, Look, XidEvent
 from unit.example_gpus import FULL_SAMPLE
 from unit.manual_clock import DEADLINE_S
 
@@ -35,6 +35,8 @@ class ScriptedSource:
         self._ended = False
         self.modes: dict[str, str] = {}
         """The compute mode of each GPU whose mode was set."""
+        self.listed: Mapping[str, Sequence[GpuProcess]] | Exception = {}
+        """The processes by UUID, or what is raised instead."""
         self.calls: Counter[str] = Counter()
         """How often each call has begun: `open`, `look 0`, `sample 1`."""
 
@@ -122,6 +124,16 @@ class ScriptedSource:
         assert isinstance(answer, Look)
         return {gpu.uuid: FULL_SAMPLE for gpu in answer.gpus}
 
+    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:
+        """Those that the script lists, or none, of each GPU."""
+        answer = self._answers[index]
+        self._begin(f"processes {index}")
+        if isinstance(self.listed, Exception):
+            raise self.listed
+        if not isinstance(answer, Look):
+            return {}  # it has never said which GPU it is
+        return {gpu.uuid: self.listed.get(gpu.uuid, ()) for gpu in answer.gpus}
+
     def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
         """What was reported since the last call."""
         self._begin("events")
@@ -156,6 +168,8 @@ class RecordingSink:
         self.told: list[tuple[Inventory, bool]] = []
         self.samples: Counter[str] = Counter()
         """How many samples came of each UUID."""
+        self.processes: dict[str, Sequence[GpuProcess]] = {}
+        """The newest list of each UUID."""
 
     @property
     def inventory(self) -> Inventory:
@@ -196,4 +210,10 @@ class RecordingSink:
         """Counts them."""
         with self._changed:
             self.samples.update(samples.keys())
+            self._changed.notify_all()
+
+    def take_processes(self, processes: Mapping[str, Sequence[GpuProcess]]) -> None:
+        """Keeps them."""
+        with self._changed:
+            self.processes.update(processes)
             self._changed.notify_all()

@@ -12,7 +12,7 @@ import pytest
 
 from nomad_nvidia_vgpu.errors import DriverError, GpuError, NoSuchGpuError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu.library import LoadedLibrary
-from nomad_nvidia_vgpu.gpu.model import Ratio, Signals
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, Ratio, Signals
 from nomad_nvidia_vgpu.gpu.nvml import NvmlSource
 from unit.gpu import scripted_nvml
 from unit.gpu.scripted_nvml import (
@@ -271,3 +271,40 @@ def test_a_compute_mode_that_may_not_be_set_says_what_to_do() -> None:
         GpuError, match=r"GPU-a cannot be put into compute mode DEFAULT: .* as root"
     ):
         source.set_compute_mode("GPU-a", "DEFAULT")
+
+
+def test_processes_are_those_of_the_gpus_last_seen() -> None:
+    """Each GPU that tells its processes is there; one that was not looked at yet is not."""
+
+    def listed(_handle: object, count: Any, infos: Any) -> int:
+        infos[0].pid, infos[0].usedGpuMemory = 17, 5 << 20
+        infos[0].gpuInstanceId = infos[0].computeInstanceId = 2**32 - 1
+        count._obj.value = 1
+        return 0
+
+    source, nvml = session()
+    nvml.nvmlLib = SimpleNamespace(nvmlDeviceGetComputeRunningProcesses_v3=listed)  # type: ignore[attr-defined]
+    source.open()
+    assert source.processes(0) == {}
+    source.look(0)
+    assert source.processes(0) == {"GPU-a": (GpuProcess(17, 5, "compute"),)}
+
+
+def test_processes_that_are_not_told_are_left_out() -> None:
+    """A driver without lists leaves the GPU out."""
+    source, _ = session()
+    source.open()
+    source.look(0)
+    assert source.processes(0) == {}
+
+
+def test_a_lost_gpu_tells_no_processes() -> None:
+    """Asking a lost GPU for its processes is its own failure."""
+    source, nvml = session()
+    nvml.nvmlLib = SimpleNamespace(  # type: ignore[attr-defined]
+        nvmlDeviceGetComputeRunningProcesses_v3=lambda *_: scripted_nvml.GPU_IS_LOST
+    )
+    source.open()
+    source.look(0)
+    with pytest.raises(GpuError):
+        source.processes(0)

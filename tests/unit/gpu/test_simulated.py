@@ -122,6 +122,23 @@ def test_figures_move() -> None:
     assert len({sample.power_w for sample in found}) > 10
 
 
+def test_energy_is_what_the_power_adds_up_to() -> None:
+    """Over a minute the energy grows by the mean power times a minute."""
+    clock = ManualClock(1_000_000.0)
+    simulated = source("l4", clock=clock)
+    first = energy = sum(s.energy_mj or 0 for s in simulated.sample(0).values())
+    watts = []
+    for _ in range(600):
+        clock.advance(0.1)
+        (sample,) = simulated.sample(0).values()
+        assert sample.power_w is not None
+        assert sample.energy_mj is not None
+        assert sample.energy_mj > energy
+        energy = sample.energy_mj
+        watts.append(sample.power_w.value)
+    assert (energy - first) / 60_000 == pytest.approx(sum(watts) / len(watts), rel=0.02)
+
+
 def test_figures_are_a_function_of_time() -> None:
     """At one moment a GPU has one set of figures, stamped with that moment."""
     clock = ManualClock(1_700_000_000.0)
@@ -142,3 +159,8 @@ def test_a_card_without_ecc_counts_no_errors() -> None:
     """Where error correction is off, no errors are counted."""
     (sample,) = source("rtx-4090").sample(0).values()
     assert sample.ecc_memory_errors is None
+
+
+def test_nothing_runs_on_a_simulated_gpu() -> None:
+    """Its processes are not known, which is not the same as having none."""
+    assert source("l4").processes(0) == {}

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from nomad_nvidia_vgpu.errors import DriverError, GpuError
-from nomad_nvidia_vgpu.gpu.model import Inventory, Look, Signals
-from nomad_nvidia_vgpu.gpu.survey import Survey, survey
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, Inventory, Look, Signals
+from nomad_nvidia_vgpu.gpu.survey import Survey, list_processes, survey
 from unit.example_gpus import FULL_SAMPLE, gpu, inventory
 from unit.gpu.scripted_source import ScriptedSource
 
@@ -57,3 +57,13 @@ def test_no_driver_is_an_error() -> None:
     source.driver(DriverError("install the driver"))
     with pytest.raises(DriverError, match=r"install the driver"):
         survey(source)
+
+
+def test_processes_are_listed_where_they_are_known() -> None:
+    """A GPU that nobody uses has none, and one that does not tell is left out."""
+    source = ScriptedSource(A, B)
+    running = [GpuProcess(7, 512, "compute")]
+    source.listed = {"GPU-b": running}
+    assert list_processes(source) == {"GPU-a": (), "GPU-b": running}
+    source.listed = GpuError("GPU 0: lost")
+    assert list_processes(source) == {}

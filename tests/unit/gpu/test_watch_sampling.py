@@ -9,6 +9,8 @@ from contextlib import ExitStack
 import pytest
 
 from nomad_nvidia_vgpu.errors import DriverError, GpuError
+from nomad_nvidia_vgpu.gpu.model import GpuProcess
+from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S
 from unit.example_gpus import look
 from unit.gpu.watching import A, B, Watching
 from unit.manual_clock import ManualClock
@@ -190,3 +192,33 @@ def test_a_missing_driver_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
         "the GPUs of this node cannot be used (says the driver): install the driver",
         "the GPUs of this node can be used again",
     ]
+
+
+def test_processes_are_listed_less_often_than_figures_are_taken() -> None:
+    """However often somebody wants stats, the processes are listed at their own, longer interval."""
+    clock = ManualClock()
+    with Watching(A, period_s=1024.0, clock=clock) as on:
+        on.sink.wait_until(lambda: "GPU-a" in on.sink.processes)
+        with on.watch.sampling(LIST_EVERY_S / 4):
+            for _ in range(9):
+                seen = on.source.calls["sample 0"]
+                clock.advance(LIST_EVERY_S / 4)
+                on.source.wait_for_calls("sample 0", seen + 1)
+        assert 2 <= on.source.calls["processes 0"] <= 4
+
+
+def test_processes_reach_the_sink() -> None:
+    """The processes of each GPU are handed on under its UUID."""
+    one = GpuProcess(17, 512, "compute")
+    with Watching(A, B, listed={"GPU-b": (one,)}) as on:
+        on.sink.wait_until(lambda: on.sink.processes == {"GPU-a": (), "GPU-b": (one,)})
+
+
+def test_processes_that_cannot_be_listed_take_nothing_away() -> None:
+    """Figures come and the GPU stays healthy, whatever goes wrong with its list of processes."""
+    with Watching(A, listed=GpuError("GPU-a: odd")) as on:
+        on.source.wait_for_calls("processes 0", 1)
+        on.source.wait_for_calls("look 0", 3)
+        on.sink.wait_until(lambda: on.sink.samples["GPU-a"] >= 3)
+        assert on.sink.health() == {"GPU-a": ""}
+        assert on.sink.processes == {}

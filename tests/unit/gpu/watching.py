@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import pytest
 from typing_extensions import Self
 
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
-from nomad_nvidia_vgpu.gpu.model import Gpu
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import RecordingSink, ScriptedSource
@@ -33,11 +33,13 @@ class Watching:
         give_up_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
         policy: HealthPolicy = AT_ONCE,
+        listed: Mapping[str, Sequence[GpuProcess]] | Exception | None = None,
     ) -> None:
-        """Starts nothing yet."""
+        """Starts nothing yet; `listed` are the processes by UUID, or why they cannot be listed."""
         self.left = 0
         """How often it was asked to leave."""
         self.source = ScriptedSource(*gpus)
+        self.source.listed = {} if listed is None else listed
         self.sink = RecordingSink()
         self.watch = GpuWatch(
             self.source,

@@ -16,6 +16,7 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import Attribute, DeviceGroup, Instance, device_groups
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.device.stats import GpuStats, GroupStats, Stat, group_stats
+from nomad_nvidia_vgpu.device.usage import GpuUse, Usage, VgpuUse
 from nomad_nvidia_vgpu.rpc import device_messages
 from nomad_nvidia_vgpu.rpc.generated import device_pb2
 from nomad_nvidia_vgpu.sharing.grant import Mount
@@ -49,6 +50,7 @@ GPU_STATS = st.builds(
     STATS,
     st.dictionaries(st.sampled_from(["Temperature", "Memory state"]), STATS),
     MOMENTS,
+    st.dictionaries(st.sampled_from(["vGPU memory", "vGPU processes"]), STATS),
 )
 GROUP_STATS = st.builds(
     GroupStats,
@@ -244,6 +246,30 @@ def test_the_vgpus_of_a_gpu_show_the_same() -> None:
     assert all(other == first for other in others)
     assert len(first.stats.attributes) == 11
     assert first.timestamp.ToDatetime(timezone.utc) == NOON
+
+
+def test_what_a_vgpu_uses_itself_stands_beside_the_gpus_figures() -> None:
+    """Each vGPU has the figures of its GPU and its own, and its own memory as the summary."""
+    plan = make_plan(PluginConfig(vgpus=2), inventory(gpu("GPU-a"), gpu("GPU-b")))
+    uses = {
+        gpu_uuid: GpuUse(gpu_uuid, 0.0, {f"{gpu_uuid}-1": VgpuUse(mib, 500, 3)}, (), ())
+        for gpu_uuid, mib in (("GPU-a", 100), ("GPU-b", 200))
+    }
+    samples = dict.fromkeys(("GPU-a", "GPU-b"), FULL_SAMPLE)
+    groups = group_stats(plan, "letmutx", samples, NOON, Usage(NOON, uses))
+    (arrived,) = sent(device_messages.stats(groups)).groups
+    for gpu_uuid, mib in (("GPU-a", 100), ("GPU-b", 200)):
+        unused, used = (arrived.instance_stats[f"{gpu_uuid}-{number}"] for number in (0, 1))
+        assert set(used.stats.attributes) - set(unused.stats.attributes) == {
+            "vGPU memory",
+            "vGPU processes",
+        }
+        assert used.stats.attributes["vGPU processes"].int_numerator_val.value == 3
+        assert used.summary == used.stats.attributes["vGPU memory"]
+        assert used.summary.int_numerator_val.value == mib
+        assert used.summary.int_denominator_val.value == 500
+        assert unused.summary == unused.stats.attributes["Memory state"]
+        assert used.timestamp == unused.timestamp
 
 
 def test_a_clock_before_the_epoch_is_the_epoch() -> None:

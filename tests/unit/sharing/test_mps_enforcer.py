@@ -71,6 +71,19 @@ def test_a_server_that_does_not_start_isolates_nobody(node: MpsNode, plugins: Pl
     assert enforcer.keep(A, 4) == IN_FORCE
 
 
+def test_a_server_may_take_long_to_start(
+    node: MpsNode, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a GPU can take seconds: that alone makes no GPU unhealthy."""
+    monkeypatch.setattr(mps_control, "ANSWER_S", 5.0)
+    enforcer = plugins.start()
+    node.fake.hang("start_server")
+    assert enforcer.keep(A, 4) == IN_FORCE
+    node.fake.heal()
+    node.client()  # starts it as well
+    assert enforcer.keep(A, 4) == IN_FORCE
+
+
 def test_a_daemon_that_lives_is_adopted_with_its_limits(node: MpsNode, plugins: Plugins) -> None:
     """A plugin that starts finds the daemon of the one before; the tasks on it notice nothing."""
     plugins.keep()

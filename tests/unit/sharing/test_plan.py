@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu, make_plan
@@ -213,3 +213,14 @@ def test_time_slicing_on_an_exclusive_gpu_is_worth_a_warning() -> None:
     (warning,) = make_plan(PluginConfig(vgpus=2), inventory(exclusive)).warnings
     assert "nvidia-smi -i GPU-a -c DEFAULT" in warning
     assert make_plan(PluginConfig(vgpus=1), inventory(exclusive)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("action", "vgpus", "isolation"),
+    [("off", 4, "none"), ("warn", 4, "none"), ("kill", 4, "guard"), ("kill", 1, "whole")],
+)
+def test_a_guard_that_kills_holds_the_memory(action: str, vgpus: int, isolation: str) -> None:
+    """Where nothing stronger does, and only if it ends who takes too much."""
+    config = PluginConfig(vgpus=vgpus, memory_guard=MemoryGuardConfig(action))
+    plan = make_plan(config, inventory(gpu("GPU-a")))
+    assert plan.by_uuid()["GPU-a"].memory_isolation == isolation

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Draws `nvidia-vgpu top` for the README: simulated GPUs, and tasks that are made up.
+
+The same each time: `make docs` changes a picture only when the program would show something else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from nomad_nvidia_vgpu.cli.top_tables import guard_table, node_table
+from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.device.foresight import Foresight
+from nomad_nvidia_vgpu.device.observer import Observation
+from nomad_nvidia_vgpu.device.usage import (
+    GpuUse,
+    Share,
+    StrayProcess,
+    Task,
+    TaskProcess,
+    Usage,
+    VgpuUse,
+    parts_of,
+)
+from nomad_nvidia_vgpu.gpu.model import Ratio
+from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource
+from nomad_nvidia_vgpu.gpu.survey import survey
+from nomad_nvidia_vgpu.sharing.plan import SharedGpu, make_plan
+
+DOCS = Path(__file__).parents[1] / "docs"
+CAPTION = "simulated GPUs, made-up tasks"
+WIDTH = 120
+
+_NOW_S = 1_780_000_000.0
+_CONFIG = PluginConfig(
+    vgpus=8,
+    simulate=(SimulatedGpus("a100-sxm4-80gb", 1), SimulatedGpus("l4", 1)),
+    memory_guard=MemoryGuardConfig("kill"),
+)
+_RESERVED_MIB = 610
+
+
+class _Made(NamedTuple):
+    """One task that nobody runs."""
+
+    job: str
+    group: str
+    task: str
+    allocation: str
+    first: int
+    vgpus: int
+    memory_mib: tuple[int, ...]
+    """One process each."""
+
+
+_TASKS: Mapping[str, tuple[_Made, ...]] = {
+    "NVIDIA A100-SXM4-80GB": (
+        _Made("llm", "serve", "vllm", "3f1d9a70", 0, 4, (36_812,)),
+        _Made("embeddings", "api", "server", "b7042c55", 4, 1, (4_100, 2_230)),
+        _Made("notebooks", "lab", "jupyter", "91e6d3ab", 5, 1, (9_870, 2_004)),
+    ),
+    "NVIDIA L4": (_Made("transcribe", "worker", "whisper", "5aa8f0c4", 0, 2, (5_102,)),),
+}
+
+
+def observation() -> Observation:
+    """A node that is not there."""
+    found = survey(SimulatedSource(_CONFIG.simulate, clock=lambda: _NOW_S))
+    plan = make_plan(_CONFIG, found.inventory)
+    uses = {uuid: _use(shared) for uuid, shared in plan.by_uuid().items()}
+    samples = {}
+    for uuid, sample in found.samples.items():
+        total = plan.by_uuid()[uuid].gpu.memory_mib
+        shares = sum(share.used_mib or 0 for share in uses[uuid].shares)
+        strays = sum(stray.memory_mib or 0 for stray in uses[uuid].strays)
+        memory = Ratio(shares + strays + _RESERVED_MIB, total)
+        samples[uuid] = dataclasses.replace(sample, memory_mib=memory)
+    taken_at = datetime.fromtimestamp(_NOW_S, tz=timezone.utc)
+    return Observation(taken_at, plan, samples, Usage(taken_at, uses))
+
+
+def _use(shared: SharedGpu) -> GpuUse:
+    uuid = shared.gpu.uuid
+    one_mib = shared.memory_mib(1)
+    shares = []
+    for place, made in enumerate(_TASKS[shared.gpu.model]):
+        task = Task(
+            key=made.allocation,
+            certain=True,
+            allocation=made.allocation,
+            name=made.task,
+            group=made.group,
+            job=made.job,
+        )
+        ids = tuple(f"{uuid}-{number}" for number in range(made.first, made.first + made.vgpus))
+        processes = tuple(
+            TaskProcess(41_000 + 100 * place + n, n, mib, "compute")
+            for n, mib in enumerate(made.memory_mib)
+        )
+        budget = shared.memory_mib(made.vgpus)
+        shares.append(Share(task, uuid, ids, processes, sum(made.memory_mib), budget))
+    vgpus = {str(vgpu): VgpuUse(0, one_mib, 0) for vgpu in shared.ids()}
+    for share in shares:
+        vgpus.update(parts_of(share, one_mib))
+    strays: tuple[StrayProcess, ...] = ()
+    if shared.gpu.model == "NVIDIA L4":
+        strays = (StrayProcess(2_713, 310, "graphics", "it is in no task's cgroup"),)
+    return GpuUse(uuid, 0.0, vgpus, tuple(shares), strays)
+
+
+def picture(table: Table, title: str, name: str) -> str:
+    """The table as SVG, without fonts from elsewhere."""
+    console = Console(
+        record=True,
+        width=WIDTH,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+    )
+    console.print(table)
+    svg = console.export_svg(title=f"{title} ({CAPTION})", unique_id=name)
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def pictures() -> dict[Path, str]:
+    """Each picture by its place."""
+    seen = observation()
+    forecasts = Foresight(_CONFIG.memory_guard).forecasts(seen.usage)
+    guard = guard_table(forecasts, _CONFIG.memory_guard.action, bars=True)
+    return {
+        DOCS / "top.svg": picture(node_table(seen, bars=True), "nvidia-vgpu top", "top"),
+        DOCS / "top-explain.svg": picture(guard, "nvidia-vgpu top --explain", "explain"),
+    }
+
+
+if __name__ == "__main__":
+    for path, svg in pictures().items():
+        path.write_text(svg, encoding="utf-8")
+    sys.exit(0)
