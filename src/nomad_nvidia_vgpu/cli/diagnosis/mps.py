@@ -262,8 +262,8 @@ def _running(proc: Path) -> Iterator[_Process]:
             words = (entry / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
         except OSError:
             continue  # it has ended
-        # An interpreter's name may come before the program's.
-        names = [word.rpartition("/")[2] for word in words[:2]]
+        # Before the program there may be an interpreter and an option of it.
+        names = [word.rpartition("/")[2] for word in words[:3]]
         if _SERVER in names:
             yield _Process(int(entry.name), _parent(entry), server=True, pipe=_pipe(entry))
         elif PROGRAM in names and set(_DAEMON_FLAGS) & set(words):
