@@ -7,7 +7,18 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import forms, imports, memory, messages, report, reserve, scrape, startup, usage
+from bench import (
+    forms,
+    imports,
+    memory,
+    messages,
+    placement,
+    report,
+    reserve,
+    scrape,
+    startup,
+    usage,
+)
 from bench.environment import BrokenInstallationError, Installation, prepare
 from bench.fake_driver import FakeMachine, NoFakeDriverError
 from bench.figures import FULL, QUICK, Effort, Figure
@@ -114,6 +125,7 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ("Reserve", lambda: reserve.measure(installation, effort)),
         ("scrapes", lambda: scrape.measure(installation, effort)),
         ("forms", lambda: forms.measure(installation, effort)),
+        ("placement", lambda: placement.measure(installation, effort)),
     ]
     figures = []
     for title, work in steps:

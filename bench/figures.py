@@ -52,10 +52,12 @@ class Effort(NamedTuple):
     reserves: int
     passes: int
     """Intervals over which calls of NVML are counted."""
+    placements: int
+    """How often a cluster is filled."""
 
 
-FULL = Effort(25, 5, 360, 3600, 300, 4000, 60)
-QUICK = Effort(7, 2, 100, 400, 100, 1000, 20)
+FULL = Effort(25, 5, 360, 3600, 300, 4000, 60, 3)
+QUICK = Effort(7, 2, 100, 400, 100, 1000, 20, 1)
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

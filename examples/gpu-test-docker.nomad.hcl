@@ -23,7 +23,7 @@ job "gpu-test-docker" {
 
           # This model if one is free, else any other.
           affinity {
-            attribute = "${device.model}"
+            attribute = "${device.attr.model}"
             value     = "NVIDIA A100-SXM4-80GB"
             weight    = 50
           }

@@ -22,7 +22,7 @@ job "shared-gpu" {
 
         device "letmutx/gpu" {
           constraint {
-            attribute = "${device.model}"
+            attribute = "${device.attr.model}"
             value     = "Tesla T4"
           }
 

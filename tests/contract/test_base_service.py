@@ -28,15 +28,24 @@ def test_the_schema_names_every_option_with_its_type(start: Start) -> None:
     assert start().schema() == {
         "enabled": "bool",
         "vgpus": "number",
+        "vgpu_memory": "string",
         "ignored_gpu_ids": "list(string)",
         "fingerprint_period": "string",
         "vendor": "string",
         "group_by": "string",
         "sharing": "string",
         "visible_devices_envs": "list(string)",
+        "device_nodes": "string",
+        "cdi_spec_dirs": "list(string)",
         "metrics_address": "string",
         "simulate": "list(string)",
         "log_level": "string",
+        'gpu "…".vgpus': "number",
+        'gpu "…".vgpu_memory': "string",
+        'gpu "…".sharing': "string",
+        'gpu "…".group_by': "string",
+        'gpu "…".ignored': "bool",
+        'gpu "…".name': "string",
         "mps.root": "string",
         "mps.memory_limit": "bool",
         "mps.compute_limit": "bool",
@@ -105,7 +114,7 @@ def test_all_problems_come_in_one_error(start: Start) -> None:
 
 def test_options_without_a_size_are_refused(start: Start) -> None:
     """An operator who wrote something and forgot vgpus wants to know."""
-    with pytest.raises(Refused, match="vgpus is missing"):
+    with pytest.raises(Refused, match="vgpus and vgpu_memory are both missing"):
         start(ignored_gpu_ids=["GPU-1"])
 
 

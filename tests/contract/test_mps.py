@@ -71,6 +71,7 @@ def test_a_reservation_scales_with_its_vgpus(
         "NVIDIA_VGPU_IDS": ",".join(ids),
         "NVIDIA_VGPU_MEMORY_MIB": str(memory_mib),
         "NVIDIA_VGPU_BUDGETS": f"{uuid}={memory_mib}",
+        "NVIDIA_VGPU_GROUP": f"letmutx/gpu/{machine.node.get('gpu 0', 'name')}/{uuid}",
         "CUDA_MPS_PIPE_DIRECTORY": str(machine.pipe()),
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={memory_mib}M",
         "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(25 * granted),

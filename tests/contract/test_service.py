@@ -164,6 +164,7 @@ def test_a_reservation_names_the_share(node: FakeDriver, start: Start) -> None:
         "NVIDIA_VGPU_IDS": f"{first}-3,{second}-0,{second}-2",
         "NVIDIA_VGPU_BUDGETS": f"{first}={81559 // 4},{second}={81559 // 2}",
         "NVIDIA_VGPU_MEMORY_MIB": str(81559 // 4),
+        "NVIDIA_VGPU_GROUP": "letmutx/gpu/NVIDIA H100 80GB HBM3",
     }
 
 

@@ -74,6 +74,7 @@ client {
   enabled = true
 }
 """
+"""The default for an agent that is not a `dev` one: server and client."""
 
 
 class Ports(NamedTuple):
@@ -91,7 +92,7 @@ class AgentExitedError(Exception):
 class Agent:
     """One agent. It runs from `start` to `close`, save for what a test does to it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is one decision of the test
         self,
         binary: Path,
         root: Path,
@@ -99,11 +100,12 @@ class Agent:
         *,
         environment: Mapping[str, str] | None = None,
         dev: bool = True,
+        roles: str = _STATEFUL,
     ) -> None:
         """`root` must be short (it ends up in socket paths).
 
         `config` is HCL or a file of it; the agent's own places and ports are added. An agent that
-        is not a `dev` one keeps its state over a restart.
+        is not a `dev` one keeps its state over a restart, and has the `roles`.
         """
         self.binary = binary
         self.root = root
@@ -113,6 +115,7 @@ class Agent:
         self.ports = _free_ports()
         self.api = Api(self.ports.http)
         self._dev = dev
+        self._roles = roles
         self._temporary = root / "t"  # for sockets, which a killed plugin leaves behind
         self._environment = {
             **_inherited(),
@@ -162,6 +165,12 @@ class Agent:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def restart_with(self, config: str) -> None:
+        """Stops the agent and starts it with another configuration; its tasks run on meanwhile."""
+        self.stop()
+        (self.root / "given.hcl").write_text(config)
+        self.start()
 
     def wait_for_exit(self, timeout_s: float = _START_S) -> int:
         """The agent's exit status, once it ended by itself."""
@@ -263,7 +272,8 @@ class Agent:
         if isinstance(config, str):
             given.write_text(config)
         programs = ("/bin/sh", "/usr/bin/env", "/bin/sleep")
-        files = (*programs, *binaries.shared_objects(*programs))
+        # Nomad 1.9 looks up the task's user inside the chroot.
+        files = (*programs, *binaries.shared_objects(*programs), "/etc/passwd")
         # Nomad copies a symbolic link as one, without what it points to.
         chroot = "\n    ".join(f'"{os.path.realpath(path)}" = "{path}"' for path in files)
         overlay = self.root / "overlay.hcl"  # last, so that it wins
@@ -274,7 +284,7 @@ class Agent:
                 ports=self.ports,
                 chroot=chroot,
             )
-            + ("" if self._dev else _STATEFUL)
+            + ("" if self._dev else self._roles)
         )
         return [given, overlay]
 

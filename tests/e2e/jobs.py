@@ -63,15 +63,22 @@ def on_model(model: str) -> str:
     return constraint("device.model", "=", model)
 
 
-def printing_job(name: str, device_block: str, *, count: int = 1, driver: str = "raw_exec") -> str:
-    """A batch job whose tasks print their environment and end."""
+def printing_job(
+    name: str,
+    device_block: str,
+    *,
+    count: int = 1,
+    driver: str = "raw_exec",
+    first: str = "true",
+) -> str:
+    """A batch job whose tasks run `first`, print their environment and end."""
     return _JOB.format(
         name=name,
         kind="batch",
         count=count,
         restarts=0,
         driver=driver,
-        script=_PRINT,
+        script=f"{first}; {_PRINT}",
         device=device_block,
     )
 
@@ -93,6 +100,62 @@ def staying_job(
         script=script,
         device=device_block,
     )
+
+
+_MOCK_JOB = """
+job "{name}" {{
+  type = "service"
+
+  group "work" {{
+    count = {count}
+    {placement}
+
+    # What fails here failed to reserve: no second try. A lost node is no failure.
+    restart {{
+      attempts = 0
+      mode     = "fail"
+    }}
+    reschedule {{
+      attempts  = 0
+      unlimited = false
+    }}
+    migrate {{
+      max_parallel     = 8
+      min_healthy_time = "0s"
+    }}
+
+    task "main" {{
+      driver = "mock_driver"
+      config {{
+        run_for = "12h"
+      }}
+      # The collector of logs would be a process for each task.
+      logs {{
+        disabled = true
+      }}
+      resources {{
+        cpu    = 1
+        memory = 10
+        {device}
+      }}
+    }}
+  }}
+}}
+"""
+
+SPREAD_OVER_NODES = 'spread {\n  attribute = "${node.unique.name}"\n  weight = 100\n}'
+LOOK_AT_ALL_NODES = (
+    'affinity {\n  attribute = "${attr.kernel.name}"\n  value = "linux"\n  weight = 1\n}'
+)
+"""An affinity that prefers none: without any, Nomad's scheduler looks at a few nodes only."""
+
+
+def mock_job(name: str, device_block: str, *, count: int = 1, placement: str = "") -> str:
+    """A service job whose tasks are entries in a table of Nomad's own mock driver.
+
+    `placement` goes into the group: constraints, affinities, a spread.
+    """
+    return _MOCK_JOB.format(name=name, count=count, placement=placement, device=device_block)
 
 
 def running_job(name: str, device_block: str, program: str, *, restarts: int = 0) -> str:

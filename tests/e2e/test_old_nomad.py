@@ -16,7 +16,10 @@ def test_an_unconfigured_file_does_not_stop_the_agent(start_agent: StartAgent) -
     """Without a `plugin` block the agent starts, offers nothing, and the log says what to set."""
     agent = start_agent("", binary=binaries.built("nomad-1.9"))
     assert agent.api.device_groups() == {}
-    wait_until("the log says what to set", lambda: "set vgpus in the config block" in agent.log)
+    wait_until(
+        "the log says what to set",
+        lambda: "set vgpus or vgpu_memory in the config block" in agent.log,
+    )
     assert agent.the_plugin().is_running()
 
 

@@ -28,8 +28,13 @@ pytestmark = pytest.mark.nomad
         ),
         pytest.param(
             "enabled = true",
-            ["vgpus is missing"],
+            ["vgpus and vgpu_memory are both missing"],
             id="no size",
+        ),
+        pytest.param(
+            'gpu "GPU-a" {\n vgpus = 0\n }\n gpu "*" {\n vgpus = 2\n vgpu_memory = "1GiB"\n }',
+            ['gpu "GPU-a".vgpus must be a whole number', 'gpu "*".vgpus and gpu "*".vgpu_memory'],
+            id="problems in two blocks",
         ),
         pytest.param(
             'vgpus = 4\n simulate = ["a100-of-my-own"]',

@@ -33,10 +33,12 @@ OF_NO_MODULE = {
 """Test files that test no module, and what they test."""
 
 MORE_THAN_ONE = {
+    "config/test_decode_gpu_blocks.py": "config/decode.py",
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",
     "device/test_fingerprint_attributes.py": "device/fingerprint.py",
     "device/test_attribution_forged.py": "device/attribution.py",
+    "sharing/test_plan_groups.py": "sharing/plan.py",
     "sharing/test_mps_release.py": "sharing/mps_enforcer.py",
 }
 """Second test files of one module, so that none grows too long."""

@@ -113,13 +113,32 @@ def _options_in(path: Path, parsed: dict[str, Any]) -> dict[str, object]:
 
 
 def _unwrapped(given: dict[str, Any]) -> dict[str, object]:
-    """The options, with a block that HCL gives as a list of one map as that map."""
-    return {
-        name: value[0]
-        if isinstance(value, list) and value and isinstance(value[0], dict)
-        else value
-        for name, value in given.items()
-    }
+    """The options, with a block that HCL gives as a list of one map as that map.
+
+    Blocks with labels become one map of label to block; ConfigError if a label is there twice.
+    """
+    labelled = {option.name for option in options() if option.label}
+    found: dict[str, object] = {}
+    for name, value in given.items():
+        if name in labelled and any(_maps(value)):
+            found[name] = _by_label(name, value)
+        else:
+            found[name] = _block(value)
+    return found
+
+
+def _by_label(name: str, value: object) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for blocks in _maps(value):
+        for label, body in blocks.items():
+            if label in found or (isinstance(body, list) and len(body) > 1):
+                raise ConfigError([f'{name} "{label}" is there twice: make one block of them'])
+            found[label] = _block(body)
+    return found
+
+
+def _block(value: object) -> object:
+    return value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
 
 
 def _maps(value: object) -> Iterator[dict[str, Any]]:

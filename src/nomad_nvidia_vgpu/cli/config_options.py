@@ -11,7 +11,7 @@ import click
 
 from nomad_nvidia_vgpu.cli.config_file import read_config_file
 from nomad_nvidia_vgpu.config.decode import decode, unknown_options
-from nomad_nvidia_vgpu.config.options import Option, PluginConfig, all_options
+from nomad_nvidia_vgpu.config.options import LABELLED, Option, PluginConfig, all_options
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -36,9 +36,12 @@ def config_options(command: _F) -> _F:
 def given_config(config_file: Path | None, flags: dict[str, Any]) -> dict[str, object]:
     """Option to value, only those that were given; ConfigError if the file cannot be read."""
     given = read_config_file(config_file) if config_file else {}
-    for path, _option in all_options():
+    for path, option in all_options():
         value = flags.get(_parameter(path))
         if value in (None, ()):
+            continue
+        if LABELLED in path:
+            _set_in_blocks(given, path, option, value)
             continue
         *blocks, name = path.split(".")
         place: dict[str, Any] = given
@@ -60,8 +63,25 @@ def checked_config(given: dict[str, Any]) -> PluginConfig:
     return config
 
 
+def with_any_size(given: dict[str, Any]) -> dict[str, Any]:
+    """The same, complete for a command to which the number of vGPUs does not matter."""
+    sized = any(given.get(name) is not None for name in ("vgpus", "vgpu_memory"))
+    return given if sized else {**given, "vgpus": 1}
+
+
+def _set_in_blocks(given: dict[str, Any], path: str, option: Option, values: Any) -> None:
+    """What `--gpu-vgpus SELECTOR=VALUE` says, written into the blocks of those labels."""
+    place = given.setdefault(path.partition(LABELLED)[0], {})
+    for text in values:
+        label, _, value = text.rpartition("=")
+        if not label:
+            flag = f"--{_parameter(path).replace('_', '-')}"
+            raise click.UsageError(f"{flag} must be SELECTOR=VALUE, got {text!r}")
+        place.setdefault(label, {})[option.name] = value
+
+
 def _parameter(path: str) -> str:
-    return path.replace(".", "_")
+    return path.replace(LABELLED, "").replace(".", "_")
 
 
 def _flag(path: str, option: Option) -> Callable[[_F], _F]:
@@ -69,6 +89,11 @@ def _flag(path: str, option: Option) -> Callable[[_F], _F]:
     name = f"--{parameter.replace('_', '-')}"
     text = option.doc.replace("`", "")
     kind = option.kind.hcl_type
+    if LABELLED in path:
+        metavar = f"SELECTOR={kind.upper()}"
+        return click.option(
+            name, parameter, multiple=True, help=f"{text} (repeatable)", metavar=metavar
+        )
     if kind == "bool":
         return click.option(name, parameter, type=click.Choice(["true", "false"]), help=text)
     if kind.startswith("list"):

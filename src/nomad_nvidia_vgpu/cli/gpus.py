@@ -10,7 +10,12 @@ from typing import Any
 import click
 
 from nomad_nvidia_vgpu.cli import tables
-from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli.config_options import (
+    checked_config,
+    config_options,
+    given_config,
+    with_any_size,
+)
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio, SeenGpu
 from nomad_nvidia_vgpu.gpu.source import source_of
@@ -42,8 +47,7 @@ def gpus(*, config_file: Path | None, as_json: bool, facts: bool, **flags: Any) 
     And the MPS daemons that this plugin keeps, with the limits in force and their clients. Exit
     status 1 when a GPU is unhealthy or will not answer, or a daemon does not work.
     """
-    # The number of vGPUs does not matter here; with it, any config is complete.
-    config = checked_config({"vgpus": 1, **given_config(config_file, flags)})
+    config = checked_config(with_any_size(given_config(config_file, flags)))
     found = survey(source_of(config.simulate))
     daemons = () if config.simulate else daemon_views(config.mps)
     if as_json:

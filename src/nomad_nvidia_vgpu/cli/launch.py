@@ -17,7 +17,7 @@ from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
-from nomad_nvidia_vgpu.config.options import all_options
+from nomad_nvidia_vgpu.config.options import LABELLED, all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.device.reserve import Reservation
@@ -136,6 +136,11 @@ def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) 
 
 
 def _given(given: dict[str, object], path: str) -> object:
+    name, labelled, inner = path.partition(f"{LABELLED}.")
+    if labelled:
+        blocks = given.get(name)
+        found = blocks.items() if isinstance(blocks, dict) else ()
+        return ", ".join(f"{label}={body[inner]}" for label, body in found if inner in body) or None
     value: object = given
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -145,7 +150,8 @@ def _given(given: dict[str, object], path: str) -> object:
 def _reservation_table(ids: Sequence[str], reservation: Reservation) -> Table:
     title = f"What a task with {len(ids)} vGPU{'s' * (len(ids) > 1)} would be given"
     mounts = [("(mount)", mount.task_path) for mount in reservation.mounts]
-    rows = [*sorted(reservation.envs.items()), *mounts]
+    devices = [("(device)", device.task_path) for device in reservation.devices]
+    rows = [*sorted(reservation.envs.items()), *devices, *mounts]
     return tables.table(title, ("Variable", "Value"), rows)
 
 
@@ -155,7 +161,9 @@ def _reservation_document(
     if reservation is None:
         return None
     mounts = [mount._asdict() for mount in reservation.mounts]
-    return {"ids": ids, "envs": dict(reservation.envs), "mounts": mounts}
+    devices = [device._asdict() for device in reservation.devices]
+    envs = dict(reservation.envs)
+    return {"ids": ids, "envs": envs, "mounts": mounts, "devices": devices}
 
 
 def _stats_table(groups: StatsOfGroups) -> Table:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""`nvidia-vgpu plan`: what this node would publish with a config, without starting anything."""
+"""`nvidia-vgpu plan`: what this node would publish with a config, and why; starts nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
+from nomad_nvidia_vgpu.cli.policy_tables import decisions, policy_documents, policy_table
 from nomad_nvidia_vgpu.config.decode import UNCONFIGURED
 from nomad_nvidia_vgpu.device.fingerprint import device_groups
 from nomad_nvidia_vgpu.gpu.model import Inventory
@@ -22,21 +23,30 @@ from nomad_nvidia_vgpu.sharing.plan import make_plan
 @click.command()
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def plan(*, config_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Show what this node would publish with a config."""
+def plan(*, config_file: Path | None, as_json: bool, **flags: Any) -> int:
+    """Show what this node would publish with a config, and what decides it for each GPU.
+
+    With --simulate, what a node with other GPUs would. Exit status 1 when it cannot be decided how
+    to divide a GPU.
+    """
     config = checked_config(given_config(config_file, flags))
     notes = []
     if not config.configured:
         notes.append(UNCONFIGURED if config.enabled else "enabled is false: nothing is published")
     found = survey(source_of(config.simulate)) if config.configured else None
-    planned = make_plan(config, found.inventory if found else Inventory())
+    inventory = found.inventory if found else Inventory()
+    planned = make_plan(config, inventory)
+    made = decisions(config, inventory, planned) if found else []
     notes += [*planned.warnings, *(found.problems if found else ())]
     groups = device_groups(planned, config.vendor)
     if as_json:
-        tables.show_json({"groups": group_documents(groups), "warnings": notes})
-    elif groups:
-        tables.show(*group_tables(groups))
+        document = {"groups": group_documents(groups), "gpus": policy_documents(made)}
+        tables.show_json({**document, "warnings": notes})
     else:
+        tables.show(*(group_tables(groups) if groups else ()))
+        tables.show(*([policy_table(made)] if made else []))
+    if not groups:
         notes.append("this node would publish nothing")
     for sentence in notes:
         tables.note(f"nvidia-vgpu: {sentence}")
+    return int(any(one.policy.problem for one in made))

@@ -9,7 +9,12 @@ from typing import Any
 import click
 
 from nomad_nvidia_vgpu.cli import tables
-from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli.config_options import (
+    checked_config,
+    config_options,
+    given_config,
+    with_any_size,
+)
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer
 
@@ -23,7 +28,7 @@ def release(*, config_file: Path | None, **flags: Any) -> int:
     outlive an agent's restart. Stop the Nomad agent and the tasks first. Exit status 1 when
     something has to stay.
     """
-    config = checked_config({"vgpus": 1, **given_config(config_file, flags)})
+    config = checked_config(with_any_size(given_config(config_file, flags)))
     source = source_of(())
     source.open()
     enforcer = MpsEnforcer(config.mps, source)

@@ -7,23 +7,29 @@ error here keeps the whole agent from starting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from nomad_nvidia_vgpu.config.options import PluginConfig, options
+from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, Option, PluginConfig, options
 from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
 UNCONFIGURED = (
     "no option is set, so no vGPUs are published: "
-    'set vgpus in the config block of plugin "nvidia-vgpu" to offer the GPUs of this node'
+    'set vgpus or vgpu_memory in the config block of plugin "nvidia-vgpu" to offer the GPUs of'
+    " this node"
 )
 """What the log says when the config block is empty or missing.
 
 Nomad 1.9 and older start every file in plugin_dir, with or without a `plugin` block.
 """
 
-_NO_SIZE = "vgpus is missing: set it to how many vGPUs each GPU is to be divided into (1 to 256)"
+_NO_SIZE = (
+    "vgpus and vgpu_memory are both missing: set one of them, for all GPUs or in a gpu block, to"
+    ' how many vGPUs each GPU is to be divided into (1 to 256), or how large each is to be ("10GiB")'
+)
+
+_MAX_SELECTOR = 200
 
 
 def decode_msgpack(data: bytes) -> PluginConfig:
@@ -53,13 +59,26 @@ def decode(given: Mapping[Any, object]) -> PluginConfig:
     problems: list[str] = []
     fields = _fields(PluginConfig, given, "", problems)
     enabled = fields.get("enabled", True)
-    if given.get("vgpus") is None and enabled and any(v is not None for v in given.values()):
+    # Of blocks that may stand many times, Nomad sends an empty map where there is none.
+    something = any(value is not None and value != {} for value in given.values())
+    if something and enabled and not _mentions_size(given):
         problems.append(_NO_SIZE)
     config = PluginConfig(**fields)
     problems += _contradictions(config)
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _mentions_size(given: Mapping[Any, object]) -> bool:
+    """Whether a size is given, be it a wrong one."""
+    blocks = given.get("gpu")
+    inner = blocks.values() if isinstance(blocks, Mapping) else ()
+    scopes = [given, *(scope for scope in inner if isinstance(scope, Mapping))]
+    return any(scope.get(name) is not None for scope in scopes for name in _SIZES)
+
+
+_SIZES = ("vgpus", "vgpu_memory")
 
 
 def _fields(
@@ -72,22 +91,56 @@ def _fields(
         if value is None:
             continue
         try:
-            if option.block is not None and isinstance(value, Mapping):
-                inner = _fields(option.block, value, f"{path}{option.name}.", problems)
-                fields[option.field] = option.block(**inner)
-            else:
-                fields[option.field] = option.kind.read(value)
+            fields[option.field] = _value(option, value, path, problems)
         except ValueError as error:
             problems.append(f"{path}{option.name} {error}")
     return fields
 
 
-def _contradictions(config: PluginConfig) -> list[str]:
+def _value(option: Option, value: object, path: str, problems: list[str]) -> Any:
+    """The value of one option or block; ValueError with the rest of a sentence."""
+    if option.block is None or not isinstance(value, Mapping):
+        return option.kind.read(value)
+    if not option.label:
+        return option.block(**_fields(option.block, value, f"{path}{option.path}", problems))
+    blocks = []
+    for label, body in value.items():
+        place = f"{path}{option.name} {_quoted(label)}"
+        if not _is_selector(label):
+            problems.append(f"{place} must be labelled with {option.kind.allowed}")
+        elif body is not None and not isinstance(body, Mapping):
+            problems.append(f"{place} must be a block, got {shown(body)}")
+        else:
+            inner = _fields(option.block, body or {}, f"{place}.", problems)
+            blocks.append(GpuBlock(label.strip(), GpuConfig(**inner)))
+    return tuple(blocks)
+
+
+def _is_selector(label: object) -> bool:
+    return (
+        isinstance(label, str) and label.isprintable() and 1 <= len(label.strip()) <= _MAX_SELECTOR
+    )
+
+
+def _quoted(label: object) -> str:
+    return f'"{label}"' if _is_selector(label) else shown(label)
+
+
+def _contradictions(config: PluginConfig) -> Iterator[str]:
+    scopes: dict[str, PluginConfig | GpuConfig] = {
+        "": config,
+        **{f"{block}.": block.given for block in config.gpu},
+    }
+    for path, scope in scopes.items():
+        if scope.vgpus is not None and scope.vgpu_memory_mib is not None:
+            yield (
+                f"{path}vgpus and {path}vgpu_memory are both set, and each says into how many vGPUs"
+                f" a GPU is divided, got {scope.vgpus} and {scope.vgpu_memory_mib} MiB: take one out"
+            )
     both = set(config.health.fatal_xids) & set(config.health.ignored_xids)
-    if not both:
-        return []
-    xids = ", ".join(str(xid) for xid in sorted(both))
-    return [f"health.fatal_xids and health.ignored_xids both name XID {xids}: take it out of one"]
+    if both:
+        xids = ", ".join(str(xid) for xid in sorted(both))
+        yield f"health.fatal_xids and health.ignored_xids both name XID {xids}: take it out of one"
 
 
 def unknown_options(given: Mapping[str, object]) -> list[str]:
@@ -98,11 +151,25 @@ def unknown_options(given: Mapping[str, object]) -> list[str]:
         if name not in known:
             problems.append(_unknown(name, known))
             continue
-        block = known[name].block
-        if block is not None and isinstance(value, Mapping):
-            inside = {option.name for option in options(block)}
-            problems += [_unknown(f"{name}.{key}", inside) for key in value if key not in inside]
+        option = known[name]
+        if option.block is None or not isinstance(value, Mapping):
+            continue
+        inside = {inner.name for inner in options(option.block)}
+        for place, body in _bodies(option, value):
+            problems += [_unknown(f"{place}{key}", inside) for key in body if key not in inside]
     return problems
+
+
+def _bodies(
+    option: Option, value: Mapping[str, object]
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """What stands in a block, or in each of the blocks of a name, after its path."""
+    if not option.label:
+        yield option.path, value
+        return
+    for label, body in value.items():
+        if isinstance(body, Mapping):
+            yield f'{option.name} "{label}".', body
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

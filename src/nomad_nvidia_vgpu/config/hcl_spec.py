@@ -23,6 +23,8 @@ class Block(NamedTuple):
 
     name: str
     attrs: tuple[Attr, ...]
+    label: str = ""
+    """If not empty, it is `name "<label>" { … }`, once for each label."""
 
 
 def schema() -> tuple[Attr | Block, ...]:
@@ -34,4 +36,5 @@ def _entry(option: Option) -> Attr | Block:
     if option.block is None:
         return Attr(option.name, option.kind.hcl_type)
     inner = options(option.block)
-    return Block(option.name, tuple(Attr(o.name, o.kind.hcl_type) for o in inner))
+    attrs = tuple(Attr(o.name, o.kind.hcl_type) for o in inner)
+    return Block(option.name, attrs, option.label)

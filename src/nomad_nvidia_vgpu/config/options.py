@@ -8,6 +8,7 @@ The schema that Nomad gets, the decoder, the command line and the table in
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 
 MAX_VGPUS = 256
+LABELLED = ' "…"'
+"""What stands in a path after the name of a block that may stand many times."""
 
 
 class Option(NamedTuple):
@@ -32,6 +35,13 @@ class Option(NamedTuple):
     doc: str
     block: type | None = None
     """For a block, the class that declares what is in it."""
+    label: str = ""
+    """What the label of a block says that may stand many times; empty: there is one, unlabelled."""
+
+    @property
+    def path(self) -> str:
+        """What stands before the name of an option in this block: `health.`, `gpu "…".`."""
+        return f"{self.name}{LABELLED if self.label else ''}."
 
 
 def _option(kind: values.Kind, default: Any, doc: str, *, shown: str = "") -> Any:
@@ -43,6 +53,12 @@ def _block(declared: type, doc: str) -> Any:
     return dataclasses.field(
         default=declared(), metadata={"kind": kind, "doc": doc, "shown": "", "block": declared}
     )
+
+
+def _labelled_blocks(declared: type, label: str, allowed: str, doc: str) -> Any:
+    kind = values.Kind("block", allowed, values.no_scalar)
+    meta = {"kind": kind, "doc": doc, "shown": "", "block": declared, "label": label}
+    return dataclasses.field(default=(), metadata=meta)
 
 
 _XID = values.whole_number(1, 9999)
@@ -129,6 +145,51 @@ class MpsConfig:
     )
 
 
+_GROUP_BY = values.word("model", "gpu")
+_SHARING = values.word("time-slicing", "mps")
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuConfig:
+    """What is different for some GPUs; None: as for less special ones, or for all."""
+
+    vgpus: int | None = _option(
+        values.whole_number(1, MAX_VGPUS), None, "how many vGPUs each of these GPUs is divided into"
+    )
+    vgpu_memory_mib: int | None = _option(
+        values.size(), None, "how much memory a vGPU of these GPUs has at least"
+    )
+    sharing: str | None = _option(_SHARING, None, "how the tasks of these GPUs are kept apart")
+    group_by: str | None = _option(_GROUP_BY, None, "how these GPUs become device groups")
+    ignored: bool | None = _option(
+        values.boolean(), None, "`true`: do not publish these GPUs; `false`: do, after all"
+    )
+    name: str | None = _option(
+        values.text(
+            r"(?=.{1,80}$)[A-Za-z0-9]([A-Za-z0-9 ._+()-]*[A-Za-z0-9._+()-])?",
+            "a name of at most 80 letters, digits, blanks and '.', '_', '+', '-', '(', ')'",
+        ),
+        None,
+        "the name of their device group, in place of the model's",
+    )
+
+    @property
+    def sized(self) -> bool:
+        """Whether it says into how many vGPUs a GPU is divided."""
+        return self.vgpus is not None or self.vgpu_memory_mib is not None
+
+
+class GpuBlock(NamedTuple):
+    """One `gpu "<selector>" { … }`."""
+
+    selector: str
+    """A UUID, a PCI bus id, or a glob over the model's name."""
+    given: GpuConfig
+
+    def __str__(self) -> str:
+        return f'gpu "{self.selector}"'
+
+
 @dataclasses.dataclass(frozen=True)
 class MemoryGuardConfig:
     """What happens when a task uses more GPU memory than its share."""
@@ -175,7 +236,13 @@ class PluginConfig:
     vgpus: int | None = _option(
         values.whole_number(1, MAX_VGPUS),
         None,
-        "how many vGPUs each GPU is divided into; required unless `enabled = false`",
+        "how many vGPUs each GPU is divided into",
+    )
+    vgpu_memory_mib: int | None = _option(
+        values.size(),
+        None,
+        "in place of `vgpus`: how much memory a vGPU has at least; each GPU is divided into as"
+        " many as fit",
     )
     ignored_gpu_ids: tuple[str, ...] = _option(
         values.list_of(values.text(r"[^\s,]{1,200}", "a UUID such as GPU-… or MIG-…")),
@@ -197,14 +264,14 @@ class PluginConfig:
         shown='"letmutx"',
     )
     group_by: str = _option(
-        values.word("model", "gpu"),
+        _GROUP_BY,
         "model",
         "one device group per model, or one per GPU named `<model>/<GPU uuid>`, so that all"
         " vGPUs of one request are of one GPU",
         shown='"model"',
     )
     sharing: str = _option(
-        values.word("time-slicing", "mps"),
+        _SHARING,
         "time-slicing",
         'how tasks are kept to their shares: "time-slicing" by agreement, "mps" by NVIDIA\'s MPS'
         " server; GPUs shared by MPS are one device group each",
@@ -219,6 +286,19 @@ class PluginConfig:
         'variables that tell a task the UUIDs of its GPUs; add "CUDA_VISIBLE_DEVICES" for'
         " raw_exec and exec",
         shown='["NVIDIA_VISIBLE_DEVICES"]',
+    )
+    device_nodes: str = _option(
+        values.word("none", "cdi"),
+        "none",
+        "whether a task is also given the device files and libraries of its GPUs, for exec and for"
+        " containers without NVIDIA's runtime: \"cdi\" takes them from the node's CDI specifications",
+        shown='"none"',
+    )
+    cdi_spec_dirs: tuple[str, ...] = _option(
+        values.list_of(values.text(r"(/[^/\s]+)+", "an absolute path without blanks"), at_least=1),
+        ("/etc/cdi", "/var/run/cdi"),
+        "where the CDI specifications of this node are; a file in a later directory counts more",
+        shown='["/etc/cdi", "/var/run/cdi"]',
     )
     metrics_address: str = _option(
         values.address(),
@@ -242,6 +322,12 @@ class PluginConfig:
         shown='"info"',
     )
 
+    gpu: tuple[GpuBlock, ...] = _labelled_blocks(
+        GpuConfig,
+        "selector",
+        "blocks, each labelled with a UUID, a PCI bus id or a model's name with * and ?",
+        "what is different for some GPUs",
+    )
     mps: MpsConfig = _block(  # noqa: RUF009  a dataclasses.field, as `_option` makes
         MpsConfig, 'how GPUs are shared with `sharing = "mps"`'
     )
@@ -254,27 +340,39 @@ class PluginConfig:
 
     @property
     def configured(self) -> bool:
-        """Whether there is anything to publish: switched on, and a size given."""
-        return self.enabled and self.vgpus is not None
+        """Whether there is anything to publish: switched on, and a size given to some GPU."""
+        return self.enabled and self.sized
+
+    @property
+    def sized(self) -> bool:
+        """Whether anything says into how many vGPUs some GPU is divided."""
+        own = self.vgpus is not None or self.vgpu_memory_mib is not None
+        return own or any(block.given.sized for block in self.gpu)
+
+    def shares_by(self, sharing: str) -> bool:
+        """Whether some GPU may be shared in this way."""
+        return sharing in (self.sharing, *(block.given.sharing for block in self.gpu))
 
 
-_SECONDS = "_s"
+_UNITS = re.compile(r"_(s|mib)$")
 
 
 def options(declared: type = PluginConfig) -> Iterator[Option]:
     """Every option that a class declares, in the order in which the docs list them.
 
-    A field that holds seconds ends in `_s`; its option does not, for it carries a unit itself.
+    A field that holds seconds or MiB says so at its end; its option does not, for it carries a
+    unit itself.
     """
     for field in dataclasses.fields(declared):
         meta = field.metadata
         yield Option(
-            field.name.removesuffix(_SECONDS),
+            _UNITS.sub("", field.name),
             field.name,
             meta["kind"],
             meta["shown"],
             meta["doc"],
             meta.get("block"),
+            meta.get("label", ""),
         )
 
 
@@ -285,4 +383,4 @@ def all_options() -> Iterator[tuple[str, Option]]:
             yield option.name, option
         else:
             for inner in options(option.block):
-                yield f"{option.name}.{inner.name}", inner
+                yield f"{option.path}{inner.name}", inner

@@ -16,6 +16,13 @@ from typing import Any, NamedTuple
 _MAX_SHOWN = 80
 _MAX_DURATION_S = 8760 * 3600  # a year: threads wait that long, and cannot for a thousand
 _NUMBER = r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?"
+_SIZE = re.compile(r"(?P<whole>[0-9]{1,18})(\.(?P<part>[0-9]{1,18}))? ?(?P<unit>[kKMGTPE]i?B)")
+_BYTES = {
+    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGTPE", 1)},
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGTPE", 1)},
+    "kB": 1000,
+}
+"""Nomad's units of bytes, for jobs compare with them."""
 _MAX_PORT = 65535
 _ADDRESS = (
     r"((?P<name>[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?)|\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\])"
@@ -112,6 +119,19 @@ def duration(minimum: timedelta) -> Kind:
     return Kind("string", allowed, read)
 
 
+def size() -> Kind:
+    """An amount of memory such as "10GiB" in Nomad's units; ours is MiB, rounded up."""
+    allowed = 'a size such as "10GiB" or "4.5 GiB" (KiB to EiB, kB to EB)'
+
+    def read(value: object) -> int:
+        mib = _mib(value) if isinstance(value, str) else None
+        if not mib:
+            raise ValueError(f"must be {allowed}, got {shown(value)}")
+        return mib
+
+    return Kind("string", allowed, read)
+
+
 def address() -> Kind:
     """`host:port` to listen on, an IPv6 address in brackets, or "" for none; ours is the same."""
     allowed = '"" or a "host:port" such as "127.0.0.1:9400" or "[::1]:9400", the port 1 to 65535'
@@ -183,6 +203,16 @@ def _number(value: object) -> float | int | None:
         except ValueError:
             return None
     return number if abs(number) < float("inf") else None
+
+
+def _mib(text_value: str) -> int | None:
+    """Rounded up, so that no share that is counted in MiB is below it."""
+    match = _SIZE.fullmatch(text_value)
+    if match is None or match["unit"] not in _BYTES:
+        return None
+    part = match["part"] or ""
+    scaled = int(match["whole"] + part) * _BYTES[match["unit"]]
+    return int(-(-scaled // (10 ** len(part) << 20)))
 
 
 def _seconds(text_value: str) -> float | None:

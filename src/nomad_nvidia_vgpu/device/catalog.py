@@ -13,6 +13,7 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.usage import Usage
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
+from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Catalog:
         self._inventory = Inventory()
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
+        self._holdings: frozenset[Holding] | None = frozenset()
 
     @property
     def edition(self) -> Edition:
@@ -111,13 +113,26 @@ class Catalog:
                 self._enforced[uuid] = enforcement
                 self._plan_anew()
 
+    def expect_holdings(self) -> None:
+        """Somebody is about to find out what tasks hold: no plan is complete without."""
+        with self._changed:
+            self._holdings = None
+
+    def take_holdings(self, holdings: frozenset[Holding]) -> None:
+        """What running tasks hold; plans anew if it has changed."""
+        with self._changed:
+            if self._holdings != holdings:
+                self._holdings = holdings
+                self._plan_anew()
+
     def _plan_anew(self) -> None:
         """Replaces the edition; the lock is held."""
-        plan = make_plan(self._config, self._inventory, self._enforced)
         before = self._edition
+        held = self._holdings or ()
+        plan = make_plan(self._config, self._inventory, self._enforced, held, before.plan)
         seen = frozenset(one.gpu.uuid for one in self._inventory.gpus)
         # A GPU that has not answered yet may be the one that is missed.
-        complete = self._answered and not plan.starting
+        complete = self._answered and not plan.starting and self._holdings is not None
         self._edition = Edition(before.number + 1, complete, plan, seen)
         self._changed.notify_all()
         told = before.plan.warnings if before.complete else ()

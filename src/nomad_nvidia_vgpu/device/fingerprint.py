@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.sharing.plan import Group, Plan, SharedGpu
+from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Group, Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.strategy import ISOLATION
-
-DEVICE_TYPE = "gpu"
 
 FIRST_ANSWER_S = 10.0
 """The first message comes at the latest then, with the GPUs that have answered: the agent waits
@@ -100,9 +98,10 @@ _NEVER = float("inf")
 
 def _device_group(group: Group, vendor: str) -> DeviceGroup:
     instances = tuple(
-        Instance(str(vgpu), one.health.healthy, one.health.reason, one.gpu.pci_bus_id)
+        Instance(str(vgpu), health.healthy, health.reason, one.gpu.pci_bus_id)
         for one in group.gpus
         for vgpu in one.ids()
+        for health in [one.health_of(vgpu.number)]
     )
     return DeviceGroup(vendor, DEVICE_TYPE, group.name, instances, _attributes(group))
 
@@ -112,7 +111,7 @@ def _attributes(group: Group) -> dict[str, Attribute]:
     shared = group.gpus
     gpus = [one.gpu for one in shared]
     published = sum(one.published for one in shared)
-    healthy = sum(one.published for one in shared if one.health.healthy)
+    healthy = sum(one.offered for one in shared)
     found: dict[str, Attribute | None] = {
         "memory": _least((g.memory_mib for g in gpus), "MiB"),
         "power": _least((g.power_limit_w for g in gpus), "W"),

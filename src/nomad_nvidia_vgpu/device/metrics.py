@@ -18,11 +18,10 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from nomad_nvidia_vgpu import __version__
 from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.fingerprint import DEVICE_TYPE
 from nomad_nvidia_vgpu.device.tally import Tally
 from nomad_nvidia_vgpu.device.usage import GpuUse
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio
-from nomad_nvidia_vgpu.sharing.plan import Group, Plan, SharedGpu
+from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Group, Plan, SharedGpu
 
 STALE_S = 30.0
 """A sample that is older says nothing of the GPU any more: the driver does not answer."""
@@ -268,7 +267,7 @@ def _put_facts(page: _Page, group: Group, shared: SharedGpu, vendor: str) -> Non
         page.put(GPU_UNHEALTHY_INFO, (*own, health.reason[:_MAX_REASON]), 1)
     page.put(GPU_MEMORY_TOTAL, own, _bytes(gpu.memory_mib))
     page.put(GPU_VGPUS, own, shared.published)
-    page.put(GPU_VGPUS_HEALTHY, own, shared.published if health.healthy else 0)
+    page.put(GPU_VGPUS_HEALTHY, own, shared.offered)
     if shared.sharing == "mps":
         page.put(GPU_MPS_UP, own, not shared.enforcement.problem)
         page.put(GPU_MPS_MEMORY_LIMITED, own, shared.enforcement.holds_memory)

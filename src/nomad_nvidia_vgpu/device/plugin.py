@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
+from nomad_nvidia_vgpu.device.holdings import HoldingsWatch
+from nomad_nvidia_vgpu.device.reserve import NodeSource, Reservation, reserve
 from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
 from nomad_nvidia_vgpu.errors import RequestError
@@ -51,6 +52,7 @@ class Plugin:
         self._source_of = source_of
         self._config = config
         self._catalog = Catalog(config)
+        self._nodes = _node_source(config)
         self._tally = Tally()
         self._lock = threading.Lock()  # guards the start of the watch
         self._watch: GpuWatch | None = None
@@ -71,7 +73,7 @@ class Plugin:
         self._start_watch()
         edition = self._catalog.wait(lambda e: e.complete, fingerprint.FIRST_ANSWER_S)
         try:
-            reservation = reserve(self._config, edition.plan, ids)
+            reservation = reserve(self._config, edition.plan, ids, self._nodes)
         except RequestError:
             self._tally.reserved(REFUSED)
             raise
@@ -123,6 +125,11 @@ class Plugin:
                 enforcers = enforcers_of(config, source)
                 if enforcers:
                     Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
+                # Simulated GPUs have the same UUIDs in every agent: a task may be another's.
+                if not config.simulate:
+                    self._catalog.expect_holdings()
+                    tell = self._catalog.take_holdings
+                    HoldingsWatch(tell, config.fingerprint_period_s).start()
                 self._accountant, sink = self._accounting()
                 self._watch = GpuWatch(
                     source,
@@ -143,6 +150,15 @@ class Plugin:
                         daemon=True,
                     ).start()
             return self._watch
+
+
+def _node_source(config: PluginConfig) -> NodeSource | None:
+    if config.device_nodes != "cdi":
+        return None
+    # Imported late: few nodes have a use for it, and every start would wait for it.
+    from nomad_nvidia_vgpu.device.cdi import CdiNodes  # noqa: PLC0415
+
+    return CdiNodes(config.cdi_spec_dirs)
 
 
 def _warning_only(config: PluginConfig) -> PluginConfig:

@@ -8,31 +8,50 @@ and never says when it ended: a reservation is a function of the ids alone and c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import RequestError
-from nomad_nvidia_vgpu.sharing.grant import Grant, Mount
+from nomad_nvidia_vgpu.gpu.model import Gpu
+from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Grant, Mount
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
 IDS_ENV = "NVIDIA_VGPU_IDS"
 MEMORY_ENV = "NVIDIA_VGPU_MEMORY_MIB"
 BUDGETS_ENV = "NVIDIA_VGPU_BUDGETS"
+GROUP_ENV = "NVIDIA_VGPU_GROUP"
+"""By which Nomad counts the vGPUs, so that it is known later whether it still does."""
 
+RUNTIME_ENV = "NVIDIA_VISIBLE_DEVICES"
+"""As soon as a task has it, Nomad's docker driver demands NVIDIA's container runtime."""
+_CUDA_ENV = "CUDA_VISIBLE_DEVICES"
 _MAX_NAMED = 8
 
 
 class Reservation(NamedTuple):
-    """What is added to the task; mounts only where asked for, since Nomad loses or breaks them."""
+    """What is added to the task; more than variables only where asked for, since Nomad loses it."""
 
     envs: Mapping[str, str]
     mounts: tuple[Mount, ...] = ()
+    devices: tuple[DeviceNode, ...] = ()
 
 
-def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation:
-    """The reservation for `ids`, whatever their order; RequestError naming all that are wrong."""
+class NodeSource(Protocol):
+    """Where the device files of GPUs come from, and what goes with them."""
+
+    def deliver(self, gpus: Sequence[Gpu]) -> Delivery:
+        """What a task with these GPUs is given; RequestError with the remedy."""
+
+
+def reserve(
+    config: PluginConfig, plan: Plan, ids: Sequence[str], nodes: NodeSource | None = None
+) -> Reservation:
+    """The reservation for `ids`, whatever their order; RequestError naming all that are wrong.
+
+    With `nodes` a task gets its GPUs by their device files, and needs no container runtime.
+    """
     wanted = sorted(set(ids))
     if not wanted:
         raise RequestError("Nomad asked for no vGPU: give the device block a count of at least 1")
@@ -44,8 +63,8 @@ def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation
         gpu = gpus.get(vgpu.gpu_uuid) if vgpu else None
         if vgpu is None or gpu is None or vgpu.number >= gpu.published:
             problems.append(f"{text!r:.220} is not a vGPU of this node now")
-        elif not gpu.health.healthy:
-            problems.append(f"{text} is unhealthy ({gpu.health.reason})")
+        elif not gpu.health_of(vgpu.number).healthy:
+            problems.append(f"{text} is unhealthy ({gpu.health_of(vgpu.number).reason})")
         else:
             granted[vgpu.gpu_uuid] += 1
     if problems:
@@ -61,10 +80,18 @@ def reserve(config: PluginConfig, plan: Plan, ids: Sequence[str]) -> Reservation
     deliveries = [
         one.strategy.deliver(config, Grant(one.gpu, one.vgpus, count)) for one, count in shares
     ]
-    envs = _envs(config, gpus, granted, wanted)
-    for delivery in deliveries:
-        envs.update(delivery.envs)
-    return Reservation(envs, tuple(mount for d in deliveries for mount in d.mounts))
+    by_nodes = nodes.deliver([one.gpu for one, _count in shares]) if nodes else Delivery()
+    envs = {
+        **by_nodes.envs,  # the node's, and not to take the place of any of ours
+        **_envs(config, gpus, granted, wanted, hides_runtime=nodes is not None),
+        **_group(config, plan, granted),
+        **{name: text for d in deliveries for name, text in d.envs.items()},
+    }
+    return Reservation(
+        envs,
+        tuple(mount for d in (by_nodes, *deliveries) for mount in d.mounts),
+        by_nodes.devices,
+    )
 
 
 def _refusal(problems: Sequence[str]) -> str:
@@ -77,19 +104,33 @@ def _refusal(problems: Sequence[str]) -> str:
 
 
 def _envs(
-    config: PluginConfig, gpus: Mapping[str, SharedGpu], granted: Counter[str], ids: Sequence[str]
+    config: PluginConfig,
+    gpus: Mapping[str, SharedGpu],
+    granted: Counter[str],
+    ids: Sequence[str],
+    *,
+    hides_runtime: bool,
 ) -> dict[str, str]:
     uuids = sorted(granted)
     budgets = {
         uuid: mib for uuid in uuids if (mib := gpus[uuid].memory_mib(granted[uuid])) is not None
     }
-    envs = dict.fromkeys(config.visible_devices_envs, ",".join(uuids))
+    names: Sequence[str] = config.visible_devices_envs
+    if hides_runtime:
+        names = [_CUDA_ENV if name == RUNTIME_ENV else name for name in names]
+    envs = dict.fromkeys(names, ",".join(uuids))
     envs[IDS_ENV] = ",".join(sorted(ids, key=_by_number))
     if budgets:
         envs[BUDGETS_ENV] = ",".join(f"{uuid}={mib}" for uuid, mib in budgets.items())
     if len(budgets) == len(uuids):
         envs[MEMORY_ENV] = str(min(budgets.values()))
     return envs
+
+
+def _group(config: PluginConfig, plan: Plan, granted: Collection[str]) -> dict[str, str]:
+    """The device group of these GPUs, if they are of one, as in all that Nomad asks for."""
+    groups = {g.device(config.vendor) for g in plan.groups for o in g.gpus if o.gpu.uuid in granted}
+    return {GROUP_ENV: groups.pop()} if len(groups) == 1 else {}
 
 
 def _by_number(text: str) -> tuple[str, int]:

@@ -15,10 +15,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.fingerprint import DEVICE_TYPE
 from nomad_nvidia_vgpu.device.usage import UNKNOWN, GpuUse, Usage, VgpuUse
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
-from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
+from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Plan, SharedGpu
 
 DEFAULT_INTERVAL_S = 1.0
 """For hosts that send no interval (Nomad 0.9.0 to 0.9.5)."""

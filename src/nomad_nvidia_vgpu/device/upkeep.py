@@ -177,5 +177,5 @@ def _targets(plan: Plan) -> dict[str, _Target]:
     return {
         uuid: _Target(one.gpu, one.vgpus, one.sharing)
         for uuid, one in plan.by_uuid().items()
-        if not one.strategy.problem(one.gpu, one.vgpus)
+        if one.fit
     }

@@ -6,10 +6,13 @@ A fact that the GPU or its driver does not give is None, never zero.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
+
+_COMPUTE_INSTANCE = re.compile(r"(?P<slices>[1-9])c\.(?P<all>[1-9])g\.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,18 @@ class Gpu:
     unified_memory: bool = False
     """The GPU has no memory of its own: `memory_mib` is the system's."""
     simulated: bool = False
+
+    @property
+    def own_memory_mib(self) -> int | None:
+        """The memory that its tasks may count on together.
+
+        Compute instances of one GPU instance share its memory, and NVML gives all of it as the
+        total of each: one has the part that it has of the compute slices.
+        """
+        part = _COMPUTE_INSTANCE.match(self.mig_profile or "")
+        if part is None or self.memory_mib is None:
+            return self.memory_mib
+        return self.memory_mib * int(part["slices"]) // int(part["all"])
 
     @property
     def owns_gpu_instance(self) -> bool:

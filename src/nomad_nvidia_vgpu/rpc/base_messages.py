@@ -33,6 +33,10 @@ def _object(entries: Iterable[Attr | Block]) -> hclspec_pb2.Spec:
         inner = spec.object.attributes[entry.name]
         if isinstance(entry, Attr):
             inner.Attr.name, inner.Attr.type = entry.name, entry.type
+        elif entry.label:
+            inner.block_map.name = entry.name
+            inner.block_map.labels.append(entry.label)
+            inner.block_map.nested.CopyFrom(_object(entry.attrs))
         else:
             inner.block_value.name = entry.name
             inner.block_value.nested.CopyFrom(_object(entry.attrs))

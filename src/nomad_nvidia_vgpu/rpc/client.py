@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import grpc
 import msgpack
 
+from nomad_nvidia_vgpu.config.options import LABELLED
 from nomad_nvidia_vgpu.device.fingerprint import Attribute, DeviceGroup, Instance
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.device.stats import Stat
@@ -25,7 +27,7 @@ from nomad_nvidia_vgpu.rpc.generated import (
     hclspec_pb2,
     structs_pb2,
 )
-from nomad_nvidia_vgpu.sharing.grant import Mount
+from nomad_nvidia_vgpu.sharing.grant import DeviceNode, Mount
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -106,15 +108,20 @@ class Host:
         return PluginInfo(answer.name, answer.plugin_version, tuple(answer.plugin_api_versions))
 
     def schema(self) -> dict[str, str]:
-        """The type of each option; those in a block by their path, `health.end_tasks`."""
+        """The type of each option; those in a block by their path, as `all_options` spells it."""
         answer = _call(self._base.ConfigSchema, base_pb2.ConfigSchemaRequest())
         return dict(_types(answer.spec, ""))
 
     def set_config(self, config: Mapping[str, object]) -> None:
-        """Sends a config as Nomad does: every option of the schema, nil where none is given."""
-        names = {path.split(".")[0] for path in self.schema()}
-        full = {**dict.fromkeys(sorted(names)), **config}
-        self.set_config_bytes(msgpack.packb(full))
+        """Sends a config as Nomad does: every option of the schema, nil where none is given.
+
+        Of blocks with labels an empty map.
+        """
+        nothing: dict[str, object] = {
+            re.split(r"\W", path)[0]: {} if LABELLED in path else None
+            for path in sorted(self.schema())
+        }
+        self.set_config_bytes(msgpack.packb({**nothing, **config}))
 
     def set_config_bytes(self, data: bytes) -> None:
         """Sends bytes as a config; Refused with the plugin's words."""
@@ -130,7 +137,8 @@ class Host:
         answer = _call(self._device.Reserve, device_pb2.ReserveRequest(device_ids=ids))
         container = answer.container_res
         mounts = (Mount(m.host_path, m.task_path, m.read_only) for m in container.mounts)
-        return Reservation(dict(container.envs), tuple(mounts))
+        devices = (DeviceNode(d.host_path, d.task_path, d.permissions) for d in container.devices)
+        return Reservation(dict(container.envs), tuple(mounts), tuple(devices))
 
     def stats(self, interval_s: float) -> Stream[StatsOfGroups]:
         """The stream of stats."""
@@ -180,6 +188,8 @@ def _types(spec: hclspec_pb2.Spec, path: str) -> Iterator[tuple[str, str]]:
     for name, inner in spec.object.attributes.items():
         if inner.HasField("block_value"):
             yield from _types(inner.block_value.nested, f"{path}{name}.")
+        elif inner.HasField("block_map"):
+            yield from _types(inner.block_map.nested, f"{path}{name}{LABELLED}.")
         else:
             yield f"{path}{name}", inner.Attr.type
 

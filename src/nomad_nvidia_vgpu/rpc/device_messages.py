@@ -53,7 +53,15 @@ def reservation(reserved: Reservation) -> device_pb2.ReserveResponse:
         )
         for mount in reserved.mounts
     ]
-    container = device_pb2.ContainerReservation(envs=envs, mounts=mounts)
+    devices = [
+        device_pb2.DeviceSpec(
+            task_path=device.task_path,
+            host_path=device.host_path,
+            permissions=device.permissions,
+        )
+        for device in reserved.devices
+    ]
+    container = device_pb2.ContainerReservation(envs=envs, mounts=mounts, devices=devices)
     return device_pb2.ReserveResponse(container_res=container)
 
 

@@ -27,11 +27,21 @@ class Mount(NamedTuple):
     read_only: bool
 
 
+class DeviceNode(NamedTuple):
+    """A device file of the host that a task's driver makes in the task's /dev."""
+
+    host_path: str
+    task_path: str
+    permissions: str
+    """Of the letters r, w and m, for the task's device cgroup."""
+
+
 class Delivery(NamedTuple):
     """What is added to a task."""
 
     envs: Mapping[str, str] = {}
     mounts: tuple[Mount, ...] = ()
+    devices: tuple[DeviceNode, ...] = ()
 
 
 def share_of(total: int, granted: int, vgpus: int) -> int:

@@ -90,14 +90,18 @@ class Mps:
             envs[MEMORY_ENV] = f"{ORDINAL}={limits.memory_mib}M"
         if limits.thread_percentage is not None:
             envs[PERCENTAGE_ENV] = str(limits.thread_percentage)
-        mounts = (Mount(pipe, pipe, read_only=False),) if config.mps.mount else ()
+        # With device files there are mounts anyway, and so all that mounts cost in Nomad.
+        mounted = config.mps.mount or config.device_nodes == "cdi"
+        # A simulated GPU has no daemon, and a driver fails on a mount of what is not there.
+        there = mounted and not grant.gpu.simulated
+        mounts = (Mount(pipe, pipe, read_only=False),) if there else ()
         return Delivery(envs, mounts)
 
     def enforcer(self, config: PluginConfig, modes: ComputeModes) -> MpsEnforcer | None:
         """One MPS control daemon for each GPU; None where MPS is not used and never was."""
         if config.simulate:
             return None
-        if config.sharing != "mps" and not Path(config.mps.root).is_dir():
+        if not config.shares_by("mps") and not Path(config.mps.root).is_dir():
             return None
         # Imported late: of no use on a node that shares by time-slicing.
         from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer  # noqa: PLC0415
@@ -118,7 +122,7 @@ def largest_grant(config: MpsConfig, vgpus: int) -> int:
 
 def limits_of(config: MpsConfig, grant: Grant) -> Limits:
     """The limits of each process of a task with this grant, rounded down."""
-    memory_mib = grant.gpu.memory_mib
+    memory_mib = grant.gpu.own_memory_mib
     if not config.memory_limit or memory_mib is None or grant.gpu.unified_memory:
         memory_mib = None
     else:

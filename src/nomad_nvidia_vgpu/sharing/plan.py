@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import share_of
+from nomad_nvidia_vgpu.sharing.holding import WITHHELD, Division, Holding, withheld
+from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+
+DEVICE_TYPE = "gpu"
+"""The second part of a device's name in jobs."""
 
 MANY_VGPUS = 1024
 """Above this, a node's registration is large enough to be worth a warning."""
 MAX_VGPUS_PER_NODE = 4096
 """Above this, a node's registration would exceed what Nomad's Raft log takes in one entry."""
+
+_MAX_SHOWN = 8
+
+
+_HELD = Health(False, WITHHELD)
 
 
 class SharedGpu(NamedTuple):
@@ -33,6 +43,10 @@ class SharedGpu(NamedTuple):
     enforcement: Enforcement = IN_FORCE
     guarded: bool = False
     """Whether the memory guard ends processes of a task that takes more than its share."""
+    withheld: frozenset[int] = frozenset()
+    """The numbers of the vGPUs that must not be given away now."""
+    fit: bool = True
+    """Whether it can be shared as the config asks, so far as the GPU itself is concerned."""
 
     @property
     def strategy(self) -> Strategy:
@@ -45,13 +59,22 @@ class SharedGpu(NamedTuple):
         held = self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
         return "guard" if held == "none" and self.guarded else held
 
+    def health_of(self, number: int) -> Health:
+        """The health of one of its vGPUs."""
+        return _HELD if self.health.healthy and number in self.withheld else self.health
+
+    @property
+    def offered(self) -> int:
+        """How many of its vGPUs can be used or given away now."""
+        return self.published - len(self.withheld) if self.health.healthy else 0
+
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
         return [VgpuId(self.gpu.uuid, number) for number in range(self.published)]
 
     def memory_mib(self, granted: int) -> int | None:
         """The memory that `granted` of its vGPUs entitle a task to, rounded down."""
-        total = self.gpu.memory_mib
+        total = self.gpu.own_memory_mib
         return None if total is None else share_of(total, granted, self.vgpus)
 
 
@@ -60,6 +83,10 @@ class Group(NamedTuple):
 
     name: str
     gpus: tuple[SharedGpu, ...]
+
+    def device(self, vendor: str) -> str:
+        """Its full name, by which Nomad counts and a job can ask for it."""
+        return f"{vendor}/{DEVICE_TYPE}/{self.name}"
 
 
 class Plan(NamedTuple):
@@ -83,55 +110,60 @@ def make_plan(
     config: PluginConfig,
     inventory: Inventory,
     enforced: Mapping[str, Enforcement] | None = None,
+    holdings: Collection[Holding] = (),
+    before: Plan | None = None,
 ) -> Plan:
     """The groups that `config` makes of `inventory`, ordered by name.
 
     `enforced` says by UUID what is in force on GPUs whose sharing needs more than the driver;
-    None: assume that all is as the config asks.
+    None: assume that all is as the config asks. `holdings` is what running tasks say that they
+    hold; `before` the plan that this one follows.
     """
-    vgpus = config.vgpus
-    if not config.enabled or vgpus is None:
+    if not config.configured:
         return Plan()
-    shared = _within_limit(
-        [_divide(config, seen, vgpus, enforced) for seen in _wanted(config, inventory)]
-    )
-    groups: dict[str, list[SharedGpu]] = {}
-    for one in shared:
-        groups.setdefault(_group_name(config, one), []).append(one)
+    decided = [(seen, decide(config, seen.gpu)) for seen in inventory.gpus]
+    wanted = [(seen, policy) for seen, policy in decided if not policy.ignored]
+    shared = _within_limit([_divide(config, seen, policy, enforced) for seen, policy in wanted])
+    stems = [_Stem.of(one, policy) for one, (_, policy) in zip(shared, wanted, strict=True)]
+    groups = (Group(name, tuple(gpus)) for name, gpus in sorted(_grouped(stems).items()))
+    if holdings:
+        earlier = before.by_uuid() if before else {}
+        groups = (_without_held(config, group, holdings, earlier) for group in groups)
     return Plan(
-        groups=tuple(Group(name, tuple(gpus)) for name, gpus in sorted(groups.items())),
+        groups=tuple(groups),
         warnings=tuple(_warnings(config, inventory, shared)),
     )
-
-
-def _wanted(config: PluginConfig, inventory: Inventory) -> Iterable[SeenGpu]:
-    ignored = {uuid.lower() for uuid in config.ignored_gpu_ids}
-    for seen in inventory.gpus:
-        own = {seen.gpu.uuid.lower(), (seen.gpu.parent_uuid or "").lower()}
-        if not own & ignored:
-            yield seen
 
 
 def _divide(
     config: PluginConfig,
     seen: SeenGpu,
-    vgpus: int,
+    policy: Policy,
     enforced: Mapping[str, Enforcement] | None,
 ) -> SharedGpu:
     gpu, health = seen
-    strategy = STRATEGIES[config.sharing]
+    strategy = STRATEGIES[policy.sharing]
     if enforced is None or gpu.simulated:
         enforcement = IN_FORCE
     else:
         enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else IN_FORCE)
-    unfit = strategy.problem(gpu, vgpus)
+    unfit = policy.problem or strategy.problem(gpu, policy.vgpus)
     if unfit and enforcement is STARTING:
         enforcement = Enforcement()  # nothing is started for it
     problem = unfit or enforcement.problem
     if health.healthy and problem:
         health = Health(False, problem)
     guarded = config.memory_guard.action == "kill"
-    return SharedGpu(gpu, health, vgpus, config.sharing, vgpus, enforcement, guarded)
+    return SharedGpu(
+        gpu,
+        health,
+        policy.vgpus,
+        policy.sharing,
+        policy.vgpus,
+        enforcement,
+        guarded,
+        fit=not unfit,
+    )
 
 
 def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
@@ -146,9 +178,91 @@ def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
     return result
 
 
-def _group_name(config: PluginConfig, one: SharedGpu) -> str:
-    alone = config.group_by == "gpu" or one.strategy.one_gpu_per_group
-    return f"{one.gpu.model}/{one.gpu.uuid}" if alone else one.gpu.model
+def _without_held(
+    config: PluginConfig,
+    group: Group,
+    holdings: Collection[Holding],
+    earlier: Mapping[str, SharedGpu],
+) -> Group:
+    """The group, with what tasks hold of it that Nomad does not count withheld."""
+    gpus = []
+    for one in group.gpus:
+        uuid = one.gpu.uuid
+        now = Division(uuid, group.device(config.vendor), one.vgpus, one.gpu.own_memory_mib)
+        before = earlier[uuid].withheld if uuid in earlier else frozenset()
+        gpus.append(one._replace(withheld=withheld(now, holdings, before)))
+    return Group(group.name, tuple(gpus))
+
+
+class _Stem(NamedTuple):
+    """A GPU, and how far its group's name tells its share."""
+
+    one: SharedGpu
+    text: str
+    detail: int = 0
+    """How many times more exactly than the last time: an index into `_DETAILS`."""
+
+    @classmethod
+    def of(cls, one: SharedGpu, policy: Policy) -> _Stem:
+        """The stem by config and GPU alone: it must not change with the GPUs beside it.
+
+        For Nomad counts a vGPU that is in use by the name of its group too.
+        """
+        text = policy.name or one.gpu.model
+        if policy.problem or policy.group_by == "gpu" or one.strategy.one_gpu_per_group:
+            return cls(one, f"{text}/{one.gpu.uuid}")
+        return cls(one, text, detail=int(policy.own_size and policy.name is None))
+
+    @property
+    def name(self) -> str:
+        """The name of its group."""
+        return " ".join(filter(None, (self.text, _DETAILS[self.detail](self.one))))
+
+
+def _grouped(stems: Sequence[_Stem]) -> dict[str, list[SharedGpu]]:
+    """GPUs by the names of their groups, none of which hides unequal shares."""
+    groups: dict[str, list[_Stem]] = {}
+    for stem in stems:
+        groups.setdefault(stem.name, []).append(stem)
+    mixed = {
+        name
+        for name, inside in groups.items()
+        if not _alike([s.one for s in inside]) and min(s.detail for s in inside) < _MOST_DETAIL
+    }
+    if not mixed:
+        return {name: [stem.one for stem in inside] for name, inside in groups.items()}
+    return _grouped(
+        [
+            s._replace(detail=min(s.detail + 1, _MOST_DETAIL)) if s.name in mixed else s
+            for s in stems
+        ]
+    )
+
+
+def _alike(gpus: Sequence[SharedGpu]) -> bool:
+    """Whether Nomad may take a vGPU of one for a vGPU of the other."""
+    shares = [mib for one in gpus if (mib := one.memory_mib(1)) is not None]
+    # Cards of one model differ by up to a sixteenth: error correction takes its part of some.
+    same = not shares or max(shares) * 8 <= min(shares) * 9
+    return same and len({one.vgpus for one in gpus}) == 1
+
+
+def _gib(one: SharedGpu) -> str:
+    """A share as a name tells it: rounded down, for it is a promise."""
+    mib = one.memory_mib(1)
+    if mib is None:
+        return f"{one.vgpus} vGPUs"
+    tenths = mib * 10 // 1024
+    return f"{tenths / 10:g}GiB" if tenths else f"{mib}MiB"
+
+
+def _exactly(one: SharedGpu) -> str:
+    mib = one.memory_mib(1)
+    return f"{one.vgpus} vGPUs" if mib is None else f"{one.vgpus} x {mib}MiB"
+
+
+_DETAILS = (lambda _: "", _gib, _exactly)
+_MOST_DETAIL = len(_DETAILS) - 1
 
 
 def _warnings(
@@ -156,6 +270,8 @@ def _warnings(
 ) -> Iterable[str]:
     here = {uuid for seen in inventory.gpus for uuid in (seen.gpu.uuid, seen.gpu.parent_uuid)}
     known = {uuid.lower() for uuid in here if uuid}
+    for block in unmatched(config, (seen.gpu for seen in inventory.gpus)) if known else ():
+        yield f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}: mend it"
     for uuid in config.ignored_gpu_ids:
         if known and uuid.lower() not in known:
             yield f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID: mend it"
@@ -171,3 +287,15 @@ def _warnings(
         )
     if any(seen.gpu.simulated for seen in inventory.gpus):
         yield "these GPUs are simulated: remove simulate from the config to offer real ones"
+
+
+def _shown(inventory: Inventory) -> str:
+    """The GPUs in all the ways in which a block can select them."""
+    gpus = [seen.gpu for seen in inventory.gpus]
+    named = [f"{gpu.uuid} ({', '.join(_kinds(gpu))})" for gpu in gpus[:_MAX_SHOWN]]
+    more = [f"{len(gpus) - _MAX_SHOWN} more"] if len(gpus) > _MAX_SHOWN else []
+    return ", ".join(named + more)
+
+
+def _kinds(gpu: Gpu) -> Iterable[str]:
+    return filter(None, (gpu.model, gpu.pci_bus_id, gpu.parent_uuid and f"of {gpu.parent_uuid}"))

@@ -80,6 +80,32 @@ def test_every_form_of_a_file_is_read(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, text) == {"vgpus": 4, "simulate": ["l4:2"]}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'gpu "*L4*" {\n  vgpus = 2\n}\ngpu "GPU-a" {\n  ignored = true\n}\n',
+        '{"gpu": {"*L4*": {"vgpus": 2}, "GPU-a": {"ignored": true}}}',
+        '{"gpu": [{"*L4*": [{"vgpus": 2}]}, {"GPU-a": [{"ignored": true}]}]}',
+    ],
+)
+def test_blocks_with_labels_are_read(tmp_path: Path, text: str) -> None:
+    """Blocks of one name are told apart by their labels, in every form of a file."""
+    assert read(tmp_path, text) == {"gpu": {"*L4*": {"vgpus": 2}, "GPU-a": {"ignored": True}}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'gpu "GPU-a" {\n  vgpus = 2\n}\ngpu "GPU-a" {\n  ignored = true\n}\n',
+        '{"gpu": [{"GPU-a": [{"vgpus": 2}, {"vgpus": 4}]}]}',
+    ],
+)
+def test_a_label_stands_once(tmp_path: Path, text: str) -> None:
+    """Nomad refuses two blocks with one label, and so do our tools."""
+    with pytest.raises(ConfigError, match=r'gpu "GPU-a" is there twice'):
+        read(tmp_path, text)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", 'plugin "nvidia-vgpu" {}'])
 def test_an_empty_config_is_empty(tmp_path: Path, text: str) -> None:
     """A file or block that gives nothing is no error."""

@@ -9,9 +9,21 @@ from typing import Any
 import click
 import pytest
 
-from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli.config_options import (
+    checked_config,
+    config_options,
+    given_config,
+    with_any_size,
+)
 from nomad_nvidia_vgpu.config.decode import decode
-from nomad_nvidia_vgpu.config.options import HealthConfig, PluginConfig, all_options
+from nomad_nvidia_vgpu.config.options import (
+    LABELLED,
+    GpuBlock,
+    GpuConfig,
+    HealthConfig,
+    PluginConfig,
+    all_options,
+)
 from nomad_nvidia_vgpu.errors import ConfigError
 
 
@@ -38,8 +50,42 @@ def test_every_option_has_a_flag() -> None:
     flags = {param.opts[0] for param in show.params}
     assert flags == {
         "--config",
-        *(f"--{path.replace('_', '-').replace('.', '-')}" for path, _ in all_options()),
+        *(
+            f"--{path.replace(LABELLED, '').replace('_', '-').replace('.', '-')}"
+            for path, _ in all_options()
+        ),
     }
+
+
+def test_flags_reach_into_labelled_blocks(tmp_path: Path) -> None:
+    """A flag of an option in blocks with labels says which block it is for, and adds to a file's."""
+    path = tmp_path / "agent.hcl"
+    path.write_text('gpu "*L4*" {\n  vgpus = 2\n  name = "small"\n}\n')
+    given = given_by(
+        "--config", str(path), "--gpu-vgpus", "*L4*=4", "--gpu-vgpus", "0000:07:00.0=8",
+        "--gpu-ignored", "GPU-a=true",
+    )  # fmt: skip
+    assert given == {
+        "gpu": {
+            "*L4*": {"vgpus": "4", "name": "small"},
+            "0000:07:00.0": {"vgpus": "8"},
+            "GPU-a": {"ignored": "true"},
+        }
+    }
+    assert decode(given).gpu[1] == GpuBlock("0000:07:00.0", GpuConfig(vgpus=8))
+
+
+def test_a_flag_without_a_selector_is_wrong_usage() -> None:
+    """`--gpu-vgpus 4` does not say of which GPUs."""
+    with pytest.raises(click.UsageError, match=r"--gpu-vgpus must be SELECTOR=VALUE, got '4'"):
+        given_by("--gpu-vgpus", "4")
+
+
+def test_a_command_that_needs_no_size_gets_any() -> None:
+    """A config is complete for `gpus` whatever it says of sizes."""
+    assert with_any_size({}) == {"vgpus": 1}
+    assert with_any_size({"vgpu_memory": "10GiB"}) == {"vgpu_memory": "10GiB"}
+    assert with_any_size({"vgpus": 4}) == {"vgpus": 4}
 
 
 def test_flags_can_be_decoded() -> None:

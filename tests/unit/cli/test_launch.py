@@ -6,12 +6,20 @@ from __future__ import annotations
 import json
 
 from nomad_nvidia_vgpu.cli import tables
-from nomad_nvidia_vgpu.cli.launch import _sample_ids, _stats_document, _stats_table
+from nomad_nvidia_vgpu.cli.launch import (
+    _reservation_document,
+    _reservation_table,
+    _sample_ids,
+    _stats_document,
+    _stats_table,
+)
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
+from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.device.stats import Stat
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
 from nomad_nvidia_vgpu.rpc.client import InstanceStats, StatsOfGroups
+from nomad_nvidia_vgpu.sharing.grant import DeviceNode, Mount
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from unit.example_gpus import LOST, gpu, inventory
 
@@ -53,6 +61,31 @@ def test_stats_have_one_column_per_gpu() -> None:
     rows = [" ".join(line.split()) for line in shown]
     assert rows.count("Figure GPU-a GPU-b") == 1
     assert rows.count("Temperature 55 C 55 C") == 1
+
+
+def test_the_sample_reservation_shows_all_that_a_task_gets() -> None:
+    """Variables, device files and mounts, for people and for machines."""
+    reserved = Reservation(
+        {"A": "1"},
+        (Mount("/host/libcuda.so", "/lib/libcuda.so.1", read_only=True),),
+        (DeviceNode("/dev/nvidia0", "/dev/nvidia0", "rw"),),
+    )
+    shown = [" ".join(r.split()) for r in tables._rendered(_reservation_table(["x"], reserved))]
+    assert shown[-3:] == ["A 1", "(device) /dev/nvidia0", "(mount) /lib/libcuda.so.1"]
+    assert _reservation_document(["x"], reserved) == {
+        "ids": ["x"],
+        "envs": {"A": "1"},
+        "mounts": [
+            {
+                "host_path": "/host/libcuda.so",
+                "task_path": "/lib/libcuda.so.1",
+                "read_only": True,
+            }
+        ],
+        "devices": [
+            {"host_path": "/dev/nvidia0", "task_path": "/dev/nvidia0", "permissions": "rw"}
+        ],
+    }
 
 
 def test_the_document_has_every_vgpu() -> None:

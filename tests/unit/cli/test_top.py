@@ -142,7 +142,7 @@ def test_who_is_root_is_not_told_to_be(
     [
         (["top"], "name the agent's file with --config, or give --vgpus"),
         (["top", "--enabled", "false"], "vgpus is not set"),
-        (["top", "--simulate", "l4"], "vgpus is missing"),
+        (["top", "--simulate", "l4"], "vgpus and vgpu_memory are both missing"),
     ],
 )
 def test_without_a_size_it_says_what_to_give(

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.decode import decode, decode_msgpack, unknown_options
 from nomad_nvidia_vgpu.config.options import (
+    GpuBlock,
+    GpuConfig,
     HealthConfig,
     MemoryGuardConfig,
     MpsConfig,
@@ -26,11 +28,17 @@ NAMES = [option.name for option in options()]
 FULL: dict[str, Any] = {
     "enabled": True,
     "vgpus": 16,
+    "gpu": {
+        "NVIDIA L4*": {"vgpu_memory": "10GiB", "sharing": "mps", "name": "small"},
+        "GPU-c": {"vgpus": 4, "group_by": "gpu", "ignored": True, "name": None},
+    },
     "ignored_gpu_ids": ["GPU-a", "MIG-b"],
     "fingerprint_period": "30s",
     "vendor": "nvidia",
     "group_by": "gpu",
     "visible_devices_envs": ["CUDA_VISIBLE_DEVICES"],
+    "device_nodes": "cdi",
+    "cdi_spec_dirs": ["/srv/cdi"],
     "metrics_address": "[::1]:9400",
     "simulate": ["l4:2"],
     "log_level": "debug",
@@ -55,11 +63,17 @@ FULL: dict[str, Any] = {
 FULL_CONFIG = PluginConfig(
     enabled=True,
     vgpus=16,
+    gpu=(
+        GpuBlock("NVIDIA L4*", GpuConfig(vgpu_memory_mib=10240, sharing="mps", name="small")),
+        GpuBlock("GPU-c", GpuConfig(vgpus=4, group_by="gpu", ignored=True)),
+    ),
     ignored_gpu_ids=("GPU-a", "MIG-b"),
     fingerprint_period_s=30.0,
     vendor="nvidia",
     group_by="gpu",
     visible_devices_envs=("CUDA_VISIBLE_DEVICES",),
+    device_nodes="cdi",
+    cdi_spec_dirs=("/srv/cdi",),
     metrics_address="[::1]:9400",
     simulate=(SimulatedGpus("l4", 2),),
     log_level="debug",
@@ -194,16 +208,18 @@ def test_unknown_options_are_ignored() -> None:
     assert decode({"vgpus": 4, "nonsense": 1, 5: "x", None: 1}) == PluginConfig(vgpus=4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("vgpus", "enabled")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("vgpus", "vgpu_memory", "enabled", "gpu")]
+)
 def test_anything_given_demands_vgpus(name: str) -> None:
     """A config that gives anything but no size is refused by a sentence that begins with vgpus."""
-    with pytest.raises(ConfigError, match=r"^vgpus is missing: set it to how many"):
+    with pytest.raises(ConfigError, match=r"^vgpus and vgpu_memory are both missing: set one"):
         decode({name: FULL[name]})
 
 
 def test_enabled_alone_demands_vgpus() -> None:
     """Saying `enabled = true` without a size is refused."""
-    with pytest.raises(ConfigError, match=r"^vgpus is missing"):
+    with pytest.raises(ConfigError, match=r"^vgpus and vgpu_memory are both missing"):
         decode({"enabled": True})
 
 

@@ -11,12 +11,15 @@ def test_the_schema_has_every_option_with_its_type() -> None:
     assert {e.name: e.type for e in schema() if isinstance(e, Attr)} == {
         "enabled": "bool",
         "vgpus": "number",
+        "vgpu_memory": "string",
         "ignored_gpu_ids": "list(string)",
         "fingerprint_period": "string",
         "vendor": "string",
         "group_by": "string",
         "sharing": "string",
         "visible_devices_envs": "list(string)",
+        "device_nodes": "string",
+        "cdi_spec_dirs": "list(string)",
         "metrics_address": "string",
         "simulate": "list(string)",
         "log_level": "string",
@@ -26,6 +29,18 @@ def test_the_schema_has_every_option_with_its_type() -> None:
 def test_the_schema_has_the_blocks_with_their_options() -> None:
     """Nomad is told of the options inside a block, each by its name and HCL type."""
     assert [entry for entry in schema() if isinstance(entry, Block)] == [
+        Block(
+            "gpu",
+            (
+                Attr("vgpus", "number"),
+                Attr("vgpu_memory", "string"),
+                Attr("sharing", "string"),
+                Attr("group_by", "string"),
+                Attr("ignored", "bool"),
+                Attr("name", "string"),
+            ),
+            label="selector",
+        ),
         Block(
             "mps",
             (

@@ -9,6 +9,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from nomad_nvidia_vgpu.config.options import (
+    LABELLED,
+    GpuBlock,
+    GpuConfig,
     HealthConfig,
     MemoryGuardConfig,
     MpsConfig,
@@ -26,6 +29,8 @@ def default(path: str) -> object:
     """Gives what a config holds for an option where nothing is given."""
     value: object = PluginConfig()
     *blocks, _ = path.split(".")
+    if blocks == [f"gpu{LABELLED}"]:
+        value, blocks = GpuConfig(), []
     for name in [*blocks, ALL[path].field]:
         value = getattr(value, name)
     return value
@@ -36,11 +41,14 @@ def test_every_option_of_the_design_is_there() -> None:
     assert {path: default(path) for path in ALL} == {
         "enabled": True,
         "vgpus": None,
+        "vgpu_memory": None,
         "ignored_gpu_ids": (),
         "fingerprint_period": 60.0,
         "vendor": "letmutx",
         "group_by": "model",
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
+        "device_nodes": "none",
+        "cdi_spec_dirs": ("/etc/cdi", "/var/run/cdi"),
         "metrics_address": "",
         "simulate": (),
         "log_level": "info",
@@ -52,6 +60,12 @@ def test_every_option_of_the_design_is_there() -> None:
         "mps.mount": False,
         "mps.exclusive_process": True,
         "mps.multi_user": True,
+        'gpu "…".vgpus': None,
+        'gpu "…".vgpu_memory': None,
+        'gpu "…".sharing': None,
+        'gpu "…".group_by': None,
+        'gpu "…".ignored': None,
+        'gpu "…".name': None,
         "memory_guard.action": "warn",
         "memory_guard.grace": 30.0,
         "memory_guard.tolerance_percent": 5,
@@ -80,6 +94,7 @@ def test_a_block_is_listed_with_its_options() -> None:
     """What is in a block is declared by a class, and the block itself holds no value."""
     blocks = {option.name: option.block for option in options() if option.block}
     assert blocks == {
+        "gpu": GpuConfig,
         "mps": MpsConfig,
         "memory_guard": MemoryGuardConfig,
         "health": HealthConfig,
@@ -104,6 +119,9 @@ def test_a_config_cannot_be_changed() -> None:
     [
         (PluginConfig(), False),
         (PluginConfig(vgpus=1), True),
+        (PluginConfig(vgpu_memory_mib=10240), True),
+        (PluginConfig(gpu=(GpuBlock("GPU-a", GpuConfig(vgpus=1)),)), True),
+        (PluginConfig(gpu=(GpuBlock("GPU-a", GpuConfig(ignored=True)),)), False),
         (PluginConfig(vgpus=1, enabled=False), False),
         (PluginConfig(enabled=False), False),
     ],
@@ -111,3 +129,11 @@ def test_a_config_cannot_be_changed() -> None:
 def test_a_config_is_configured_when_it_publishes(config: PluginConfig, configured: object) -> None:
     """A config that is switched on and has a size is configured, and no other."""
     assert config.configured is configured
+
+
+def test_a_way_of_sharing_may_be_that_of_some_gpus() -> None:
+    """What a way of sharing needs is needed when one block asks for it, too."""
+    block = GpuBlock("GPU-a", GpuConfig(vgpus=1, sharing="mps"))
+    assert PluginConfig(gpu=(block,)).shares_by("mps")
+    assert PluginConfig(sharing="mps").shares_by("mps")
+    assert not PluginConfig(gpu=(GpuBlock("GPU-a", GpuConfig(vgpus=1)),)).shares_by("mps")

@@ -263,3 +263,68 @@ def test_a_value_is_shown_short_and_on_one_line(value: object) -> None:
     shown = values.shown(value)
     assert len(shown) <= 81
     assert "\n" not in shown
+
+
+SIZE = values.size()
+UNITS = {
+    **{f"{letter}iB": 2 ** (10 * n) for n, letter in enumerate("KMGTPE", 1)},
+    **{f"{letter}B": 10 ** (3 * n) for n, letter in enumerate("KMGTPE", 1)},
+    "kB": 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("given_value", "mib"),
+    [
+        ("10GiB", 10240),
+        ("4.5 GiB", 4608),
+        ("512MiB", 512),
+        ("1KiB", 1),
+        ("10GB", 9537),
+        ("1TiB", 2**20),
+        ("0.5GiB", 512),
+    ],
+)
+def test_a_size_is_in_nomads_units(given_value: str, mib: int) -> None:
+    """A size is MiB, rounded up so that no share that is counted in MiB is below it."""
+    assert SIZE.read(given_value) == mib
+
+
+@given(st.integers(1, 10**6), st.integers(0, 999), st.sampled_from(sorted(UNITS)))
+def test_a_size_is_never_less_than_was_written(whole: int, part: int, unit: str) -> None:
+    """Whatever the unit, the MiB are at least the bytes, and not a whole MiB more."""
+    mib = SIZE.read(f"{whole}.{part:03}{unit}")
+    thousandths = (whole * 1000 + part) * UNITS[unit]
+    assert (mib - 1) * 1000 * 2**20 < thousandths <= mib * 1000 * 2**20
+
+
+@pytest.mark.parametrize(
+    "given_value",
+    [
+        "10",
+        "10G",
+        "GiB",
+        "0GiB",
+        "0.0MiB",
+        "-1GiB",
+        "1e3MiB",
+        "10 gib",
+        "10  GiB",
+        "1.GiB",
+        10,
+        None,
+    ],
+)
+def test_what_is_no_size_is_refused(given_value: object) -> None:
+    """A number without a unit of Nomad's, or of nothing, is no size."""
+    with pytest.raises(ValueError, match=r'^must be a size such as "10GiB".*, got '):
+        SIZE.read(given_value)
+
+
+@given(st.text())
+def test_any_text_is_a_size_or_refused(text: str) -> None:
+    """No text makes the reader of sizes fail in another way than by refusing it."""
+    try:
+        assert SIZE.read(text) >= 1
+    except ValueError as error:
+        assert str(error).startswith("must be a size")  # noqa: PT017  either may come

@@ -12,7 +12,9 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.catalog import Catalog, Edition, Listing
 from nomad_nvidia_vgpu.device.usage import UNKNOWN, Usage
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, Inventory
+from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from unit.example_gpus import FULL_SAMPLE, NOON, gpu, inventory
 from unit.manual_clock import DEADLINE_S, ManualClock
 
@@ -106,6 +108,23 @@ def test_a_warning_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         catalog.take_inventory(simulated, complete=True)
     assert len(caplog.messages) == 1
     assert "simulated" in caplog.messages[0]
+
+
+def test_no_plan_is_complete_before_it_is_known_what_tasks_hold() -> None:
+    """Nomad must not be offered a vGPU that a task of an earlier division holds."""
+    catalog = Catalog(CONFIG)
+    catalog.expect_holdings()
+    catalog.take_inventory(FOUND, complete=True)
+    assert not catalog.edition.complete
+    held = Holding("t", None, frozenset({VgpuId("GPU-a", 5)}))
+    catalog.take_holdings(frozenset({held}))
+    edition = catalog.edition
+    assert edition.complete
+    assert edition.plan.by_uuid()["GPU-a"].withheld == {1}
+    catalog.take_holdings(frozenset({held}))
+    assert catalog.edition is edition
+    catalog.take_holdings(frozenset())
+    assert catalog.edition.plan.by_uuid()["GPU-a"].withheld == frozenset()
 
 
 def test_the_newest_list_of_processes_counts() -> None:

@@ -16,7 +16,9 @@ from nomad_nvidia_vgpu.device.fingerprint import (
     device_groups,
 )
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
+from nomad_nvidia_vgpu.sharing.holding import WITHHELD, Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from unit.example_gpus import LOST, gpu, inventory, mig
 
 UNITS = ["", "MiB", "W", "MHz", "MB/s"]
@@ -95,7 +97,6 @@ def test_unknown_facts_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("fact", "attribute"),
     [
-        ("memory_mib", "memory"),
         ("power_limit_w", "power"),
         ("bar1_mib", "bar1"),
         ("cores_clock_mhz", "cores_clock"),
@@ -131,9 +132,15 @@ def test_truths_are_told_when_they_hold_for_all(fact: str) -> None:
     assert fact not in differing(fact, False)
 
 
+def test_memory_is_that_of_the_smallest() -> None:
+    """Cards of one model differ a little, as error correction takes its part of some."""
+    assert differing("memory_mib", 15360, 15109)["memory"] == Attribute(15109, "MiB")
+    assert "memory" not in differing("memory_mib", 15360, None)
+
+
 def test_the_share_of_one_is_the_smallest() -> None:
     """The memory of one vGPU is that of the smallest GPU of the group."""
-    assert differing("memory_mib", 1000, 401)["vgpu_memory"] == Attribute(100, "MiB")
+    assert differing("memory_mib", 440, 401)["vgpu_memory"] == Attribute(100, "MiB")
 
 
 def test_instances_are_counted() -> None:
@@ -169,8 +176,8 @@ def test_a_group_is_isolated_as_its_weakest_gpu() -> None:
     strong = mig("MIG-a")
     same_name = {"model": "NVIDIA A100 MIG"}
     gpus = (
-        gpu(g.uuid, parent_uuid="GPU-p", mig_profile=g.mig_profile, **same_name)
-        for g in (strong, weak)
+        gpu(one.uuid, parent_uuid="GPU-p", mig_profile=one.mig_profile, memory_mib=mib, **same_name)
+        for one, mib in ((strong, 10000), (weak, 30000))  # a third of which is its own
     )
     assert group_of(*gpus, vgpus=1).attributes["memory_isolation"] == Attribute("none")
 
@@ -191,3 +198,14 @@ def test_a_mig_device_of_unknown_profile_is_not_taken_to_be_isolated() -> None:
     attributes = group_of(nameless, vgpus=1).attributes
     assert attributes["memory_isolation"] == Attribute("none")
     assert "mig" not in attributes
+
+
+def test_withheld_vgpus_are_unhealthy_instances() -> None:
+    """They are published with the reason, and are not among the healthy ones."""
+    old = Holding("t", None, frozenset({VgpuId("GPU-a", 9)}))
+    plan = make_plan(PluginConfig(vgpus=4), inventory(gpu("GPU-a")), holdings=[old])
+    (group,) = device_groups(plan, "letmutx")
+    assert [instance.healthy for instance in group.instances] == [True, True, True, False]
+    assert group.instances[3].health_description == WITHHELD
+    assert group.attributes["instances"] == Attribute(4)
+    assert group.attributes["healthy_instances"] == Attribute(3)

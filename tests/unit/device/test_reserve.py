@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.device.reserve import reserve
 from nomad_nvidia_vgpu.errors import RequestError
-from nomad_nvidia_vgpu.gpu.model import SeenGpu
+from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
+from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Mount
+from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from unit.example_gpus import LOST, gpu, inventory
 
 CONFIG = PluginConfig(vgpus=16)
@@ -42,6 +46,7 @@ def test_one_vgpu() -> None:
         "NVIDIA_VGPU_IDS": "GPU-a-3",
         "NVIDIA_VGPU_MEMORY_MIB": "5097",
         "NVIDIA_VGPU_BUDGETS": "GPU-a=5097",
+        "NVIDIA_VGPU_GROUP": "letmutx/gpu/NVIDIA L4 4.9GiB",
     }
 
 
@@ -65,7 +70,11 @@ def test_every_configured_variable_has_the_uuids() -> None:
 
 def test_unknown_memory_has_no_budget() -> None:
     """Where no GPU tells its memory, the task is told no budget at all."""
-    assert set(envs("GPU-dark-0")) == {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_VGPU_IDS"}
+    assert set(envs("GPU-dark-0")) == {
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_VGPU_IDS",
+        "NVIDIA_VGPU_GROUP",
+    }
 
 
 def test_partly_unknown_memory_has_no_limit() -> None:
@@ -173,6 +182,7 @@ def test_mps_adds_its_limits_to_the_environment() -> None:
     reserved = reserve(MPS, MPS_PLAN, ["GPU-a-3"])
     assert reserved.envs == {
         **envs("GPU-a-3"),
+        "NVIDIA_VGPU_GROUP": "letmutx/gpu/NVIDIA L4/GPU-a",
         "CUDA_MPS_PIPE_DIRECTORY": "/run/nvidia-vgpu/mps/GPU-a/pipe",
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=5097M",
         "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "6",
@@ -190,3 +200,63 @@ def test_more_than_the_largest_grant_is_refused() -> None:
     """The sentence names the option."""
     with pytest.raises(RequestError, match=r"mps\.max_vgpus_per_task"):
         reserve(MPS, MPS_PLAN, [f"GPU-a-{number}" for number in range(4)])
+
+
+def test_withheld_vgpus_are_refused() -> None:
+    """A vGPU that is held for a task of an earlier division is not given, and its siblings are."""
+    old = Holding("t", "letmutx/gpu/NVIDIA L4", frozenset({VgpuId("GPU-a", 3)}))
+    plan = make_plan(MPS, NODE, holdings=[old])
+    with pytest.raises(RequestError, match=r"GPU-a-3 is unhealthy \(held for tasks that were"):
+        reserve(MPS, plan, ["GPU-a-3"])
+    assert reserve(MPS, plan, ["GPU-a-4"]).envs["NVIDIA_VGPU_IDS"] == "GPU-a-4"
+
+
+class FileOfEach:
+    """Gives one device file and one mount for each GPU, and names that are ours."""
+
+    def deliver(self, gpus: Sequence[Gpu]) -> Delivery:
+        """What a node's specification might hold."""
+        return Delivery(
+            {"NVIDIA_VGPU_IDS": "none of these", "OF_THE_NODE": "1"},
+            tuple(Mount(f"/host/{one.uuid}", "/lib/x", read_only=True) for one in gpus),
+            tuple(DeviceNode(f"/dev/{one.uuid}", f"/dev/{one.uuid}", "rw") for one in gpus),
+        )
+
+
+def test_device_files_come_with_their_mounts_and_variables() -> None:
+    """What the node needs for the GPUs is added; it does not replace what is ours."""
+    reserved = reserve(CONFIG, PLAN, ["GPU-b-1", "GPU-a-3", "GPU-a-4"], FileOfEach())
+    assert [device.host_path for device in reserved.devices] == ["/dev/GPU-a", "/dev/GPU-b"]
+    assert [mount.host_path for mount in reserved.mounts] == ["/host/GPU-a", "/host/GPU-b"]
+    assert reserved.envs["OF_THE_NODE"] == "1"
+    assert reserved.envs["NVIDIA_VGPU_IDS"] == "GPU-a-3,GPU-a-4,GPU-b-1"
+
+
+@pytest.mark.parametrize(
+    ("named", "given_names"),
+    [
+        (("NVIDIA_VISIBLE_DEVICES",), {"CUDA_VISIBLE_DEVICES"}),
+        (("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"), {"CUDA_VISIBLE_DEVICES"}),
+        (("NVIDIA_VISIBLE_DEVICES", "MY_GPUS"), {"CUDA_VISIBLE_DEVICES", "MY_GPUS"}),
+        (("MY_GPUS",), {"MY_GPUS"}),
+    ],
+)
+def test_with_device_files_no_runtime_is_demanded(
+    named: tuple[str, ...], given_names: set[str]
+) -> None:
+    """Docker would demand NVIDIA's runtime as soon as its variable is there: CUDA's is instead."""
+    config = PluginConfig(vgpus=16, visible_devices_envs=named)
+    found = reserve(config, PLAN, ["GPU-a-3"], FileOfEach()).envs
+    assert {name for name, text in found.items() if text == "GPU-a"} == given_names
+    assert "NVIDIA_VISIBLE_DEVICES" not in found
+
+
+def test_mps_and_device_files_go_together() -> None:
+    """The pipe of the server is mounted beside what the node's specification wants."""
+    reserved = reserve(MPS, MPS_PLAN, ["GPU-a-3"], FileOfEach())
+    assert [mount.task_path for mount in reserved.mounts] == [
+        "/lib/x",
+        "/run/nvidia-vgpu/mps/GPU-a/pipe",
+    ]
+    assert reserved.envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "6"
+    assert reserved.devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from unit.example_gpus import L4, mig
+from unit.example_gpus import L4, gpu, mig
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,21 @@ def test_equal_facts_make_equal_gpus() -> None:
     """Two looks that find the same facts find equal GPUs, so that nothing seems to change."""
     assert mig("MIG-a") == mig("MIG-a")
     assert mig("MIG-a") != mig("MIG-a", memory_mib=1)
+
+
+@pytest.mark.parametrize(
+    ("profile", "own_mib"),
+    [
+        (None, 19968),
+        ("3g.20gb", 19968),
+        ("1c.3g.20gb", 6656),
+        ("2c.3g.20gb", 13312),
+        ("1c.7g.40gb+me", 2852),
+    ],
+)
+def test_compute_instances_count_on_their_part_of_the_memory(
+    profile: str | None, own_mib: int
+) -> None:
+    """Those of one GPU instance share its memory: together they have no more than there is."""
+    assert gpu(memory_mib=19968, mig_profile=profile).own_memory_mib == own_mib
+    assert gpu(memory_mib=None, mig_profile=profile).own_memory_mib is None

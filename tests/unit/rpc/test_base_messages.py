@@ -33,3 +33,11 @@ def test_a_block_arrives_with_what_is_in_it() -> None:
     inner = block.nested.object.attributes["end_tasks"].Attr
     assert (block.name, block.required) == ("health", False)
     assert (inner.name, inner.type, inner.required) == ("end_tasks", "bool", False)
+
+
+def test_blocks_with_labels_arrive_as_a_map() -> None:
+    """Blocks that may stand many times are a map from their one label to what is in them."""
+    block = Block("gpu", (Attr("vgpus", "number"),), label="selector")
+    arrived = base_messages.config_schema([block]).spec.object.attributes["gpu"].block_map
+    assert (arrived.name, list(arrived.labels)) == ("gpu", ["selector"])
+    assert arrived.nested.object.attributes["vgpus"].Attr.type == "number"

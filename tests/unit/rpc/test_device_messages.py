@@ -19,7 +19,7 @@ from nomad_nvidia_vgpu.device.stats import GpuStats, GroupStats, Stat, group_sta
 from nomad_nvidia_vgpu.device.usage import GpuUse, Usage, VgpuUse
 from nomad_nvidia_vgpu.rpc import device_messages
 from nomad_nvidia_vgpu.rpc.generated import device_pb2
-from nomad_nvidia_vgpu.sharing.grant import Mount
+from nomad_nvidia_vgpu.sharing.grant import DeviceNode, Mount
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from unit.example_gpus import FULL_SAMPLE, NOON, gpu, inventory
 
@@ -134,6 +134,14 @@ def test_a_mount_arrives_as_it_is() -> None:
     mount = Mount("/run/pipe", "/pipe", read_only=True)
     (arrived,) = sent(device_messages.reservation(Reservation({}, (mount,)))).container_res.mounts
     assert (arrived.host_path, arrived.task_path, arrived.read_only) == ("/run/pipe", "/pipe", True)
+
+
+def test_a_device_file_arrives_as_it_is() -> None:
+    """Host, task and permissions do not change places."""
+    node = DeviceNode("/run/driver/dev/nvidia0", "/dev/nvidia0", "rw")
+    reserved = Reservation({}, (), (node,))
+    (arrived,) = sent(device_messages.reservation(reserved)).container_res.devices
+    assert (arrived.host_path, arrived.task_path, arrived.permissions) == tuple(node)
 
 
 def test_a_fingerprint_arrives_as_it_is() -> None:

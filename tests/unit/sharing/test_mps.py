@@ -70,6 +70,21 @@ def test_the_pipe_is_mounted_only_where_asked_for() -> None:
     assert deliver(1, mount=True, root="/srv/mps").mounts == (Mount(pipe, pipe, read_only=False),)
 
 
+def test_a_simulated_gpu_has_no_pipe_to_mount() -> None:
+    """It has no daemon, and a task whose mount is not there would not start."""
+    delivered = Mps().deliver(config(mount=True), Grant(gpu(simulated=True), 4, 1))
+    assert delivered.mounts == ()
+    assert delivered.envs
+
+
+def test_with_device_files_the_pipe_is_mounted_too() -> None:
+    """There are mounts anyway, and a container sees the daemon by nothing else."""
+    with_files = PluginConfig(vgpus=4, sharing="mps", device_nodes="cdi")
+    pipe = "/run/nvidia-vgpu/mps/GPU-a/pipe"
+    delivered = Mps().deliver(with_files, Grant(gpu(), 4, 1))
+    assert delivered.mounts == (Mount(pipe, pipe, read_only=False),)
+
+
 def test_a_grant_beyond_the_largest_is_refused_with_the_options_name() -> None:
     """The operator and the job's author both read what to change."""
     with pytest.raises(RequestError, match=r"at most 2 \(mps.max_vgpus_per_task\): lower count"):

@@ -7,9 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.config.options import (
+    MemoryGuardConfig,
+    PluginConfig,
+)
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import STARTING, Enforcement
+from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from unit.example_gpus import LOST, gpu, inventory, mig
@@ -213,6 +217,35 @@ def test_time_slicing_on_an_exclusive_gpu_is_worth_a_warning() -> None:
     (warning,) = make_plan(PluginConfig(vgpus=2), inventory(exclusive)).warnings
     assert "nvidia-smi -i GPU-a -c DEFAULT" in warning
     assert make_plan(PluginConfig(vgpus=1), inventory(exclusive)).warnings == ()
+
+
+def test_what_old_tasks_hold_is_withheld() -> None:
+    """A vGPU that covers a task of an earlier division is published, unhealthy, with the reason."""
+    old = Holding("t", None, frozenset({VgpuId("GPU-a", 9)}))
+    plan = make_plan(PluginConfig(vgpus=4), inventory(A, B), holdings=[old])
+    one = plan.by_uuid()["GPU-a"]
+    assert one.withheld == {3}
+    assert [one.health_of(number).healthy for number in range(4)] == [True, True, True, False]
+    assert "it is free when they have ended" in one.health_of(3).reason
+    assert plan.by_uuid()["GPU-b"].withheld == frozenset()
+
+
+def test_withheld_vgpus_stay_the_same_ones() -> None:
+    """The plan before says which were withheld."""
+    first, other = (Holding(str(n), None, frozenset({VgpuId("GPU-a", n)})) for n in (9, 3))
+    config = PluginConfig(vgpus=4)
+    dark = inventory(gpu("GPU-a", memory_mib=None))
+    before = make_plan(config, dark, holdings=[first, other])
+    assert before.by_uuid()["GPU-a"].withheld == {2}
+    after = make_plan(config, dark, holdings=[first], before=before)
+    assert after.by_uuid()["GPU-a"].withheld == {2}
+
+
+def test_a_sick_gpu_says_what_is_worse() -> None:
+    """A withheld vGPU of an unhealthy GPU has the GPU's reason."""
+    old = Holding("t", None, frozenset({VgpuId("GPU-a", 9)}))
+    plan = make_plan(PluginConfig(vgpus=4), inventory(SeenGpu(A, LOST)), holdings=[old])
+    assert plan.by_uuid()["GPU-a"].health_of(3) == LOST
 
 
 @pytest.mark.parametrize(

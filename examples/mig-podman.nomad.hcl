@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MPL-2.0
+# Runs nvidia-smi once in a podman container that sees its MIG device and no other.
+# The agent: agent-podman.hcl with `vgpus = 1`, on a node with MIG devices.
+
+job "mig-podman" {
+  type = "batch"
+
+  group "smi" {
+    task "smi" {
+      driver = "podman"
+
+      config {
+        image   = "docker.io/nvidia/cuda:12.9.1-base-ubuntu24.04"
+        command = "nvidia-smi"
+
+        # Nomad replaces the variable by the UUID of the task's GPU.
+        devices = ["nvidia.com/gpu=${NVIDIA_VISIBLE_DEVICES}"]
+      }
+
+      resources {
+        cpu    = 50
+        memory = 64
+
+        device "letmutx/gpu" {
+          count = 1
+
+          # Only where the hardware holds it, and nobody shares it.
+          constraint {
+            attribute = "${device.attr.memory_isolation}"
+            value     = "mig"
+          }
+
+          # And only this profile.
+          constraint {
+            attribute = "${device.attr.mig}"
+            value     = "3g.20gb"
+          }
+        }
+      }
+    }
+  }
+}

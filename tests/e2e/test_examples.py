@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The examples: every job is valid, and those for drivers that are here run on simulated GPUs.
+
+`test_jobs.py` runs `gpu-test.nomad.hcl`; `test_fake_driver.py` the agent of `agent.hcl`.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from e2e import binaries
+from e2e.agent import Agent
+from e2e.api import granted_ids
+from e2e.conftest import StartAgent
+from e2e.jobs import device, printing_job
+
+pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+
+EXAMPLES = binaries.REPOSITORY / "examples"
+MIG = "a100-sxm4-40gb:1:3g.20gb,3g.20gb"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.nomad.hcl")), ids=lambda p: p.name)
+def test_the_examples_are_valid_jobs(agent: Agent, path: Path) -> None:
+    """Nomad finds no fault in any example job, whatever driver it is for."""
+    done = agent.cli("job", "validate", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def on_simulated(name: str, gpus: str, more: str = "") -> str:
+    """An example of an agent, with simulated GPUs instead of the node's."""
+    text = (EXAMPLES / name).read_text()
+    block = re.search(r'plugin "nvidia-vgpu" \{\n  config \{\n', text)
+    assert block is not None
+    return f'{text[: block.end()]}    simulate = ["{gpus}"]\n{more}{text[block.end() :]}'
+
+
+class Run(NamedTuple):
+    """An example job under the example agent that it names."""
+
+    agent: str
+    job: str
+    told: set[str]
+    """Variables that the task is given."""
+    gpus: str = "l4"
+    more: str = ""
+    """Options that the job's comment asks for beyond the agent's."""
+
+
+RUNS = [
+    Run("agent-cdi.hcl", "gpu-test-exec.nomad.hcl", {"CUDA_VISIBLE_DEVICES"}),
+    Run(
+        "agent-mps.hcl",
+        "mps-raw-exec.nomad.hcl",
+        {"CUDA_VISIBLE_DEVICES", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"},
+    ),
+    Run(
+        "agent-mps-cdi.hcl",
+        "mps-exec.nomad.hcl",
+        {"CUDA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY"},
+    ),
+    Run(
+        "agent-mig.hcl",
+        "mig-raw-exec.nomad.hcl",
+        {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"},
+        gpus=MIG,
+    ),
+    Run(
+        "agent-mig.hcl",
+        "mig-exec.nomad.hcl",
+        {"CUDA_VISIBLE_DEVICES"},
+        gpus=MIG,
+        more='    device_nodes = "cdi"\n',
+    ),
+]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.job)
+def test_an_example_runs_under_its_agent(start_agent: StartAgent, run: Run) -> None:
+    """The job is placed, and its task is told its vGPU and what its sharing needs."""
+    raw_exec = 'plugin "raw_exec" {\n  config {\n    enabled = true\n  }\n}\n'
+    text = on_simulated(run.agent, run.gpus, run.more)
+    agent = start_agent(text if raw_exec in text else text + raw_exec)
+    job = (EXAMPLES / run.job).read_text()
+    driver = agent.api.node()["Drivers"].get("exec", {"HealthDescription": "not fingerprinted"})
+    if 'driver = "exec"' in job and not driver.get("Healthy"):
+        pytest.skip(f"Nomad's exec driver is unhealthy: {driver['HealthDescription']}")
+    (allocation,) = agent.api.wait_for(agent.api.submit(job), "complete")
+    (vgpu,) = granted_ids(allocation, "smi")
+    output = agent.api.output(allocation, "NVIDIA_VGPU_IDS", "smi").splitlines()
+    assert f"NVIDIA_VGPU_IDS={vgpu}" in output
+    assert run.told <= {line.partition("=")[0] for line in output}
+
+
+def test_a_job_can_name_its_gpu_to_its_driver(agent: Agent) -> None:
+    """Podman is told the device by a variable in the job's config, which Nomad replaces."""
+    named = "echo 'NAMED=nvidia.com/gpu=${NVIDIA_VISIBLE_DEVICES}'"  # which a shell leaves alone
+    job = agent.api.submit(printing_job("named", device(), first=named))
+    (allocation,) = agent.api.wait_for(job, "complete")
+    gpu = granted_ids(allocation)[0].rpartition("-")[0]
+    assert agent.api.environment(allocation)["NAMED"] == f"nvidia.com/gpu={gpu}"
