@@ -138,8 +138,8 @@ def test_a_driver_that_hangs_does_not_keep_the_doctor(
 def test_simulated_gpus_are_a_warning(node: FakeDriver, tmp_path: Path) -> None:
     """An agent with a forgotten trial looks like one with GPUs."""
     found = doctor(node, tmp_path, 'vgpus = 2\n simulate = ["a100-sxm4-80gb:2"]')
-    assert set(found.bad("driver", "gpus", "mps")) == {"driver/library"}
-    assert found.of("gpus/division") == [("ok", "4 vGPUs in 1 device group")]
+    assert set(found.bad("driver", "gpus", "mps")) == {"gpus/division"}
+    assert found.of("gpus/division") == [("warning", "these GPUs are simulated")]
 
 
 # MPS

@@ -3,98 +3,79 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
-from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, ok, warning
-from nomad_nvidia_vgpu.cli.diagnosis.node import Node
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
+from nomad_nvidia_vgpu.device.cdi import CdiNodes
+from nomad_nvidia_vgpu.errors import RequestError
+from nomad_nvidia_vgpu.gpu.cdi_spec import Found, Spec, SpecFiles
 
-GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+GENERATE = "nvidia-ctk cdi generate --output="
 
-_KIND = "nvidia.com/gpu"
-_SUFFIXES = (".yaml", ".yml", ".json")
-_MAX_BYTES = 8 << 20
-_TOP_KEY = re.compile(r"^\"?([A-Za-z]+)\"?:(?:\s|$)", re.MULTILINE)
-_OWN_KIND = re.compile(r"^\s*[\"']?kind[\"']?\s*:\s*[\"']?nvidia\.com/gpu\b", re.MULTILINE)
-_LIBRARY = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d+(?:\.\d+)*)")
-
-
-class SpecFile(NamedTuple):
-    """A file with a specification of NVIDIA's GPUs."""
-
-    path: Path
-    problem: str = ""
-    """Why it cannot be used, as half a sentence."""
-    versions: frozenset[str] = frozenset()
-    """Of the driver whose libraries it names."""
-    lost: tuple[str, ...] = ()
-    """What it asks for that no task of Nomad gets, such as hooks; not read yet."""
+_LIBRARY = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d+(?:\.\d+)*)$")
 
 
 def specification(facts: Facts) -> Iterator[Verdict]:
     """Whether the CDI specifications can be read, and name the files of the driver that runs."""
-    specs = found(facts.node)
-    if not specs:
-        yield ok("there is no CDI specification of NVIDIA's GPUs, and docker needs none")
-    running = facts.driver.version
-    for one in specs:
-        other = sorted(one.versions - {running}) if running else []
-        if one.problem:
-            yield warning(f"{one.path} {one.problem}", f"make it anew: {_anew(one.path)}")
-        elif other:
-            yield warning(
-                f"{one.path} names the files of driver {', '.join(other)}, and {running} runs",
-                f"make it anew: {_anew(one.path)}",
+    specs, problems = found(facts)
+    needed = facts.config.device_nodes == "cdi"
+    for problem in problems:
+        said = error if needed else warning
+        yield said(problem, "remove the file, or make it anew by nvidia-ctk cdi generate")
+    for spec in specs:
+        versions, running = _versions(spec), facts.driver.version
+        if running and versions - {running}:
+            said = error if needed else warning
+            yield said(
+                f"{spec.path} names the files of driver {', '.join(sorted(versions))}, and"
+                f" {running} runs",
+                f"make it anew: {GENERATE}{spec.path}",
             )
         else:
-            yield ok(f"{one.path} describes the GPUs")
-        if one.lost:
-            yield warning(
-                f"{one.path} asks for what Nomad cannot do: {', '.join(one.lost)}",
-                "see that your tasks do without",
-            )
+            yield ok(f"{spec.path} describes the GPUs")
+    if not specs and not problems and not needed:
+        yield ok("there is no CDI specification of NVIDIA's GPUs, and none is needed")
+    elif needed:
+        yield from _deliveries(facts)
 
 
-def found(node: Node) -> list[SpecFile]:
-    """The specifications of this node, and files that cannot be told from one."""
-    specs = []
-    for directory in (node.etc / "cdi", node.run / "cdi"):
+def _deliveries(facts: Facts) -> Iterator[Verdict]:
+    """Whether a task would be given each GPU, and what of the specifications none is given."""
+    nodes = CdiNodes(_directories(facts), driver=facts.node.proc / "driver")
+    refusals: list[Verdict] = []
+    for one in facts.plan.by_uuid().values():
         try:
-            files = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
-        except OSError:
-            continue
-        specs += [spec for spec in map(_read, files) if spec is not None]
-    return specs
+            nodes.deliver([one.gpu])
+        except RequestError as refusal:
+            refusals.append(error_of(str(refusal)))
+    yield from refusals
+    if lost := nodes.without_equivalent():
+        yield ok(
+            f"Nomad has no form for these words of CDI, so no task gets them: {', '.join(lost)}"
+        )
+    elif not refusals:
+        yield ok("a task is given all that the CDI specifications name for its GPUs")
 
 
-def _read(path: Path) -> SpecFile | None:
-    """What a file holds; None if it is another vendor's."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            return SpecFile(path, f"is no CDI specification (more than {_MAX_BYTES >> 20} MiB)")
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        return SpecFile(path, f"cannot be read ({getattr(error, 'strerror', '') or error})")
-    if path.suffix == ".json":
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            return SpecFile(path, f"is not valid JSON ({error})")
-        keys = set(document) if isinstance(document, dict) else set()
-        own = isinstance(document, dict) and document.get("kind") == _KIND
-    else:
-        keys, own = set(_TOP_KEY.findall(text)), _OWN_KIND.search(text) is not None
-    if "kind" in keys and not own:
-        return None
-    missing = sorted({"cdiVersion", "kind", "devices"} - keys)
-    if missing:
-        return SpecFile(path, f"is no CDI specification (it lacks {', '.join(missing)})")
-    return SpecFile(path, versions=frozenset(_LIBRARY.findall(text)))
+def found(facts: Facts) -> Found:
+    """The specifications of this node, and what cannot be read as one."""
+    return SpecFiles(_directories(facts)).read()
 
 
-def _anew(path: Path) -> str:
-    return GENERATE.replace("/etc/cdi/nvidia.yaml", str(path))
+def _directories(facts: Facts) -> list[str]:
+    node = facts.node
+    places = (("/etc/", node.etc), ("/var/run/", node.run), ("/run/", node.run))
+    return [
+        next((str(place / path[len(top) :]) for top, place in places if path.startswith(top)), path)
+        for path in facts.config.cdi_spec_dirs
+    ]
+
+
+def _versions(spec: Spec) -> set[str]:
+    """Of the driver whose libraries it names."""
+    edits = (spec.edits, *spec.devices.values())
+    paths = {Path(mount.host_path) for edit in edits for mount in edit.mounts}
+    return {match[1] for path in paths if (match := _LIBRARY.search(str(path)))}

@@ -27,6 +27,9 @@ def docker(facts: Facts) -> Iterator[Verdict]:
     if not _has_dockerd(facts):
         yield ok("dockerd is not on this node")
         return
+    if facts.config.device_nodes == "cdi":
+        yield ok('with device_nodes = "cdi" docker needs no runtime of NVIDIA\'s')
+        return
     path = facts.node.etc / "docker/daemon.json"
     try:
         settings = json.loads(path.read_text())
@@ -71,6 +74,9 @@ def _runtime(facts: Facts, own: dict[str, Any], settings: dict[str, Any]) -> Ite
 def toolkit(facts: Facts) -> Iterator[Verdict]:
     """Whether NVIDIA's container runtime is set to listen to our variable."""
     path = facts.node.etc / "nvidia-container-runtime/config.toml"
+    if facts.config.device_nodes == "cdi":
+        yield ok('with device_nodes = "cdi" NVIDIA\'s container runtime is not used')
+        return
     try:
         given = dict(_SETTING.findall(path.read_text()))
     except FileNotFoundError:
@@ -97,7 +103,7 @@ def toolkit(facts: Facts) -> Iterator[Verdict]:
 def podman(facts: Facts) -> Iterator[Verdict]:
     """Whether podman, which knows GPUs by CDI alone, has a specification."""
     where = facts.node.which("podman")
-    specs = cdi.found(facts.node)
+    specs = cdi.found(facts).specs
     if where is None:
         yield ok("podman is not on this node")
     elif specs:
@@ -106,7 +112,7 @@ def podman(facts: Facts) -> Iterator[Verdict]:
         yield warning(
             "podman is on this node, and there is no CDI specification by which its tasks could"
             " get GPUs",
-            cdi.GENERATE,
+            f"{cdi.GENERATE}/etc/cdi/nvidia.yaml",
         )
 
 

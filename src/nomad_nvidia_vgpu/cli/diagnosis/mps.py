@@ -31,7 +31,7 @@ def tools(facts: Facts) -> Iterator[Verdict]:
     where = facts.node.which(PROGRAM)
     if where is not None:
         yield ok(f"{PROGRAM} is {where}")
-    elif facts.config.sharing == "mps" and not facts.driver.simulated:
+    elif facts.config.shares_by("mps") and not facts.driver.simulated:
         yield error(
             f"{PROGRAM} is not in PATH, so no GPU can be shared by MPS",
             'install the MPS tools of the NVIDIA driver, or set sharing to "time-slicing"',
@@ -184,10 +184,17 @@ def _shared_by_mps(facts: Facts) -> set[str]:
     }
 
 
+def _to_be_shared(facts: Facts, uuid: str) -> bool:
+    """Whether a GPU is to be shared by MPS, well or not, as far as is known without a driver."""
+    if facts.driver.problem:
+        return facts.config.shares_by("mps")
+    one = facts.plan.by_uuid().get(uuid)
+    return one is not None and one.sharing == "mps"
+
+
 def _daemon(facts: Facts, view: DaemonView) -> Iterator[Verdict]:
     log = gpu_directory(facts.config.mps, view.uuid) / "log/control.log"
-    known = facts.driver.problem or view.uuid in facts.plan.by_uuid()
-    if facts.config.sharing != "mps" or not known:
+    if not _to_be_shared(facts, view.uuid):
         clients = f" ({counted(len(view.clients), 'client')})" if view.clients else ""
         yield warning(
             f"{view.uuid} has an MPS daemon's directory though it is not to be shared by MPS"
@@ -233,7 +240,7 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 " cannot reach it, and it keeps the GPU",
                 f"stop the tasks on that GPU, then kill {one.pid}",
             )
-        elif facts.config.sharing == "mps":
+        elif facts.config.shares_by("mps"):
             yield error(
                 f"another MPS daemon (pid {one.pid}, {one.pipe}) runs beside this plugin's, and can"
                 " take a GPU in EXCLUSIVE_PROCESS for itself",

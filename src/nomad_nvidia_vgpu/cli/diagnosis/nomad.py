@@ -43,14 +43,27 @@ def version(facts: Facts) -> Iterator[Verdict]:
     for bug, fix in bugs:
         said = error if bug.grave else warning
         yield said(f"Nomad {shown}: {bug.effect}", f"upgrade to {'.'.join(map(str, fix))} or newer")
-    if facts.config.mps.mount and facts.config.sharing == "mps":
+    mounts = [*_mounts(facts)]
+    yield from mounts
+    if not bugs and not mounts:
+        yield ok(f"Nomad {shown} has no known bug that concerns this plugin")
+
+
+def _mounts(facts: Facts) -> Iterator[Verdict]:
+    effect = (
+        "every Nomad loses a task's volume_mounts beside the mounts of a device, and the latter when"
+        " the task restarts after an agent restart"
+    )
+    if facts.config.device_nodes == "cdi":
         yield warning(
-            "mps.mount is set, and every Nomad loses a task's volume_mounts beside such mounts, and"
-            " the mounts themselves when the task restarts after an agent restart",
+            f'with device_nodes = "cdi" tasks are given mounts: {effect}',
+            "no volume_mount in jobs with a vGPU; drain the node before the agent restarts",
+        )
+    elif facts.config.mps.mount and facts.config.shares_by("mps"):
+        yield warning(
+            f"with mps.mount tasks are given mounts: {effect}",
             f"let jobs mount {facts.config.mps.root} themselves, and take mount out",
         )
-    elif not bugs:
-        yield ok(f"Nomad {shown} has no known bug that concerns this plugin")
 
 
 def agent_config(facts: Facts) -> Iterator[Verdict]:

@@ -31,8 +31,7 @@ class Bug(NamedTuple):
 
 
 def _hands_device_nodes(config: PluginConfig) -> bool:
-    # The option comes with reservations that carry device nodes.
-    return getattr(config, "device_nodes", "none") != "none"
+    return config.device_nodes != "none"
 
 
 KNOWN = (

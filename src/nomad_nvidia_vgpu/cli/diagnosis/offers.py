@@ -12,7 +12,9 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup
 from nomad_nvidia_vgpu.cli.group_tables import device_name
-from nomad_nvidia_vgpu.device.fingerprint import DEVICE_TYPE, DeviceGroup
+from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
+from nomad_nvidia_vgpu.sharing.holding import WITHHELD
+from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
 _UUID = re.compile(r"((?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
@@ -66,7 +68,9 @@ def _compared(group: ApiGroup, wanted: DeviceGroup | None) -> Iterator[Verdict]:
         if reason and ids[one].healthy:
             reasons[reason].append(one)
     for reason, vgpus in reasons.items():
-        yield error(
+        # A vGPU that waits for a task to end is as it should be.
+        said = warning if reason == WITHHELD else error
+        yield said(
             f"Nomad has {_named(vgpus)} of {group.device} as unhealthy: {reason}",
             "do as it says; a GPU comes back by itself once it has been well for a while",
         )

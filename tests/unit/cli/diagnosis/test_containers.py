@@ -104,6 +104,14 @@ def test_settings_that_are_no_text_are_a_warning(tmp_path: Path) -> None:
     one(toolkit, facts(tmp_path), Level.WARNING, "cannot be read")
 
 
+def test_with_device_nodes_docker_needs_nothing_of_nvidias(tmp_path: Path) -> None:
+    """Tasks are given files then, by any runtime."""
+    written(tmp_path / "etc/docker/daemon.json", "{}")
+    found = facts(tmp_path, options='vgpus = 2\ndevice_nodes = "cdi"')
+    one(docker, found, Level.OK, "cdi")
+    one(toolkit, found, Level.OK, "cdi")
+
+
 def test_podman_needs_a_specification(tmp_path: Path) -> None:
     """It knows no other way to GPUs."""
     one(podman, facts(tmp_path), Level.OK, "not on this node")

@@ -9,6 +9,7 @@ import pytest
 
 from nomad_nvidia_vgpu.cli.diagnosis.driver import library, module
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
+from nomad_nvidia_vgpu.cli.diagnosis.gpus import division
 from unit.cli.diagnosis.nodes import driver, facts, one, written
 from unit.example_gpus import gpu
 
@@ -29,10 +30,11 @@ def test_a_driver_that_cannot_be_used_is_an_error_with_its_remedy(tmp_path: Path
     one(library, facts(tmp_path, look=look), Level.ERROR, "'x' (9)", FILE, "| load the kernel")
 
 
-def test_simulated_gpus_are_a_warning(tmp_path: Path) -> None:
-    """They are placed and do not exist."""
-    known = facts(tmp_path, look=driver(gpu(), simulated=True))
-    one(library, known, Level.WARNING, "simulate")
+def test_simulated_gpus_need_no_driver(tmp_path: Path) -> None:
+    """That they are none is told once, by what is divided."""
+    known = facts(tmp_path, look=driver(gpu(simulated=True), simulated=True))
+    one(division, known, Level.WARNING, "simulated")
+    one(library, known, Level.OK)
     one(module, known, Level.OK)
 
 

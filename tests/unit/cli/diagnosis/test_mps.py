@@ -73,6 +73,15 @@ def test_missing_tools_are_an_error_where_they_are_needed(tmp_path: Path, mps_ro
     one(tools, known(tmp_path, mps_root, programs=(), sharing="time-slicing"), Level.OK)
 
 
+def test_sharing_of_one_gpu_alone_counts(tmp_path: Path) -> None:
+    """The whole node may share otherwise."""
+    options = 'vgpus = 4\ngpu "*L4*" {\n sharing = "mps"\n}'
+    known_here = facts(tmp_path, options=options, look=EXCLUSIVE)
+    one(tools, known_here, Level.ERROR)
+    one(daemons, known_here, Level.ERROR, "GPU-a has no MPS daemon")
+    one(compute_modes, known_here, Level.OK)
+
+
 # compute modes
 
 

@@ -71,8 +71,9 @@ def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
 
 def test_mounts_are_a_bug_of_every_version(tmp_path: Path) -> None:
     """No upgrade helps."""
-    options = 'vgpus = 4\nsharing = "mps"\nmps {\n mount = true\n}'
-    one(version, facts(tmp_path, options=options, nomad=offered()), Level.WARNING, "volume_mount")
+    for options in ('sharing = "mps"\nmps {\n mount = true\n}', 'device_nodes = "cdi"'):
+        found = facts(tmp_path, options=f"vgpus = 4\n{options}", nomad=offered())
+        one(version, found, Level.WARNING, "volume_mount")
 
 
 # agent's configuration

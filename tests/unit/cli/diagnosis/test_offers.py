@@ -8,6 +8,7 @@ from pathlib import Path
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.offers import groups, sold_twice
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
+from nomad_nvidia_vgpu.sharing.holding import WITHHELD
 from unit.cli.diagnosis.nodes import driver, facts, group, levels, offered, one, said, unread
 from unit.example_gpus import LOST, gpu, mig
 
@@ -60,6 +61,12 @@ def test_what_nomad_has_as_unhealthy_is_an_error_with_its_reason(tmp_path: Path)
     nomad = offered(group(L4, ids(), sick=sick))
     found = facts(tmp_path, look=ONE, nomad=nomad)
     one(groups, found, Level.ERROR, "MPS daemon does not answer", "GPU-a-2 and 1 more")
+
+
+def test_what_waits_for_tasks_to_end_is_a_warning(tmp_path: Path) -> None:
+    """It frees itself."""
+    nomad = offered(group(L4, ids(), sick={"GPU-a-0": WITHHELD}))
+    one(groups, facts(tmp_path, look=ONE, nomad=nomad), Level.WARNING, "GPU-a-0")
 
 
 def test_a_fault_that_nomad_does_not_know_of_is_a_warning(tmp_path: Path) -> None:
