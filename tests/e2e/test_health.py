@@ -2,6 +2,7 @@
 """GPUs that fail and come back, over the fake driver: what Nomad shows, places and leaves alone."""
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -268,17 +269,27 @@ def test_wrong_health_options_stop_the_agent(
     wait_until("the plugin is gone", lambda: not agent.plugin_processes())
 
 
-def test_end_tasks_is_accepted_with_a_warning(start_agent: StartAgent, one_gpu: FakeDriver) -> None:
-    """With `end_tasks = true` the agent starts and its log says that no process is ended yet."""
+@pytest.mark.skipif(
+    os.geteuid() != 0 or str(Path("/proc/self/ns/pid").readlink()) != "pid:[4026531836]",
+    reason="only as root does Nomad make cgroups, and only the host's pids are those of the driver",
+)
+def test_a_task_on_a_lost_gpu_is_ended_when_asked_for(
+    start_agent: StartAgent, one_gpu: FakeDriver
+) -> None:
+    """With `end_tasks = true` the task fails, so that Nomad can place it elsewhere."""
     agent = start_agent(_config("end_tasks = true"), environment=one_gpu.environment())
-    _wait_for_health(agent, **{_uuid(one_gpu, 0): True})
+    task = stay(agent)
+    one_gpu.set("gpu 0", "compute_processes", f"{task.process.pid}:100")
 
-    def lines() -> list[str]:
-        return [line for line in agent.log.splitlines() if "health.end_tasks is set" in line]
+    def attributed() -> bool:
+        groups = agent.api.device_stats(agent.api.node())
+        stats = [s["Stats"]["Attributes"] for g in groups for s in g["InstanceStats"].values()]
+        return any(one.get("vGPU processes", {}).get("IntNumeratorVal") == 1 for one in stats)
 
-    said = wait_until("the log says so", lines, seen=agent.log_tail)
-    assert len(said) == 1, said
-    assert "[WARN]" in said[0]
+    wait_until("the task is seen on its GPU", attributed, seen=agent.log_tail)
+    one_gpu.set("gpu 0", "lost", 1)
+    agent.api.wait_for(task.job, "failed")
+    assert f"ending pid {task.process.pid} of " in agent.log
 
 
 # A driver that is replaced
