@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from nomad_nvidia_vgpu import __version__
-from nomad_nvidia_vgpu.cli import gpus, install, launch, plan, release, top
+from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release, top
 from nomad_nvidia_vgpu.errors import ConfigError, VgpuError
 from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
 from nomad_nvidia_vgpu.rpc.client import Refused
@@ -35,6 +35,7 @@ def cli(context: click.Context) -> None:
 cli.add_command(launch.launch)
 cli.add_command(gpus.gpus)
 cli.add_command(plan.plan)
+cli.add_command(doctor.doctor)
 cli.add_command(top.top)
 cli.add_command(release.release)
 cli.add_command(install.install)

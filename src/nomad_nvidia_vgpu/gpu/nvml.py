@@ -36,8 +36,9 @@ _INIT_NO_GPUS = 1  # do not fail on a node that has a driver and no GPU
 class NvmlSource:
     """The GPUs of this node as NVML sees them; a `GpuSource`."""
 
-    def __init__(self) -> None:
-        """Touches nothing yet."""
+    def __init__(self, binding: Callable[[ModuleType], ModuleType] = lambda nvml: nvml) -> None:
+        """Touches nothing yet. `binding` may put something between this and pynvml."""
+        self._binding = binding
         self._lock = threading.Lock()  # of the session; never held during a query of a GPU
         self._idle = threading.Condition()  # guards the number of calls under way
         self._calls = 0
@@ -62,7 +63,7 @@ class NvmlSource:
             if self._nvml is None:
                 import pynvml  # noqa: PLC0415  see the module's docstring
 
-                self._nvml = pynvml
+                self._nvml = self._binding(pynvml)
             self._close()
             try:
                 self._nvml.nvmlInitWithFlags(_INIT_NO_GPUS)

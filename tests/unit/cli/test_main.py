@@ -14,7 +14,7 @@ def test_without_a_verb_it_helps(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert all(verb in captured.err for verb in ("launch", "gpus", "plan", "plugin_dir"))
+    assert all(verb in captured.err for verb in ("launch", "gpus", "doctor", "plan", "plugin_dir"))
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["plan", "--help"], ["gpus", "-h"]])
@@ -61,6 +61,7 @@ def test_each_problem_of_a_config_is_a_line(capsys: pytest.CaptureFixture[str]) 
 def test_every_verb_says_what_it_does() -> None:
     """Each verb has a line in the help."""
     assert set(cli.commands) == {
+        "doctor",
         "gpus",
         "install",
         "launch",

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What several checks need and what takes long to learn, gathered once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, read_agent_config
+from nomad_nvidia_vgpu.cli.config_options import checked_config
+from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
+from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
+from nomad_nvidia_vgpu.cli.diagnosis.node import Node
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import DEFAULT_ADDRESS, NomadLook
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
+from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+
+_T = TypeVar("_T")
+
+
+class Configured(NamedTuple):
+    """What the agent's files say."""
+
+    agent: AgentConfig | None = None
+    """None: they cannot be read."""
+    config: PluginConfig = PluginConfig()
+    """Of our block; the defaults where there is none, or a wrong one."""
+    problems: tuple[str, ...] = ()
+    """Of the files, one sentence each."""
+    option_problems: tuple[str, ...] = ()
+    """Of the options in our block, one sentence each."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a node."""
+
+    node: Node
+    configured: Configured
+    driver: DriverLook
+    daemons: tuple[DaemonView, ...] | str
+    """Those under `mps.root`; or why they are not known, as half a sentence."""
+    nomad: NomadLook
+
+    @property
+    def daemon_views(self) -> tuple[DaemonView, ...]:
+        """The daemons, as far as they are known."""
+        return () if isinstance(self.daemons, str) else self.daemons
+
+    @property
+    def config(self) -> PluginConfig:
+        """What our block says."""
+        return self.configured.config
+
+    @property
+    def plan(self) -> Plan:
+        """What this node would publish."""
+        return make_plan(self.config, self.driver.inventory)
+
+    @property
+    def groups(self) -> tuple[DeviceGroup, ...]:
+        """The same as Nomad would be told."""
+        return device_groups(self.plan, self.config.vendor)
+
+
+def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
+    """The facts; takes twice `limit_s` at most, whatever hangs."""
+    with Child(lambda: read_config(paths)) as reading:
+        configured = _within(
+            reading,
+            time.monotonic() + limit_s,
+            lambda why: Configured(
+                problems=(f"the agent's configuration {why}: look at its disk",)
+            ),
+        )
+    config = configured.config
+    address = node.environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS
+    with ExitStack() as stack:
+        driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
+        daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
+        nomad = stack.enter_context(Child(lambda: node.nomad(node.environment, node.name)))
+        deadline = time.monotonic() + limit_s
+        return Facts(
+            node,
+            configured,
+            _within(
+                driver,
+                deadline,
+                lambda why: DriverLook(
+                    problem=f"the NVIDIA driver {why}: see dmesg, drain the node and reboot it"
+                ),
+            ),
+            _within(daemons, deadline, lambda why: why),
+            _within(nomad, deadline, lambda why: NomadLook(address, why)),
+        )
+
+
+def read_config(paths: Sequence[Path]) -> Configured:
+    """What these files of an agent's configuration say; all problems are in it."""
+    try:
+        agent = read_agent_config(paths)
+    except ConfigError as error:
+        return Configured(problems=error.problems)
+    if agent.ours is None:
+        return Configured(agent)
+    try:
+        return Configured(agent, checked_config(agent.ours.options))
+    except ConfigError as error:
+        return Configured(agent, option_problems=error.problems)
+
+
+def _daemons(node: Node, config: PluginConfig) -> tuple[DaemonView, ...] | str:
+    return tuple(node.daemons(config.mps))
+
+
+def _within(child: Child[_T], deadline: float, otherwise: Callable[[str], _T]) -> _T:
+    try:
+        return child.result(deadline)
+    except OverTimeError:
+        return otherwise("does not answer in time")
+    except ChildFailedError as error:
+        return otherwise(f"cannot be asked ({error})")

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The node as a doctor reaches it: files, programs, GPUs and Nomad's API."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, look_at_driver
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook, look_at_nomad
+from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from nomad_nvidia_vgpu.sharing.mps_view import DaemonView, daemon_views
+
+_RUN_S = 5.0
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs are that a person's own PATH may not name."""
+_LABEL = "security.selinux"
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program) or shutil.which(program, path=_SYSTEM_PATH)
+
+
+def _output(command: Sequence[str]) -> str:
+    """What a program prints; OSError if it cannot be run, does not end, or fails."""
+    try:
+        done = subprocess.run(  # noqa: S603  the callers' own words
+            command,
+            env={"PATH": os.environ.get("PATH", _SYSTEM_PATH)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_RUN_S,
+            check=True,
+        )
+    except subprocess.SubprocessError as error:
+        raise OSError(0, str(error)) from error
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _label(path: Path) -> str | None:
+    """The SELinux label of a file; None if it has none."""
+    try:
+        return os.getxattr(path, _LABEL).decode("utf-8", "replace").rstrip("\0")
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True)
+class Node:
+    """Paths and ways to ask. A test makes any node of it."""
+
+    proc: Path = Path("/proc")
+    sys: Path = Path("/sys")
+    etc: Path = Path("/etc")
+    run: Path = Path("/run")
+    name: str = field(default_factory=platform.node)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    uid: int = field(default_factory=os.geteuid)
+    which: Callable[[str], str | None] = _which
+    """Where a program is."""
+    output: Callable[[Sequence[str]], str] = _output
+    """What a program prints; OSError."""
+    label: Callable[[Path], str | None] = _label
+    """The SELinux label of a file."""
+    driver: Callable[[Sequence[SimulatedGpus]], DriverLook] = look_at_driver
+    daemons: Callable[[MpsConfig], Sequence[DaemonView]] = daemon_views
+    nomad: Callable[[Mapping[str, str], str], NomadLook] = look_at_nomad
+    """Asks the agent's API; takes the environment and the node's name."""

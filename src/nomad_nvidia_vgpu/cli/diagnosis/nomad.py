@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The Nomad agent: its version, its configuration, its folder for plugins, its API."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from nomad_nvidia_vgpu.cli import plugin_dir
+from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
+from nomad_nvidia_vgpu.cli.config_file import LABEL
+from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
+from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
+from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir
+
+_RESTART = "restart the agent"
+
+
+def version(facts: Facts) -> Iterator[Verdict]:
+    """Whether this version of Nomad has known bugs that concern device plugins."""
+    text = facts.nomad.version
+    if text is None:
+        program = facts.node.which("nomad")
+        try:
+            text = facts.node.output([program, "version"]).strip() if program else None
+        except OSError:
+            text = None
+    number = nomad_bugs.parsed(text or "")
+    if text is None or number is None:
+        yield warning(
+            "the version of Nomad cannot be told, for neither its API nor `nomad version` says it",
+            "set NOMAD_ADDR, or put nomad into PATH",
+        )
+        return
+    shown = ".".join(map(str, number))
+    bugs = [
+        (bug, fix)
+        for bug in nomad_bugs.KNOWN
+        if (fix := bug.fix_for(number)) is not None and bug.concerns(facts.config)
+    ]
+    for bug, fix in bugs:
+        said = error if bug.grave else warning
+        yield said(f"Nomad {shown}: {bug.effect}", f"upgrade to {'.'.join(map(str, fix))} or newer")
+    mounts = [*_mounts(facts)]
+    yield from mounts
+    if not bugs and not mounts:
+        yield ok(f"Nomad {shown} has no known bug that concerns this plugin")
+
+
+def _mounts(facts: Facts) -> Iterator[Verdict]:
+    effect = (
+        "every Nomad loses a task's volume_mounts beside the mounts of a device, and the latter when"
+        " the task restarts after an agent restart"
+    )
+    if facts.config.device_nodes == "cdi":
+        yield warning(
+            f'with device_nodes = "cdi" tasks are given mounts: {effect}',
+            "no volume_mount in jobs with a vGPU; drain the node before the agent restarts",
+        )
+    elif facts.config.mps.mount and facts.config.shares_by("mps"):
+        yield warning(
+            f"with mps.mount tasks are given mounts: {effect}",
+            f"let jobs mount {facts.config.mps.root} themselves, and take mount out",
+        )
+
+
+def agent_config(facts: Facts) -> Iterator[Verdict]:
+    """Whether the agent's files can be read, and have a good block for this plugin."""
+    configured = facts.configured
+    for problem in configured.problems:
+        sentence, _, remedy = problem.partition("; ")
+        yield error(sentence, remedy or "mend it, for the agent does not start so")
+    agent = configured.agent
+    if agent is None:
+        return
+    ours = agent.ours
+    if ours is None:
+        yield from _mislabelled(agent) or [
+            error(
+                f'{_where(agent)} has no plugin "{LABEL}" block, so the agent does not offer GPUs',
+                f"nvidia-vgpu install --vgpus N, or write the block; {_RESTART}",
+            )
+        ]
+        return
+    where = f'plugin "{LABEL}" in {ours.file}'
+    for problem in configured.option_problems:
+        said = error_of(problem)
+        yield error(f"{where}: {said.sentence}", f"{said.remedy}; the agent does not start so")
+    if configured.option_problems:
+        return
+    if not facts.config.enabled:
+        yield warning(f"{where} says enabled = false, so nothing is offered", "set it to true")
+    elif not facts.config.configured:
+        yield error(
+            f"{where} sets no option, so nothing is offered",
+            f"set vgpus in its config block; {_RESTART}",
+        )
+    else:
+        yield ok(f"{where} is in order")
+
+
+def _mislabelled(agent: AgentConfig) -> list[Verdict]:
+    """Blocks that are meant for this plugin."""
+    return [
+        error(
+            f'{block.file} has a plugin "{block.label}" block, and the label must be the name of'
+            " the file in plugin_dir",
+            f'write plugin "{LABEL}"; {_RESTART}',
+        )
+        for block in agent.blocks
+        if _meant(block)
+    ]
+
+
+def _meant(block: PluginBlock) -> bool:
+    return "vgpu" in block.label.lower() or "vgpus" in block.options
+
+
+def plugin_files(facts: Facts) -> Iterator[Verdict]:
+    """Whether this program is in the agent's plugin_dir, under the label's name, and safe there."""
+    agent = facts.configured.agent
+    if agent is None:
+        return
+    if agent.plugins is None:
+        yield error(f"{_where(agent)} sets neither plugin_dir nor data_dir", "set plugin_dir")
+        return
+    if not agent.plugins.startswith("/"):
+        yield error(f"plugin_dir is {agent.plugins!r}", "write an absolute path")
+        return
+    trusted = {0, facts.node.uid, agent.given.stat().st_uid}
+    try:
+        folder = plugin_dir.look(agent.plugins, trusted)
+    except OSError as why:
+        yield warning(f"plugin_dir {agent.plugins} cannot be read: {why.strerror}", "become root")
+        return
+    # Whether this user may write there says nothing about the agent.
+    verdicts = [
+        error_of(text) for text in plugin_dir.problems(dataclasses.replace(folder, writable=True))
+    ]
+    verdicts += _entry(folder)
+    yield from verdicts or [ok(f"{folder.path}/{LABEL} is this plugin")]
+
+
+def _entry(folder: PluginDir) -> Iterator[Verdict]:
+    path = Path(folder.path) / LABEL
+    kind = folder.holds(LABEL)
+    others = [one.name for one in folder.programs if one.kind is Kind.OURS and one.name != LABEL]
+    if kind is Kind.DANGLING:
+        yield error(f"{path} is {kind.value}, and stops the agent", "nvidia-vgpu install")
+    elif kind is Kind.ORIGINAL:
+        yield warning(f"{path} is {kind.value}", f"nvidia-vgpu install, then {_RESTART}")
+    elif kind is None and folder.exists:
+        there = f": there is {', '.join(others)}" if others else ""
+        yield error(
+            f"{folder.path} has no executable file {LABEL}, the label of the plugin block{there}",
+            f"nvidia-vgpu install, then {_RESTART}",
+        )
+
+
+def api(facts: Facts) -> Iterator[Verdict]:
+    """Whether the agent's API answers, and shows the node's devices."""
+    look = facts.nomad
+    if look.refused:
+        yield error(
+            f"no Nomad agent listens at {look.address}",
+            "start it (systemctl status nomad), or set NOMAD_ADDR to where it listens",
+        )
+    elif look.problem:
+        yield warning(
+            f"Nomad's API at {look.address} {look.problem}, so what Nomad offers is not known",
+            "set NOMAD_ADDR, NOMAD_TOKEN (node:read) and NOMAD_CACERT as for the nomad command",
+        )
+    else:
+        yield ok(f"Nomad's API at {look.address} knows this node ({look.node_id})")
+
+
+def _where(agent: AgentConfig) -> str:
+    return ", ".join(map(str, agent.files)) or f"{agent.given}, which holds no file,"

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Asks a Nomad agent's HTTP API about its node, as Nomad's own command line is told to."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+
+DEFAULT_ADDRESS = "http://127.0.0.1:4646"
+
+_TIMEOUT_S = 5.0
+_MAX_BYTES = 64 << 20
+_FORBIDDEN = 403
+_OK = 200
+
+
+class ApiGroup(NamedTuple):
+    """A device group as Nomad knows it."""
+
+    vendor: str
+    type: str
+    name: str
+    instances: Mapping[str, str]
+    """Id to why it is unhealthy; empty: it is healthy."""
+
+    @property
+    def device(self) -> str:
+        """By which a job can ask for it."""
+        return f"{self.vendor}/{self.type}/{self.name}"
+
+
+class NomadLook(NamedTuple):
+    """What the API says of this node."""
+
+    address: str
+    problem: str = ""
+    """Why it says nothing, in half a sentence."""
+    refused: bool = False
+    """Whether nobody listens there."""
+    version: str | None = None
+    node_id: str | None = None
+    groups: tuple[ApiGroup, ...] | None = None
+    """None: it does not say."""
+
+
+class ApiError(Exception):
+    """The text is half a sentence about why there is no answer."""
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        """`refused`: nobody listens at the address."""
+        super().__init__(text)
+        self.refused = refused
+
+
+def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
+    """What the agent that `environment` leads to says of its own node, or else the one of `name`.
+
+    The variables are those of Nomad's command line. Takes some seconds at most for each of three
+    requests.
+    """
+    address = environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS
+    version = None
+    try:
+        api = _Api(address, environment)
+        try:
+            agent = api.get("/v1/agent/self")
+        except ApiError as error:
+            if error.refused:
+                raise
+            agent = {}  # not everybody may ask an agent about itself
+        version = _at(agent, "config", "Version", "Version")
+        node_id = _at(agent, "stats", "client", "node_id") or _listed(api, name)
+        node = api.get(f"/v1/node/{quote(str(node_id))}")
+    except ApiError as error:
+        return NomadLook(address, str(error), error.refused, version)
+    devices = _at(node, "NodeResources", "Devices") or []
+    return NomadLook(
+        address,
+        version=version or _at(node, "Attributes", "nomad.version"),
+        node_id=node_id,
+        groups=tuple(_group(raw) for raw in devices if isinstance(raw, dict)),
+    )
+
+
+def _listed(api: _Api, name: str) -> str:
+    """The id of the node of this name."""
+    nodes = api.get("/v1/nodes")
+    found = [n["ID"] for n in nodes if isinstance(n, dict) and n.get("Name") == name and "ID" in n]
+    if len(found) != 1:
+        raise ApiError(f"knows {len(found) or 'no'} node of the name {name}")
+    return str(found[0])
+
+
+def _group(raw: Mapping[str, Any]) -> ApiGroup:
+    instances = {
+        str(one.get("ID")): ""
+        if one.get("Healthy")
+        else str(one.get("HealthDescription") or "without a word")
+        for one in raw.get("Instances") or []
+    }
+    vendor, kind, name = (str(raw.get(part, "")) for part in ("Vendor", "Type", "Name"))
+    return ApiGroup(vendor, kind, name, instances)
+
+
+def _at(document: Any, *path: str) -> Any:
+    for name in path:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
+
+
+class _Api:
+    def __init__(self, address: str, environment: Mapping[str, str]) -> None:
+        self._parts = urlsplit(address)
+        if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
+            raise ApiError("is not an address of the form http://host:port or https://host:port")
+        self._environment = environment
+        self._headers = _headers(environment)
+        region = environment.get("NOMAD_REGION")
+        self._query = f"?{urlencode({'region': region})}" if region else ""
+
+    def get(self, path: str) -> Any:
+        """The JSON document at `path`; ApiError."""
+        connection = self._connection()
+        try:
+            connection.request("GET", f"{path}{self._query}", headers=self._headers)
+            response = connection.getresponse()
+            body = response.read(_MAX_BYTES)
+        except ConnectionRefusedError as error:
+            raise ApiError("refuses connections", refused=True) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ApiError(f"does not answer ({said})") from error
+        finally:
+            connection.close()
+        if response.status == _FORBIDDEN:
+            raise ApiError("wants a token that may read nodes")
+        if response.status != _OK:
+            raise ApiError(f"answers {path} with status {response.status}")
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise ApiError(f"answers {path} with something that is not JSON") from error
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+        return _Https(host, port, self._environment)
+
+
+class _Https(http.client.HTTPConnection):
+    """TLS by the variables of Nomad's command line."""
+
+    default_port = http.client.HTTPS_PORT
+
+    def __init__(self, host: str, port: int | None, environment: Mapping[str, str]) -> None:
+        super().__init__(host, port, timeout=_TIMEOUT_S)
+        self._server_name = environment.get("NOMAD_TLS_SERVER_NAME") or host
+        try:
+            self._context = _tls(environment)
+        except (OSError, ValueError) as error:  # of ssl too
+            said = getattr(error, "strerror", None) or str(error)
+            raise ApiError(f"cannot be asked, for the NOMAD_… files of TLS: {said}") from error
+
+    def connect(self) -> None:
+        raw = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock = self._context.wrap_socket(raw, server_hostname=self._server_name)
+
+
+def _tls(environment: Mapping[str, str]) -> ssl.SSLContext:
+    context = ssl.create_default_context(
+        cafile=environment.get("NOMAD_CACERT") or None,
+        capath=environment.get("NOMAD_CAPATH") or None,
+    )
+    if environment.get("NOMAD_SKIP_VERIFY", "").lower() in ("1", "t", "true"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    certificate = environment.get("NOMAD_CLIENT_CERT")
+    if certificate:
+        context.load_cert_chain(certificate, environment.get("NOMAD_CLIENT_KEY") or None)
+    return context
+
+
+def _headers(environment: Mapping[str, str]) -> dict[str, str]:
+    headers = {"Accept": "application/json"}
+    if token := environment.get("NOMAD_TOKEN"):
+        headers["X-Nomad-Token"] = token
+    if login := environment.get("NOMAD_HTTP_AUTH"):
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    return headers

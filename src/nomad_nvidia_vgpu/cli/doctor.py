@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MPL-2.0
+"""`nvidia-vgpu doctor`: what is wrong with this node, and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import click
+
+from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.cli.diagnosis.checks import CHECKS
+from nomad_nvidia_vgpu.cli.diagnosis.diagnose import diagnosed
+from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Finding, Level
+from nomad_nvidia_vgpu.cli.diagnosis.node import Node
+
+_TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
+
+
+@click.command()
+@click.option(
+    "--agent-config",
+    "paths",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=[Path("/etc/nomad.d")],
+    show_default=True,
+    help="What the agent is started with as -config: a file or a folder (repeatable).",
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--strict", is_flag=True, help="Exit status 1 for warnings too.")
+@click.option(
+    "--time-limit",
+    "limit_s",
+    type=click.FloatRange(1, 600),
+    default=20.0,
+    show_default=True,
+    help="Seconds after which what hangs is given up; the whole takes three times that at most.",
+)
+def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float) -> int:
+    """Find out what is wrong with this node.
+
+    Looks at the driver, GPUs, MPS, container runtimes and Nomad, and says of each what is wrong
+    and what to do. Changes nothing. Run it as root, with NOMAD_ADDR and NOMAD_TOKEN as for the
+    nomad command. Exit status 1 when there is an error.
+    """
+    findings = diagnosed(gathered(Node(), paths, limit_s), limit_s)
+    if as_json:
+        tables.show_json(document(findings))
+    else:
+        for subject, of_one in groupby(findings, lambda one: one.subject):
+            rows = [
+                (one.check, one.level.value, one.sentence, one.remedy or None) for one in of_one
+            ]
+            title = _TITLES.get(subject, subject.capitalize())
+            tables.show(tables.table(title, ("Check", "Level", "Finding", "Remedy"), rows))
+    if skipped := _skipped(findings):
+        tables.note(
+            f"nvidia-vgpu: not looked at, for want of what is missing: {', '.join(skipped)}"
+        )
+    counts = Counter(one.level for one in findings)
+    errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
+    tables.note(f"nvidia-vgpu: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
+    return int(bool(errors or (strict and warnings)))
+
+
+def document(findings: Sequence[Finding]) -> dict[str, object]:
+    """The findings for machines; the names in it stay."""
+    counts = Counter(one.level for one in findings)
+    return {
+        "findings": [
+            {**one._asdict(), "level": one.level.value, "remedy": one.remedy or None}
+            for one in findings
+        ],
+        "skipped": _skipped(findings),
+        "counts": {level.value: counts[level] for level in Level},
+    }
+
+
+def _skipped(findings: Sequence[Finding]) -> list[str]:
+    """The checks that said nothing, as `subject/check`."""
+    spoken = {(one.subject, one.check) for one in findings}
+    return [f"{c.subject}/{c.name}" for c in CHECKS if (c.subject, c.name) not in spoken]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'s' * (number != 1)}"

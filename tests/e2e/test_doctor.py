@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MPL-2.0
+"""`nvidia-vgpu doctor` beside real agents: silent where all is well, and the usual mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from libnvidia_ml.driver import FakeDriver
+
+from e2e import binaries
+from e2e.agent import Agent
+from e2e.conftest import StartAgent, plugin_block
+from e2e.waiting import PATIENCE_S, wait_until
+
+pytestmark = pytest.mark.nomad
+
+GPUS = 8
+OF_THE_MACHINE = {"containers", "selinux", "mps"}
+"""Subjects that depend on what else the machine has that runs the tests."""
+
+ANOTHER = """#!{python}
+# Stands for a plugin of somebody else, under a name of its own.
+from nomad_nvidia_vgpu.rpc import base_service
+base_service.PLUGIN_NAME = "another"
+from nomad_nvidia_vgpu.__main__ import main
+main()
+"""
+
+
+@pytest.fixture
+def driver(nvml: Path, tmp_path: Path) -> FakeDriver:
+    """Eight GPUs of one model, unlike those of agents that other tests run at the same time.
+
+    A plugin withholds what tasks hold of its GPUs, wherever on the machine they run.
+    """
+    made = FakeDriver(nvml, tmp_path, "h100x8")
+    for index in range(GPUS):
+        made.set(f"gpu {index}", "uuid", f"GPU-{uuid.uuid4()}")
+    return made
+
+
+class Diagnosis:
+    """What one run said."""
+
+    def __init__(self, agent: Agent, driver: FakeDriver, *flags: str) -> None:
+        """Runs it as a person on that node would."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("NOMAD_")}
+        address = {"NOMAD_ADDR": f"http://127.0.0.1:{agent.ports.http}"}
+        configs = [f"--agent-config={path}" for path in agent.configs]
+        done = subprocess.run(
+            [binaries.plugin(), "doctor", "--json", "--time-limit=60", *configs, *flags],
+            env={**inherited, **driver.environment(), **address},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S * 2,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        self.status = done.returncode
+        self.document: dict[str, Any] = json.loads(done.stdout)
+        self.bad = {
+            f"{one['subject']}/{one['check']}": f"{one['sentence']}: {one['remedy']}"
+            for one in self.document["findings"]
+            if one["level"] != "ok" and one["subject"] not in OF_THE_MACHINE
+        }
+
+
+def test_a_healthy_node_is_ok_and_a_changed_config_is_noticed(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Nomad reads `vgpus` at its start alone, and shows the old number until it is restarted."""
+    agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment())
+    agent.api.wait_for_groups(1)
+    wait_until(
+        "all GPUs are offered",
+        lambda: sum(len(g.healthy) for g in agent.api.device_groups().values()) == 32,
+    )
+    found = Diagnosis(agent, driver)
+    assert found.bad == {}
+    assert found.document["skipped"] == []
+    said = {one["check"]: one["sentence"] for one in found.document["findings"]}
+    assert said["groups"] == "Nomad offers all 32 vGPUs of this node"
+    assert agent.api.node()["ID"] in said["api"]
+
+    agent.configs[0].write_text(plugin_block("vgpus = 8"))
+    found = Diagnosis(agent, driver)
+    assert found.status == 1
+    assert set(found.bad) == {"nomad/groups"}
+    assert "32 vGPUs" in found.bad["nomad/groups"]
+    assert "would publish 64: restart the agent" in found.bad["nomad/groups"]
+
+
+def test_a_second_plugin_on_the_same_gpus_is_an_error(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Whatever its name, its vendor and its ids: the UUIDs are the same."""
+    second = 'plugin "another" {\n config {\n vgpus = 2\n vendor = "second"\n }\n}\n'
+    agent = start_agent(
+        plugin_block("vgpus = 4") + second, environment=driver.environment(), start=False
+    )
+    program = agent.plugin_dir / "another"
+    program.write_text(ANOTHER.format(python=sys.executable))
+    program.chmod(0o755)
+    agent.start()
+    wait_until(
+        "both plugins' GPUs are offered",
+        lambda: len(agent.api.node()["NodeResources"]["Devices"] or []) == 2,
+        seen=agent.log_tail,
+    )
+    found = Diagnosis(agent, driver)
+    assert found.status == 1
+    twice = [one for one in found.document["findings"] if one["check"] == "sold-twice"]
+    assert len(twice) == GPUS
+    for one in twice:
+        assert one["level"] == "error"
+        assert "letmutx/gpu/NVIDIA H100 80GB HBM3" in one["sentence"]
+        assert "second/gpu/NVIDIA H100 80GB HBM3" in one["sentence"]
+        assert "plugin_dir" in one["remedy"]
+
+
+def test_a_label_that_is_not_the_files_name_is_an_error(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Nomad leaves such a file alone and offers no GPU, with no more than a line in its log."""
+    agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment(), start=False)
+    entry = agent.plugin_dir / binaries.PLUGIN_NAME
+    entry.rename(entry.with_name("vgpu"))
+    agent.start()
+    assert agent.api.device_groups() == {}
+    found = Diagnosis(agent, driver)
+    assert found.status == 1
+    assert set(found.bad) == {"nomad/plugin-files", "nomad/groups"}
+    assert "no executable file nvidia-vgpu" in found.bad["nomad/plugin-files"]
+    assert "does not offer letmutx/gpu/" in found.bad["nomad/groups"]
+
+    agent.configs[0].write_text(plugin_block("vgpus = 4").replace("nvidia-vgpu", "vgpu"))
+    found = Diagnosis(agent, driver)
+    assert 'write plugin "nvidia-vgpu"' in found.bad["nomad/agent-config"]
+
+
+def test_without_an_agent_that_is_the_error(start_agent: StartAgent, driver: FakeDriver) -> None:
+    """And what only an agent knows is not judged."""
+    agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment(), start=False)
+    found = Diagnosis(agent, driver)
+    assert found.status == 1
+    assert "no Nomad agent listens" in found.bad["nomad/api"]
+    assert {"nomad/groups", "nomad/sold-twice"} <= set(found.document["skipped"])

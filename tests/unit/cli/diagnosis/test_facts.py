@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Gathering what is known of a node."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered, read_config
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
+from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from unit.cli.diagnosis.nodes import NO_NOMAD, driver, node, offered, written
+from unit.example_gpus import gpu
+
+PATIENCE_S = 100.0
+
+
+def answering(root: Path, **ways: Any) -> Any:
+    """A node with a driver, a daemon and Nomad, but for these ways."""
+    found: dict[str, Any] = {
+        "driver": lambda _simulate: driver(gpu("GPU-a")),
+        "daemons": lambda config: [DaemonView(config.root, "ready")],
+        "nomad": lambda _environment, name: offered(node_id=name),
+    }
+    return node(root, **{**found, **ways})
+
+
+def hang(*_args: object) -> Any:
+    """Never returns."""
+    time.sleep(PATIENCE_S * 100)
+
+
+def fail(*_args: object) -> Any:
+    """Raises what nobody expects."""
+    raise RuntimeError("nobody expects it")
+
+
+def config(root: Path, options: str) -> Path:
+    """A file with a block of these options."""
+    return written(root / "a.hcl", f'plugin "nvidia-vgpu" {{\nconfig {{\n{options}\n}}\n}}\n')
+
+
+def test_the_options_of_our_block_decide_what_is_looked_at(tmp_path: Path) -> None:
+    """Simulated GPUs, the root of MPS, and what would be published."""
+    asked = 'vgpus = 2\nmps {\n root = "/run/x"\n}'
+    known = gathered(answering(tmp_path), [config(tmp_path, asked)], PATIENCE_S)
+    assert known.config.vgpus == 2
+    assert known.daemon_views == (DaemonView("/run/x", "ready"),)
+    assert [len(group.instances) for group in known.groups] == [2]
+    assert known.nomad.node_id == "n1"
+
+
+def test_ways_are_given_what_they_need(tmp_path: Path) -> None:
+    """The environment is the node's, not this process's."""
+
+    def asks(environment: Mapping[str, str], _name: str) -> NomadLook:
+        return offered(node_id=environment["NOMAD_ADDR"])
+
+    def looks(simulate: Sequence[SimulatedGpus]) -> Any:
+        return driver(version=str(len(simulate)))
+
+    on = answering(tmp_path, nomad=asks, driver=looks, environment={"NOMAD_ADDR": "http://x"})
+    known = gathered(on, [config(tmp_path, 'vgpus = 2\nsimulate = ["t4"]')], PATIENCE_S)
+    assert (known.nomad.node_id, known.driver.version) == ("http://x", "1")
+
+
+def test_what_hangs_is_given_up_and_the_rest_is_known(tmp_path: Path) -> None:
+    """A driver in its grave must not keep the doctor."""
+    on = answering(tmp_path, driver=hang, daemons=hang, nomad=hang)
+    known = gathered(on, [config(tmp_path, "vgpus = 2")], 1.0)
+    assert "driver does not answer in time" in known.driver.problem
+    assert known.daemons == "does not answer in time"
+    assert (known.nomad.problem, known.nomad.refused) == ("does not answer in time", False)
+
+
+def test_what_fails_is_said_in_its_words(tmp_path: Path) -> None:
+    """Nothing is an exception."""
+    on = answering(tmp_path, driver=fail, daemons=fail, nomad=fail)
+    known = gathered(on, [config(tmp_path, "vgpus = 2")], PATIENCE_S)
+    assert "nobody expects it" in known.driver.problem
+    assert "nobody expects it" in str(known.daemons)
+    assert known.daemon_views == ()
+    assert "nobody expects it" in known.nomad.problem
+
+
+def test_a_config_that_cannot_be_read_leaves_the_defaults(tmp_path: Path) -> None:
+    """The driver and Nomad are looked at all the same."""
+    known = gathered(answering(tmp_path), [tmp_path / "no"], PATIENCE_S)
+    assert known.configured.agent is None
+    assert known.configured.problems
+    assert known.config.mps == MpsConfig()
+    assert known.nomad != NO_NOMAD
+
+
+def test_a_disk_that_hangs_is_given_up(tmp_path: Path) -> None:
+    """A named pipe without a writer stands for it."""
+    os.mkfifo(tmp_path / "a.hcl")
+    known = gathered(answering(tmp_path), [tmp_path / "a.hcl"], 1.0)
+    assert "does not answer in time" in known.configured.problems[0]
+
+
+def test_wrong_options_are_told_from_wrong_files(tmp_path: Path) -> None:
+    """Each has a remedy of its own."""
+    found = read_config([config(tmp_path, "vgpus = 0")])
+    assert found.agent is not None
+    assert (found.problems, len(found.option_problems)) == ((), 1)

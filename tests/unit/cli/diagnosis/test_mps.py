@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The checks of MPS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
+from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
+from nomad_nvidia_vgpu.cli.diagnosis.mps import compute_modes, daemons, permissions, tools
+from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from unit.cli.diagnosis.nodes import driver, facts, levels, node, one, said, written
+from unit.example_gpus import gpu
+
+CONTROL = "nvidia-cuda-mps-control"
+EXCLUSIVE = driver(gpu("GPU-a", compute_mode="EXCLUSIVE_PROCESS"))
+READY = DaemonView("GPU-a", "ready")
+
+
+def known(  # noqa: PLR0913  each has a default, and is named
+    tmp_path: Path,
+    mps_root: Path,
+    *,
+    sharing: str = "mps",
+    vgpus: int = 4,
+    look: DriverLook = EXCLUSIVE,
+    views: Sequence[DaemonView] | str = (READY,),
+    programs: Sequence[str] = (CONTROL,),
+) -> Facts:
+    """A node that shares one GPU so."""
+    return facts(
+        tmp_path,
+        options=f'vgpus = {vgpus}\nsharing = "{sharing}"\nmps {{\n root = "{mps_root}"\n}}',
+        look=look,
+        daemons=views,
+        on=node(tmp_path, programs),
+    )
+
+
+def process(
+    tmp_path: Path, pid: int, words: Sequence[str], pipe: Path | None, parent: int = 1
+) -> None:
+    """A process of this node."""
+    place = tmp_path / "proc" / str(pid)
+    written(place / "cmdline", "\0".join([*words, ""]))
+    written(place / "stat", f"{pid} (a) name) S {parent} 0 0")
+    if pipe is not None:
+        written(place / "environ", f"HOME=/\0CUDA_MPS_PIPE_DIRECTORY={pipe}\0")
+
+
+def daemon_of(tmp_path: Path, mps_root: Path, pid: int = 7) -> None:
+    """The daemon of GPU-a, with its directory."""
+    written(mps_root / f"GPU-a/pipe/{CONTROL}.pid", f"{pid}\n")
+    process(tmp_path, pid, [f"/usr/bin/{CONTROL}", "-d"], mps_root / "GPU-a/pipe")
+
+
+# tools
+
+
+def test_tools_are_named(tmp_path: Path, mps_root: Path) -> None:
+    """Where they are."""
+    one(tools, known(tmp_path, mps_root), Level.OK, f"/usr/bin/{CONTROL}")
+
+
+def test_missing_tools_are_an_error_where_they_are_needed(tmp_path: Path, mps_root: Path) -> None:
+    """And nothing where GPUs are shared by time-slicing."""
+    one(tools, known(tmp_path, mps_root, programs=()), Level.ERROR, "install")
+    one(tools, known(tmp_path, mps_root, programs=(), sharing="time-slicing"), Level.OK)
+
+
+def test_sharing_of_one_gpu_alone_counts(tmp_path: Path) -> None:
+    """The whole node may share otherwise."""
+    options = 'vgpus = 4\ngpu "*L4*" {\n sharing = "mps"\n}'
+    known_here = facts(tmp_path, options=options, look=EXCLUSIVE)
+    one(tools, known_here, Level.ERROR)
+    one(daemons, known_here, Level.ERROR, "GPU-a has no MPS daemon")
+    one(compute_modes, known_here, Level.OK)
+
+
+# compute modes
+
+
+def test_each_sharing_has_its_mode(tmp_path: Path, mps_root: Path) -> None:
+    """EXCLUSIVE_PROCESS for MPS, any number of processes else."""
+    one(compute_modes, known(tmp_path, mps_root), Level.OK)
+    look = driver(gpu("GPU-a", compute_mode="DEFAULT"))
+    one(compute_modes, known(tmp_path, mps_root, look=look, sharing="time-slicing"), Level.OK)
+
+
+def test_a_whole_gpu_may_be_exclusive(tmp_path: Path, mps_root: Path) -> None:
+    """One vGPU is one task, which an operator may want to have but one process."""
+    one(compute_modes, known(tmp_path, mps_root, sharing="time-slicing", vgpus=1), Level.OK)
+
+
+def test_mps_without_exclusive_mode_is_a_warning(tmp_path: Path, mps_root: Path) -> None:
+    """A process can run beside the server."""
+    look = driver(gpu("GPU-a", compute_mode="DEFAULT"))
+    one(compute_modes, known(tmp_path, mps_root, look=look), Level.WARNING, "without limits")
+
+
+def test_a_mode_that_this_plugin_left_behind_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """The journal tells it from one that somebody else set."""
+    written(mps_root / "compute-modes.json", json.dumps({"GPU-a": "DEFAULT"}))
+    found = known(tmp_path, mps_root, sharing="time-slicing")
+    one(compute_modes, found, Level.ERROR, "left in EXCLUSIVE_PROCESS", "nvidia-vgpu release")
+
+
+def test_a_mode_that_somebody_set_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """All tasks but one would fail."""
+    found = known(tmp_path, mps_root, sharing="time-slicing")
+    one(compute_modes, found, Level.ERROR, "nvidia-smi -i GPU-a -c DEFAULT")
+    look = driver(gpu("GPU-a", compute_mode="PROHIBITED"))
+    one(compute_modes, known(tmp_path, mps_root, look=look), Level.ERROR, "PROHIBITED")
+
+
+def test_a_journal_that_is_spoilt_or_of_another_gpu_is_a_warning(
+    tmp_path: Path, mps_root: Path
+) -> None:
+    """It is left as it is: only the plugin mends it."""
+    journal = written(mps_root / "compute-modes.json", "{")
+    one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "spoilt")
+    assert journal.read_text() == "{"
+    journal.write_text('{"GPU-z": "DEFAULT"}')
+    one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "GPU-z")
+
+
+# daemons
+
+
+def test_a_daemon_at_work_is_ok(tmp_path: Path, mps_root: Path) -> None:
+    """With its server, which is its child whatever its name."""
+    daemon_of(tmp_path, mps_root)
+    pipe = mps_root / "GPU-a/pipe"
+    process(tmp_path, 8, [f"/usr/bin/{CONTROL}", "-d"], pipe, parent=7)
+    process(tmp_path, 9, ["nvidia-cuda-mps-server"], pipe, parent=7)
+    process(tmp_path, 10, ["sleep", "1"], None)
+    one(daemons, known(tmp_path, mps_root), Level.OK, "1 MPS daemon")
+
+
+def test_a_node_without_mps_is_ok(tmp_path: Path, mps_root: Path) -> None:
+    """Nothing runs, nothing is left."""
+    found = known(tmp_path, mps_root, sharing="time-slicing", views=())
+    one(daemons, found, Level.OK, "never were")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("not running", "directory and no daemon"),
+        ("ACTIVE/FAULT", "stop the tasks"),
+        ("GPU-a: its MPS daemon does not answer", "does not answer"),
+    ],
+)
+def test_a_daemon_that_does_not_work_is_an_error(
+    tmp_path: Path, mps_root: Path, state: str, words: str
+) -> None:
+    """With what it lacks."""
+    views = [DaemonView("GPU-a", state)]
+    one(daemons, known(tmp_path, mps_root, views=views), Level.ERROR, words)
+
+
+def test_a_gpu_without_a_daemon_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """The plugin has not run, or could not start one."""
+    one(daemons, known(tmp_path, mps_root, views=()), Level.ERROR, "GPU-a has no MPS daemon")
+
+
+def test_a_tool_that_hangs_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """Nothing is known of the daemons then."""
+    found = known(tmp_path, mps_root, views="does not answer in time")
+    one(daemons, found, Level.ERROR, "does not answer in time")
+
+
+def test_a_daemon_that_is_not_wanted_any_more_is_a_warning(tmp_path: Path, mps_root: Path) -> None:
+    """It ends by itself when its clients have."""
+    daemon_of(tmp_path, mps_root)
+    views = [READY._replace(clients=(4, 5))]
+    found = known(tmp_path, mps_root, sharing="time-slicing", views=views)
+    one(daemons, found, Level.WARNING, "GPU-a", "(2 clients)", "nvidia-vgpu release")
+
+
+def test_a_daemon_without_its_directory_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """Somebody has removed it: no task finds the daemon, and it keeps the GPU."""
+    daemon_of(tmp_path, mps_root)
+    (mps_root / f"GPU-a/pipe/{CONTROL}.pid").unlink()
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 7", "kill 7")
+
+
+def test_somebody_elses_daemon_is_in_the_way_of_ours(tmp_path: Path, mps_root: Path) -> None:
+    """An error beside ours, a warning where GPUs are shared by time-slicing."""
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/nvidia-mps"))
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "/tmp/nvidia-mps", "echo quit")
+    found = known(tmp_path, mps_root, sharing="time-slicing", views=())
+    one(daemons, found, Level.WARNING, "pid 30")
+
+
+def test_a_server_that_outlived_its_daemon_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """No new daemon can be started before it has ended."""
+    process(tmp_path, 9, ["nvidia-cuda-mps-server"], mps_root / "GPU-a/pipe")
+    found = said(daemons, known(tmp_path, mps_root, views=[DaemonView("GPU-a", "not running")]))
+    assert [level for level, _ in found] == [Level.ERROR, Level.ERROR]
+    assert "pid 9" in found[1][1]
+
+
+def test_what_this_user_may_not_see_is_not_judged(tmp_path: Path, mps_root: Path) -> None:
+    """Another user's process does not say where its pipes are."""
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], None)
+    (tmp_path / "proc/31").mkdir()
+    one(daemons, known(tmp_path, mps_root), Level.OK)
+
+
+# permissions
+
+
+def test_open_directories_are_ok(tmp_path: Path, mps_root: Path) -> None:
+    """Those that the plugin makes, and those that are yet to be made."""
+    (mps_root / "GPU-a/pipe").mkdir(parents=True)
+    mps_root.parent.chmod(0o755)
+    assert levels(permissions, known(tmp_path, mps_root)) == [Level.OK]
+    one(permissions, known(tmp_path, mps_root / "no"), Level.OK)
+
+
+def test_a_closed_directory_on_the_way_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """Tasks run as any user."""
+    (mps_root / "GPU-a/pipe").mkdir(parents=True)
+    mps_root.parent.chmod(0o755)
+    (mps_root / "GPU-a").chmod(0o700)
+    one(permissions, known(tmp_path, mps_root), Level.ERROR, f"chmod o+x {mps_root}/GPU-a")
+
+
+def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """They could put their own daemon there."""
+    mps_root.mkdir(parents=True)
+    mps_root.parent.chmod(0o755)
+    mps_root.chmod(0o777)
+    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 777", "chmod 755")
+
+
+def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """Whoever made it decides where the daemons' sockets are."""
+    (tmp_path / "elsewhere").mkdir()
+    mps_root.parent.chmod(0o755)
+    mps_root.symlink_to(tmp_path / "elsewhere")
+    found = known(tmp_path, mps_root, views=())
+    one(permissions, found, Level.ERROR, "is not a directory")

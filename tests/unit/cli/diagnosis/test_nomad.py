@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The checks of the Nomad agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nomad_nvidia_vgpu.cli.diagnosis.facts import read_config
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
+from nomad_nvidia_vgpu.cli.diagnosis.nomad import agent_config, api, plugin_files, version
+from unit.cli.diagnosis.nodes import (
+    NO_NOMAD,
+    facts,
+    levels,
+    node,
+    offered,
+    one,
+    said,
+    unread,
+    written,
+)
+
+PLUGIN = "#!/bin/sh\n# nvidia-vgpu, a Nomad device plugin\n"
+
+
+# version
+
+
+def test_a_current_nomad_is_ok(tmp_path: Path) -> None:
+    """By its API."""
+    one(version, facts(tmp_path, nomad=offered()), Level.OK, "1.11.3")
+
+
+def test_without_the_api_the_program_tells_its_version(tmp_path: Path) -> None:
+    """Whatever else it prints."""
+
+    def output(command: Sequence[str]) -> str:
+        assert list(command) == ["/usr/bin/nomad", "version"]
+        return "Nomad v1.10.2\nRevision abc\n"
+
+    found = facts(tmp_path, on=node(tmp_path, ["nomad"], output=output))
+    one(version, found, Level.OK, "1.10.2")
+
+
+def test_each_bug_is_a_warning_with_the_version_to_take(tmp_path: Path) -> None:
+    """Those of 1.4.1 that concern a device plugin."""
+    found = said(version, facts(tmp_path, nomad=offered(version="1.4.1")))
+    assert {level for level, _ in found} == {Level.WARNING}
+    assert any("a minute later | upgrade to 1.4.3" in text for _, text in found)
+
+
+def test_a_nomad_without_device_plugins_is_an_error(tmp_path: Path) -> None:
+    """Nothing of this can work."""
+    assert Level.ERROR in levels(version, facts(tmp_path, nomad=offered(version="0.8.7")))
+
+
+def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
+    """No program, one that fails, or one that says something else."""
+
+    def fails(_command: Sequence[str]) -> str:
+        raise OSError(0, "no")
+
+    one(version, facts(tmp_path), Level.WARNING, "cannot be told")
+    for output in (fails, lambda _command: "hello"):
+        found = facts(tmp_path, on=node(tmp_path, ["nomad"], output=output))
+        one(version, found, Level.WARNING, "cannot be told")
+
+
+def test_mounts_are_a_bug_of_every_version(tmp_path: Path) -> None:
+    """No upgrade helps."""
+    for options in ('sharing = "mps"\nmps {\n mount = true\n}', 'device_nodes = "cdi"'):
+        found = facts(tmp_path, options=f"vgpus = 4\n{options}", nomad=offered())
+        one(version, found, Level.WARNING, "volume_mount")
+
+
+# agent's configuration
+
+
+def test_a_good_block_is_ok(tmp_path: Path) -> None:
+    """With the file that it is in."""
+    one(agent_config, facts(tmp_path), Level.OK, str(tmp_path / "nomad.d/agent.hcl"))
+
+
+def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    """With the option that names them."""
+    problems = read_config([tmp_path / "nowhere"]).problems
+    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| say --agent-config")
+    broken = written(tmp_path / "a.hcl", "plugin {{{")
+    problems = read_config([broken]).problems
+    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| mend it")
+
+
+def test_a_missing_block_is_an_error(tmp_path: Path) -> None:
+    """With the command that writes one."""
+    one(
+        agent_config, facts(tmp_path, options=None), Level.ERROR, "no plugin", "nvidia-vgpu install"
+    )
+
+
+@pytest.mark.parametrize(
+    "block", ['plugin "nomad-nvidia-vgpu-plugin" {}', 'plugin "gpus" {\nconfig {\nvgpus = 2\n}\n}']
+)
+def test_a_label_that_is_not_the_files_name_is_an_error(tmp_path: Path, block: str) -> None:
+    """The block is meant for this plugin, by its name or its options."""
+    found = facts(tmp_path, options=None)
+    file = written(tmp_path / "nomad.d/agent.hcl", block)
+    found = unread(tmp_path)
+    found = type(found)(found.node, read_config([file]), found.driver, (), NO_NOMAD)
+    one(agent_config, found, Level.ERROR, "label", 'write plugin "nvidia-vgpu"')
+
+
+def test_other_plugins_blocks_are_not_meant_for_us(tmp_path: Path) -> None:
+    """They are counted as no block of ours."""
+    file = written(tmp_path / "a.hcl", 'plugin "raw_exec" {}')
+    known = unread(tmp_path)
+    known = type(known)(known.node, read_config([file]), known.driver, (), NO_NOMAD)
+    one(agent_config, known, Level.ERROR, "has no plugin")
+
+
+def test_each_wrong_option_is_an_error(tmp_path: Path) -> None:
+    """The agent would not start."""
+    found = said(agent_config, facts(tmp_path, options='vgpus = 0\nvgpu = 4\nvendor = "a b"'))
+    assert [level for level, _ in found] == [Level.ERROR] * 3
+    assert all("agent.hcl" in text for _, text in found)
+
+
+def test_a_block_that_offers_nothing_is_said(tmp_path: Path) -> None:
+    """Switched off it is a warning, forgotten an error."""
+    one(agent_config, facts(tmp_path, options="enabled = false"), Level.WARNING, "enabled")
+    one(agent_config, facts(tmp_path, options=""), Level.ERROR, "set vgpus")
+
+
+# files in plugin_dir
+
+
+def test_this_plugin_in_its_place_is_ok(tmp_path: Path) -> None:
+    """Under the name of the label."""
+    written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
+    one(plugin_files, facts(tmp_path), Level.OK, f"{tmp_path}/plugins/nvidia-vgpu")
+
+
+def test_another_name_is_an_error(tmp_path: Path) -> None:
+    """Nomad takes the file's name for the label; two errors, for the file is in the way too."""
+    written(tmp_path / "plugins/vgpu", PLUGIN).chmod(0o755)
+    found = said(plugin_files, facts(tmp_path))
+    assert [level for level, _ in found] == [Level.ERROR, Level.ERROR]
+    assert "no executable file nvidia-vgpu" in found[1][1]
+    assert "there is vgpu" in found[1][1]
+
+
+def test_a_file_that_is_missing_or_dangling_is_an_error(tmp_path: Path) -> None:
+    """And so is a folder that is missing."""
+    one(plugin_files, facts(tmp_path), Level.ERROR, "is not there")
+    (tmp_path / "plugins").mkdir()
+    one(plugin_files, facts(tmp_path), Level.ERROR, "no executable file", "nvidia-vgpu install")
+    (tmp_path / "plugins/nvidia-vgpu").symlink_to("/no/such")
+    one(plugin_files, facts(tmp_path), Level.ERROR, "leads nowhere")
+
+
+def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:
+    """Nomad starts what is there as root."""
+    written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
+    (tmp_path / "plugins").chmod(0o777)
+    one(plugin_files, facts(tmp_path), Level.ERROR, "mode 0777")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "neither plugin_dir nor data_dir"), ('plugin_dir = "here"', "absolute path")],
+)
+def test_a_folder_that_cannot_be_found_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+    """Not set, or not absolute."""
+    configured = read_config([written(tmp_path / "a.hcl", text)])
+    known = unread(tmp_path)
+    known = type(known)(known.node, configured, known.driver, (), NO_NOMAD)
+    one(plugin_files, known, Level.ERROR, words)
+
+
+def test_without_the_configuration_nothing_is_judged(tmp_path: Path) -> None:
+    """The folder is not known."""
+    assert levels(plugin_files, unread(tmp_path, "x")) == []
+
+
+# API
+
+
+def test_an_api_that_answers_is_ok(tmp_path: Path) -> None:
+    """With the node that it takes this for."""
+    one(api, facts(tmp_path, nomad=offered()), Level.OK, "id-1")
+
+
+def test_an_agent_that_does_not_run_is_an_error(tmp_path: Path) -> None:
+    """Or listens elsewhere."""
+    one(api, facts(tmp_path), Level.ERROR, "http://127.0.0.1:4646", "NOMAD_ADDR")
+
+
+def test_an_api_that_says_nothing_is_a_warning(tmp_path: Path) -> None:
+    """A token may be missing, which is no fault of the node."""
+    look = NO_NOMAD._replace(problem="wants a token that may read nodes", refused=False)
+    one(api, facts(tmp_path, nomad=look), Level.WARNING, "wants a token", "NOMAD_TOKEN")

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MPL-2.0
+"""`nvidia-vgpu doctor`: its output and exit status; over a driver and MPS in `contract`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nomad_nvidia_vgpu.cli import doctor
+from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Finding, Level
+from nomad_nvidia_vgpu.cli.main import run
+
+GOOD = Finding("mps", "tools", Level.OK, "all is well")
+ODD = Finding("mps", "daemons", Level.WARNING, "it is odd", "look")
+BAD = Finding("gpus", "health", Level.ERROR, "it is lost", "reboot")
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
+    """What the checks find: a list to fill."""
+    findings: list[Finding] = []
+
+    def diagnosed(_facts: Facts, _limit_s: float) -> list[Finding]:
+        return findings
+
+    def gathered(_node: object, _paths: Sequence[Path], _limit_s: float) -> Any:
+        return None
+
+    monkeypatch.setattr(doctor, "diagnosed", diagnosed)
+    monkeypatch.setattr(doctor, "gathered", gathered)
+    return findings
+
+
+@pytest.mark.parametrize(
+    ("findings", "flags", "status"),
+    [
+        ([GOOD], [], 0),
+        ([GOOD, ODD], [], 0),
+        ([GOOD, ODD], ["--strict"], 1),
+        ([GOOD], ["--strict"], 0),
+        ([ODD, BAD], [], 1),
+        ([ODD, BAD], ["--json"], 1),
+    ],
+)
+def test_errors_are_status_1_and_warnings_if_one_wishes(
+    found: list[Finding], findings: list[Finding], flags: list[str], status: int
+) -> None:
+    """2 stays with wrong usage."""
+    found += findings
+    assert run(["doctor", *flags]) == status
+
+
+def test_each_subject_is_a_table(found: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
+    """With check, level, sentence and remedy in a row; the sum is beside it."""
+    found += [BAD, GOOD, ODD]
+    run(["doctor"])
+    out, err = capsys.readouterr()
+    assert [line for line in out.splitlines() if line in ("GPUs", "MPS")] == ["GPUs", "MPS"]
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("health")]
+    assert row == ["health", "error", "it", "is", "lost", "reboot"]
+    assert "1 error, 1 warning" in err
+    assert "driver/library" in err, "what was not looked at is named"
+
+
+def test_the_document_for_machines_keeps_its_names(
+    found: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scripts depend on it."""
+    found += [GOOD, BAD]
+    run(["doctor", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"findings", "skipped", "counts"}
+    assert document["findings"] == [
+        {
+            "subject": "mps",
+            "check": "tools",
+            "level": "ok",
+            "sentence": "all is well",
+            "remedy": None,
+        },
+        {
+            "subject": "gpus",
+            "check": "health",
+            "level": "error",
+            "sentence": "it is lost",
+            "remedy": "reboot",
+        },
+    ]
+    assert document["counts"] == {"ok": 1, "warning": 0, "error": 1}
+    assert "driver/library" in document["skipped"]
+    assert "mps/tools" not in document["skipped"]
+
+
+@pytest.mark.parametrize("flags", [["--time-limit", "0"], ["--time-limit", "x"], ["--vgpus", "2"]])
+def test_wrong_usage_is_status_2(flags: list[str]) -> None:
+    """As with every command."""
+    assert run(["doctor", *flags]) == 2
