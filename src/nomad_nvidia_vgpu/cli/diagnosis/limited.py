@@ -20,6 +20,8 @@ from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 16
+_REAP_S = 1.0
+_POLL_S = 0.002
 
 
 class OverTimeError(Exception):
@@ -87,8 +89,10 @@ class Child(Generic[_T]):
         for kill in (os.killpg, os.kill):  # it may not lead its group yet
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(self._pid, signal.SIGKILL)
+        until = time.monotonic() + _REAP_S
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, os.WNOHANG)
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0) and time.monotonic() < until:
+                time.sleep(_POLL_S)  # a process that was killed ends at once, or never
 
 
 def _answer(function: Callable[[], object], told_fd: int) -> None:
