@@ -53,6 +53,9 @@ STALE_S = 30.0
 _PATIENCE = 5  # passes: a task that has just been started may not have its environment yet
 _MOST_ANCESTORS = 64
 
+MPS_SERVER = "nvidia-cuda-mps-server"
+"""The program that the plugin's MPS daemons start; no task can pass for it, but root's."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -199,6 +202,8 @@ class Attributor:
             who, home = runs[process.pid]
             claim = self._tenants[home.cgroup].claim if home.cgroup else home.inherited
             reason = judged.objection(home.cgroup, claim, shared)
+            if home.cgroup is None and self._proc.is_roots(process.pid, MPS_SERVER):
+                continue  # it is there for the tasks, and what they use counts as theirs
             if claim is None or reason:
                 strays.append(StrayProcess(process.pid, process.memory_mib, process.kind, reason))
                 continue

@@ -79,7 +79,8 @@ def task_cgroup(lines: str, own: str = "") -> TaskCgroup | None:
 
 def _hierarchies(lines: str) -> Iterator[tuple[str, str]]:
     """The controllers and the path in each hierarchy."""
-    for line in lines.splitlines():
+    # Not splitlines: a name may hold all that this would split at, but for the line feed.
+    for line in lines.split("\n"):
         _, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
         if colon:
@@ -113,7 +114,7 @@ class Members:
         """Looks for the mounts once."""
         self._proc = proc
         self._mounts: dict[str, tuple[str, str]] = {}
-        for controller, place in _mounts(proc.mounts().splitlines()):
+        for controller, place in _mounts(proc.mounts().split("\n")):
             self._mounts.setdefault(controller, place)  # later ones are those of containers
 
     def oldest(self, cgroup: TaskCgroup) -> Identity | None:

@@ -47,7 +47,7 @@ def claim_of(
     told = {name: _shown(environment.get(f"NOMAD_{name}", "")) for name in _TOLD}
     ids = tuple(str(vgpu) for vgpu in sorted(vgpus))
     allocation, name, container = told["ALLOC_ID"], told["TASK_NAME"], None
-    key = f"{allocation}/{name} {','.join(ids)}"
+    key = f"{allocation or 'unnamed'}/{name or 'unnamed'} {','.join(ids)}"
     if cgroup is not None:
         key = cgroup.key
         container = cgroup.name.container
@@ -71,7 +71,8 @@ _TOLD = ("ALLOC_ID", "TASK_NAME", "GROUP_NAME", "JOB_ID", "JOB_NAME")
 
 def _ids(text: str) -> list[VgpuId]:
     parts = text.split(",", _MOST_IDS)[:_MOST_IDS]
-    return [vgpu for part in parts if (vgpu := VgpuId.parse(part.strip())) is not None]
+    parsed = (VgpuId.parse(part.strip()) for part in parts if part.isprintable())
+    return [vgpu for vgpu in parsed if vgpu is not None]
 
 
 def _budgets(text: str) -> dict[str, int]:

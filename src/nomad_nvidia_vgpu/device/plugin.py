@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.holdings import HoldingsWatch
 from nomad_nvidia_vgpu.device.reserve import NodeSource, Reservation, reserve
 from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
-from nomad_nvidia_vgpu.device.upkeep import Upkeep, enforcers_of
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
@@ -122,15 +120,10 @@ class Plugin:
         with self._lock:
             if self._watch is None and config.configured:
                 source = self._source_of(config.simulate)
-                enforcers = enforcers_of(config, source)
-                if enforcers:
-                    Upkeep(self._catalog, enforcers, config.fingerprint_period_s).start()
-                # Simulated GPUs have the same UUIDs in every agent: a task may be another's.
-                if not config.simulate:
-                    self._catalog.expect_holdings()
-                    tell = self._catalog.take_holdings
-                    HoldingsWatch(tell, config.fingerprint_period_s).start()
                 self._accountant, sink = self._accounting()
+                # Simulated GPUs have the same UUIDs in every agent, and nothing is kept on them.
+                if not config.simulate:
+                    self._follow_node(source)
                 self._watch = GpuWatch(
                     source,
                     sink,
@@ -150,6 +143,21 @@ class Plugin:
                         daemon=True,
                     ).start()
             return self._watch
+
+    def _follow_node(self, source: GpuSource) -> None:
+        """Starts what keeps shares in force, and what finds out which tasks hold vGPUs."""
+        # Imported late: of no use for simulated GPUs, and on the way to the first fingerprint.
+        from nomad_nvidia_vgpu.device.holdings import HoldingsWatch  # noqa: PLC0415
+        from nomad_nvidia_vgpu.sharing.strategy import enforcers_of  # noqa: PLC0415
+
+        period_s = self._config.fingerprint_period_s
+        enforcers = enforcers_of(self._config, source)
+        if enforcers:
+            from nomad_nvidia_vgpu.device.upkeep import Upkeep  # noqa: PLC0415
+
+            Upkeep(self._catalog, enforcers, period_s).start()
+        self._catalog.expect_holdings()
+        HoldingsWatch(self._catalog.take_holdings, period_s).start()
 
 
 def _node_source(config: PluginConfig) -> NodeSource | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 PROC = "/proc"
 
 _STAT_BYTES = 1024
+_COMM_LETTERS = 15
 _CGROUP_BYTES = 1 << 16
 _ENVIRON_BYTES = 1 << 20
 """More than any driver gives a task; a task that makes more of it claims nothing beyond that."""
@@ -55,6 +55,15 @@ class Proc:
         except (IndexError, ValueError):
             return None
 
+    def is_roots(self, pid: int, program: str) -> bool:
+        """Whether this is root's process of a program, by as much of its name as the kernel keeps."""
+        name = (self._read(f"{pid}/comm", _STAT_BYTES) or b"").decode("utf-8", "replace").strip()
+        try:
+            uid = os.stat(f"{self.root}/{pid}").st_uid  # noqa: PTH116  pathlib costs more
+        except OSError:
+            return False
+        return uid == 0 and name == program[:_COMM_LETTERS]
+
     def lives(self, who: Identity) -> bool:
         """Whether this very process still runs."""
         standing = self.standing(who.pid)
@@ -87,7 +96,7 @@ class Proc:
     def sees_host_pids(self) -> bool:
         """Whether our pids are those of the host, which are the driver's."""
         try:
-            return str(Path(self.root, "self/ns/pid").readlink()) == _FIRST_PID_NAMESPACE
+            return os.readlink(f"{self.root}/self/ns/pid") == _FIRST_PID_NAMESPACE  # noqa: PTH115
         except OSError:
             return False
 

@@ -13,12 +13,11 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.catalog import Catalog, Edition
-from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
+from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan
-from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Enforcer
+from nomad_nvidia_vgpu.sharing.strategy import Enforcer
 
 MAX_INTERVAL_S = 10.0
 """How long a daemon that has died may go unseen."""
@@ -178,12 +177,6 @@ class Upkeep:
         except Exception as error:  # noqa: BLE001  the thread must live
             _log.exception("the upkeep of %s failed in an unforeseen way", uuid)
             return Enforcement(problem=f"{uuid}: unforeseen ({error!r}): report this as a bug")
-
-
-def enforcers_of(config: PluginConfig, modes: ComputeModes) -> dict[str, Enforcer]:
-    """What must be kept in force on this node, or taken off, by the name of the strategy."""
-    found = {name: strategy.enforcer(config, modes) for name, strategy in STRATEGIES.items()}
-    return {name: enforcer for name, enforcer in found.items() if enforcer is not None}
 
 
 def _targets(plan: Plan) -> dict[str, _Target]:

@@ -8,7 +8,7 @@ the largest grant there may be, and the task's environment lowers them to its ow
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
@@ -82,7 +82,7 @@ class Mps:
                 f" at most {most} (mps.max_vgpus_per_task): lower count in the job's device block,"
                 " or raise the option"
             )
-        pipe = str(pipe_directory(config.mps, grant.gpu.uuid))
+        pipe = f"{directory_of(config.mps, grant.gpu.uuid)}/pipe"
         limits = limits_of(config.mps, grant)
         envs = {PIPE_ENV: pipe}
         if limits.memory_mib is not None:
@@ -101,7 +101,8 @@ class Mps:
         """One MPS control daemon for each GPU; None where MPS is not used and never was."""
         if config.simulate:
             return None
-        if not config.shares_by("mps") and not Path(config.mps.root).is_dir():
+        # Not pathlib, which every start would pay for.
+        if not config.shares_by("mps") and not os.path.isdir(config.mps.root):  # noqa: PTH112
             return None
         # Imported late: of no use on a node that shares by time-slicing.
         from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer  # noqa: PLC0415
@@ -136,11 +137,7 @@ def server_limits(config: MpsConfig, gpu: Gpu, vgpus: int) -> Limits:
     return limits_of(config, Grant(gpu, vgpus, largest_grant(config, vgpus)))
 
 
-def gpu_directory(config: MpsConfig, uuid: str) -> Path:
+def directory_of(config: MpsConfig, uuid: str) -> str:
     """Where all that belongs to one GPU's daemon is; the same for ever, for tasks hold to it."""
-    return Path(config.root) / uuid.replace("/", "_")  # old MIG UUIDs have slashes
-
-
-def pipe_directory(config: MpsConfig, uuid: str) -> Path:
-    """Where clients meet the daemon."""
-    return gpu_directory(config, uuid) / "pipe"
+    name = uuid.replace("/", "_")  # old MIG UUIDs have slashes
+    return f"{config.root}/{name}"

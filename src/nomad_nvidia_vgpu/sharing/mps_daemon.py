@@ -19,8 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.errors import MpsError
-from nomad_nvidia_vgpu.sharing.mps import Limits
+from nomad_nvidia_vgpu.sharing.mps import Limits, directory_of
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, Unsettled
 
 FAULT = "FAULT"
@@ -177,6 +178,16 @@ class MpsDaemon:
                     entry / "environ"
                 ).read_bytes().split(b"\0"):
                     yield int(entry.name)
+
+
+def gpu_directory(config: MpsConfig, uuid: str) -> Path:
+    """The directory of one GPU's daemon."""
+    return Path(directory_of(config, uuid))
+
+
+def pipe_directory(config: MpsConfig, uuid: str) -> Path:
+    """Where clients meet the daemon."""
+    return gpu_directory(config, uuid) / "pipe"
 
 
 def known_uuids(root: Path) -> list[str]:

@@ -21,9 +21,15 @@ from nomad_nvidia_vgpu.errors import HardwareError, MpsError
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.compute_mode import ComputeModeJournal
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
-from nomad_nvidia_vgpu.sharing.mps import Limits, gpu_directory, server_limits
+from nomad_nvidia_vgpu.sharing.mps import Limits, server_limits
 from nomad_nvidia_vgpu.sharing.mps_control import Server, Unsettled, find_program
-from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, MpsDaemon, Record, known_uuids
+from nomad_nvidia_vgpu.sharing.mps_daemon import (
+    FAULT,
+    MpsDaemon,
+    Record,
+    gpu_directory,
+    known_uuids,
+)
 
 _JOURNAL = "compute-modes.json"
 _SERVER_TRIES = 3

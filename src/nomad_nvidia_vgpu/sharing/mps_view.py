@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.errors import MpsError
-from nomad_nvidia_vgpu.sharing.mps import gpu_directory
 from nomad_nvidia_vgpu.sharing.mps_control import find_program
-from nomad_nvidia_vgpu.sharing.mps_daemon import MpsDaemon, known_uuids
+from nomad_nvidia_vgpu.sharing.mps_daemon import MpsDaemon, gpu_directory, known_uuids
 
 _WORKING = ("ready", "ACTIVE", "INITIALIZING", "")
 

@@ -153,7 +153,9 @@ def _divide(
     problem = unfit or enforcement.problem
     if health.healthy and problem:
         health = Health(False, problem)
-    guarded = config.memory_guard.action == "kill"
+    # Where the GPU's memory is not known, nothing can be said to exceed a share of it.
+    knows = gpu.own_memory_mib is not None and not gpu.simulated
+    guarded = config.memory_guard.action == "kill" and knows
     return SharedGpu(
         gpu,
         health,

@@ -64,3 +64,9 @@ STRATEGIES: Mapping[str, Strategy] = {
     "time-slicing": time_slicing.TimeSlicing(),
     "mps": mps.Mps(),
 }
+
+
+def enforcers_of(config: PluginConfig, modes: ComputeModes) -> dict[str, Enforcer]:
+    """What must be kept in force on this node, or taken off, by the name of the strategy."""
+    found = {name: strategy.enforcer(config, modes) for name, strategy in STRATEGIES.items()}
+    return {name: enforcer for name, enforcer in found.items() if enforcer is not None}

@@ -161,3 +161,13 @@ def test_a_part_of_a_hierarchy_may_be_mounted(tmp_path: Path) -> None:
     members = Members(made.proc)
     assert members.oldest(TaskCgroup(TASK, "", f"/outer/{task.name}")) == Identity(7, 5)
     assert members.oldest(TaskCgroup(TASK, "", f"/other/{task.name}")) is None
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\x0c", "\x85", "\x1e", "\r"])
+def test_a_name_cannot_forge_another_line(letter: str) -> None:
+    """A task that can make sub-cgroups names one after another task's; only a line feed is none."""
+    victim = "/nomad.slice/share.slice/0aa2d5c5-1bfa-4d8e-a3ff-0c5c0a3a2d10.train.scope"
+    own = "/nomad.slice/share.slice/9bb2d5c5-1bfa-4d8e-a3ff-0c5c0a3a2d10.own.scope"
+    assert task_cgroup(f"0::{victim}\n", "") is not None
+    forged = task_cgroup(f"0::{own}/{letter}0::{victim}\n", "")
+    assert forged is None or forged.name.task != "train"

@@ -15,7 +15,7 @@ from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.profiles import parse_simulated
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant, Mount
-from nomad_nvidia_vgpu.sharing.mps import Limits, Mps, gpu_directory, server_limits
+from nomad_nvidia_vgpu.sharing.mps import Limits, Mps, directory_of, server_limits
 from unit.example_gpus import gpu, mig
 from unit.gpu.scripted_source import ScriptedSource
 
@@ -145,4 +145,4 @@ def test_nothing_runs_for_simulated_gpus_nor_where_mps_never_was(tmp_path: Path)
 
 def test_an_old_mig_uuid_is_one_directory() -> None:
     """UUIDs of drivers before 470 have slashes."""
-    assert gpu_directory(MpsConfig(), "MIG-GPU-x/1/0").name == "MIG-GPU-x_1_0"
+    assert directory_of(MpsConfig(), "MIG-GPU-x/1/0").endswith("/mps/MIG-GPU-x_1_0")

@@ -13,9 +13,9 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
-from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV, gpu_directory, pipe_directory
+from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
-from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT
+from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, gpu_directory, pipe_directory
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 
 JOURNAL = "compute-modes.json"

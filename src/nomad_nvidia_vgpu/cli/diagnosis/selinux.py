@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, ok, warning
-from nomad_nvidia_vgpu.sharing.mps import pipe_directory
+from nomad_nvidia_vgpu.sharing.mps_daemon import pipe_directory
 
 _FOR_CONTAINERS = "container_file_t"
 
