@@ -12,7 +12,7 @@ NOMAD_DIR := build/nomad
 .PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist proto proto-check eval docs lock clean
 
 help:            ## what the targets do
-	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(STAMP)  ## .venv with everything pinned
 
