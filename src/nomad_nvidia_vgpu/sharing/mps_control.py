@@ -142,7 +142,7 @@ class MpsControl:
     ) -> list[Unsettled]:
         """Reads the limits of new clients, and if `change` sets those that differ.
 
-        `anew`: sets them all, for what reads back rounded may not be what was set before.
+        `anew`: also those that only seem not to, since they read back rounded.
         `server`: those of one running server by pid; None: of the servers to come. Returns what
         is not as wanted in the end.
         """
@@ -156,8 +156,9 @@ class MpsControl:
             wanted.append((f"{to}device_pinned_mem_limit {of}{ORDINAL}", size, _same_size))
         unsettled = []
         for setting, value, same in wanted:
-            read = "" if anew else self._ask(f"get_{setting}")
-            if change and (anew or not same(read, value)):
+            read = self._ask(f"get_{setting}")
+            differs = not same(read, value) or (anew and not same(read, value, rounded=False))
+            if change and differs:
                 self._ask(f"set_{setting} {value}")
                 read = self._ask(f"get_{setting}")
             if not same(read, value):
@@ -266,23 +267,24 @@ def _written(output: IO[bytes]) -> str:
     return output.read().decode("utf-8", "replace")
 
 
-def _same_number(read: str, wanted: str) -> bool:
+def _same_number(read: str, wanted: str, *, rounded: bool = True) -> bool:  # noqa: ARG001
     """Whether a percentage reads back as set; `25.0` is 25."""
     match = _NUMBER.fullmatch(read.strip())
     return match is not None and float(match[1]) == float(wanted)
 
 
-def _same_size(read: str, wanted: str) -> bool:
+def _same_size(read: str, wanted: str, *, rounded: bool = True) -> bool:
     """Whether a size reads back as set, whatever the unit; a bare number is bytes.
 
-    Some tools answer in whole GiB, rounded down (`3G` for 3840M, in NVIDIA's own guides).
+    `rounded`: some tools answer in whole GiB, rounded down (`3G` for 3840M, in NVIDIA's own guides).
     """
     match, wanted_mib = _SIZE.fullmatch(read.strip()), float(wanted.removesuffix("M"))
     if match is None:
         return False
     number, unit = match[1], match[2].upper()
-    whole_gib = unit == "G" and number.isdigit() and int(number) == wanted_mib // 1024 > 0
-    return whole_gib or float(number) * _MIB[unit] == wanted_mib
+    if unit == "G" and number.isdigit():
+        return rounded and int(number) == wanted_mib // 1024 > 0
+    return float(number) * _MIB[unit] == wanted_mib
 
 
 def _steady(said: str) -> str:

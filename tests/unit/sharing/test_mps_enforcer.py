@@ -91,7 +91,19 @@ def test_a_daemon_that_lives_is_adopted_with_its_limits(node: MpsNode, plugins: 
     assert node.pid() == before
     assert node.client().facts["server"] == server
     assert node.fake.starts() == []
-    assert not [line for line in node.lines() if not line.startswith(("get_", "set_"))]
+    assert not [line for line in node.lines() if not line.startswith("get_")]
+
+
+def test_limits_that_read_back_rounded_are_set_anew_by_each_process(
+    node: MpsNode, plugins: Plugins
+) -> None:
+    """What was set before may be another size that reads back the same."""
+    node.fake.set_limit_form("floor_gib")
+    limited = {"max_vgpus_per_task": 1}
+    one = gpu("GPU-a", memory_mib=15360)
+    assert plugins.start(**limited).keep(one, 4) == IN_FORCE
+    assert plugins.start(**limited).keep(one, 5) == IN_FORCE
+    assert node.client().facts["memory_mib"] == 3072
 
 
 def test_a_second_pass_changes_nothing(node: MpsNode, plugins: Plugins) -> None:
