@@ -300,6 +300,18 @@ class PluginConfig:
         "where the CDI specifications of this node are; a file in a later directory counts more",
         shown='["/etc/cdi", "/var/run/cdi"]',
     )
+    framework_hints: tuple[str, ...] = _option(
+        values.list_of(values.word("jax", "pytorch", "tensorflow")),
+        (),
+        "frameworks that are told by variables of their own to keep to the task's share of memory",
+        shown="[]",
+    )
+    framework_headroom_mib: int = _option(
+        values.size(),
+        512,
+        "what of a share those leave to the CUDA context and to libraries",
+        shown='"512MiB"',
+    )
     metrics_address: str = _option(
         values.address(),
         "",

@@ -49,6 +49,8 @@ def test_every_option_of_the_design_is_there() -> None:
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
         "device_nodes": "none",
         "cdi_spec_dirs": ("/etc/cdi", "/var/run/cdi"),
+        "framework_hints": (),
+        "framework_headroom": 512,
         "metrics_address": "",
         "simulate": (),
         "log_level": "info",
