@@ -68,8 +68,8 @@ soak: setup      ## ten minutes over the fake driver with stats and random fault
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed
 	$(BIN)/python -m bench
 
-dist: setup      ## wheel and single files in dist/: docs/packaging.md
-	$(BIN)/python -m scripts.onefile.build $(ARGS)
+dist: setup      ## wheel, single files and SHA256SUMS in dist/: docs/packaging.md
+	$(BIN)/python -m scripts.dist $(ARGS)
 
 proto: setup     ## generated code from proto/
 	scripts/proto.sh src
