@@ -68,7 +68,7 @@ soak: setup      ## ten minutes over the fake driver with stats and random fault
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed
 	$(BIN)/python -m bench
 
-dist: setup      ## wheel, single files and SHA256SUMS in dist/: docs/packaging.md
+dist: setup      ## wheel, single files, SBOMs and SHA256SUMS in dist/: docs/packaging.md
 	$(BIN)/python -m scripts.dist $(ARGS)
 
 proto: setup     ## generated code from proto/

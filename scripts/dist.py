@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""`make dist`: our wheel, a single file for each architecture, and SHA256SUMS.
+"""`make dist`: our wheel, a single file for each architecture, their bills of materials, and SHA256SUMS.
 
 The same sources give the same bytes.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nomad_nvidia_vgpu import __version__
+from scripts import sbom
 from scripts.onefile.build import build_file, contents
 from scripts.wheels import ARCHITECTURES, PYTHONS, DownloadError, Target
 
@@ -38,8 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DownloadError as error:
         print(error, file=sys.stderr)
         return 1
-    made = [ours, *(build_file(asked.out, some) for some in wheels)]
-    print(write_sums(asked.out, sorted(path.name for path in made)), end="")
+    every = {target: paths for some in wheels for target, paths in some.items()}
+    bills = {ours: sbom.of_wheel(ours, every)}
+    for some in wheels:
+        file = build_file(asked.out, some)
+        bills[file] = sbom.of_file(file, some)
+    for path, bill in bills.items():
+        path.with_name(f"{path.name}.cdx.json").write_text(bill, encoding="utf-8")
+    made = sorted(f"{path.name}{suffix}" for path in bills for suffix in ("", ".cdx.json"))
+    print(write_sums(asked.out, made), end="")
     return 0
 
 
