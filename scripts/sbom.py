@@ -77,7 +77,7 @@ def of_file(file: Path, wheels: Mapping[Target, Sequence[Path]]) -> str:
         licenses=components[ours].licenses,
         properties=components[ours].properties,
     )
-    parts[file.name] = Part(parts[ours].wheel._replace(native=False), needs={ours})
+    parts[file.name] = Part(parts[ours].wheel, needs={ours})
     return written(whole, components, parts)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -70,6 +71,17 @@ def test_the_bills_have_every_pin_with_a_licence(made: Path) -> None:
         found = {(one["name"], one["version"]) for one in bill["components"]}
         assert wanted == {one for one in found if one[0] != "nomad-nvidia-vgpu"}, name
         assert all(one["licenses"] for one in bill["components"]), name
+
+
+def test_the_digests_in_the_bills_are_the_pinned_ones(made: Path) -> None:
+    """Of each wheel in a single file, and of ours the one that lies beside it."""
+    hashes = {h for pin in pins((REQUIREMENTS / "run.txt").read_text()) for h in pin.hashes}
+    (ours,) = made.glob("*.whl")
+    hashes.add(f"sha256:{hashlib.sha256(ours.read_bytes()).hexdigest()}")
+    files = {name: bill for name, bill in bills(made).items() if name != ours.name}
+    assert len(files) == 2
+    for bill in files.values():
+        assert {f"sha256:{one['hashes'][0]['content']}" for one in bill["components"]} < hashes
 
 
 def test_the_graph_leads_to_everything(made: Path) -> None:
