@@ -29,7 +29,12 @@ OF_NO_MODULE = {
     "test_fault_table.py": "the fault table in docs/health.md",
     "onefile/test_start.py": "scripts/onefile/__main__.py",
     "onefile/test_unpack.py": "scripts/onefile/unpack.py",
-    "onefile/test_build.py": "scripts/onefile/build.py and wheels.py",
+    "onefile/test_build.py": "scripts/onefile/build.py",
+    "scripts/test_audit.py": "scripts/audit.py",
+    "scripts/test_dist.py": "scripts/dist.py",
+    "scripts/test_pins.py": "scripts/pins.py and requirements/",
+    "scripts/test_sbom.py": "scripts/sbom.py",
+    "scripts/test_wheels.py": "scripts/wheels.py",
 }
 """Test files that test no module, and what they test."""
 
