@@ -11,7 +11,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
@@ -146,7 +145,7 @@ def _decided(config: PluginConfig) -> PluginConfig:
         'memory_guard.action is "kill", but this program does not see the pids of the host, which'
         " are the driver's, so it only warns: run the Nomad agent in the host's PID namespace"
     )
-    return replace(config, memory_guard=replace(config.memory_guard, action="warn"))
+    return config._replace(memory_guard=config.memory_guard._replace(action="warn"))
 
 
 def _node_source(config: PluginConfig) -> NodeSource | None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -204,8 +203,8 @@ def test_a_replaced_driver_ends_the_process(tried: Tried) -> None:
 @pytest.mark.parametrize(
     "tried",
     [
-        replace(CONFIG, health=HealthConfig(end_tasks=True)),
-        replace(CONFIG, memory_guard=MemoryGuardConfig("warn")),
+        CONFIG._replace(health=HealthConfig(end_tasks=True)),
+        CONFIG._replace(memory_guard=MemoryGuardConfig("warn")),
     ],
     indirect=True,
 )
@@ -224,7 +223,7 @@ def host_pids(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("host_pids", [True, False], indirect=True)
 @pytest.mark.parametrize(
-    "tried", [replace(CONFIG, memory_guard=MemoryGuardConfig("kill"))], indirect=True
+    "tried", [CONFIG._replace(memory_guard=MemoryGuardConfig("kill"))], indirect=True
 )
 def test_a_guard_that_cannot_be_sure_promises_nothing(
     host_pids: bool,  # noqa: FBT001  a fixture
@@ -238,7 +237,7 @@ def test_a_guard_that_cannot_be_sure_promises_nothing(
     assert any("it only warns" in message for message in told) is not host_pids
 
 
-@pytest.mark.parametrize("tried", [replace(CONFIG, metrics_address="[::1]:9400")], indirect=True)
+@pytest.mark.parametrize("tried", [CONFIG._replace(metrics_address="[::1]:9400")], indirect=True)
 def test_metrics_are_served_from_the_first_fingerprint_on(
     tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
