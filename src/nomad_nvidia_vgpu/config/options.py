@@ -10,13 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from nomad_nvidia_vgpu.config import values
-from nomad_nvidia_vgpu.config.declaring import (
-    Option,
-    block,
-    declared_in,
-    labelled_blocks,
-    option,
-)
+from nomad_nvidia_vgpu.config.declaring import Option, block, declared_in, labelled_blocks, option
 
 if TYPE_CHECKING:
     from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
