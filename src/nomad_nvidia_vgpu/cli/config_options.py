@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from nomad_nvidia_vgpu.cli.config_file import read_config_file
+from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
 from nomad_nvidia_vgpu.config.decode import decode, unknown_options
-from nomad_nvidia_vgpu.config.options import LABELLED, Option, PluginConfig, all_options
+from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])

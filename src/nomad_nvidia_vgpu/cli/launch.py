@@ -17,7 +17,8 @@ from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
-from nomad_nvidia_vgpu.config.options import LABELLED, all_options
+from nomad_nvidia_vgpu.config.declaring import LABELLED
+from nomad_nvidia_vgpu.config.options import all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.device.reserve import Reservation

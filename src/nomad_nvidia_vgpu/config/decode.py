@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, Option, PluginConfig, options
+from nomad_nvidia_vgpu.config.declaring import Option
+from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig, options
 from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 

@@ -142,7 +142,7 @@ class Attributor:
             if home is None:
                 home = self._find_home(pid)
                 if home is None or not self._proc.lives(who):
-                    continue  # it has ended: what was read may be of the next one with this pid
+                    continue  # ended, so what was read may be of the next with this pid; or stuck
             found[pid] = (who, home)
         self._homes = dict(found.values())
         return found
@@ -156,6 +156,8 @@ class Attributor:
             return _Home(cgroup)
         for _ in range(_MOST_ANCESTORS):
             environment = self._proc.environment(pid) or {}
+            if self._proc.stuck(pid):
+                return None  # it may still say
             claim = claim_of(environment, None, certain=False)
             standing = self._proc.standing(pid)
             if claim is not None or standing is None or standing.parent <= 1:
@@ -183,7 +185,7 @@ class Attributor:
         claim = claim_of(environment, cgroup, certain=self._certain)
         if not self._proc.lives(oldest):
             return _NOBODY
-        return _Tenant(oldest, claim, asked + 1)
+        return _Tenant(oldest, claim, asked if self._proc.stuck(oldest.pid) else asked + 1)
 
     # Who has what
 

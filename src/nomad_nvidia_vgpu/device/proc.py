@@ -4,15 +4,26 @@
 Every process may end while it is read, and its number may be given to another: the identity of a
 process is its pid together with its start time. Whatever cannot be read is None. The root of
 `/proc` is handed in, so that tests can make one.
+
+An environment is in the memory of its process, and the kernel waits for a lock of that memory: who
+reads the environment of a process that is stuck while it holds the lock is stuck, too. So
+environments, and nothing else here, are read by a thread that is given up after a while. The
+process is then passed over until the thread returns.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 PROC = "/proc"
+
+PATIENCE_S = 2.0
+"""How long the kernel may take to read one environment before its process counts as stuck."""
 
 _STAT_BYTES = 1024
 _COMM_LETTERS = 15
@@ -20,6 +31,8 @@ _CGROUP_BYTES = 1 << 16
 _ENVIRON_BYTES = 1 << 20
 """More than any driver gives a task; a task that makes more of it claims nothing beyond that."""
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
+
+_log = logging.getLogger(__name__)
 
 
 class Identity(NamedTuple):
@@ -38,12 +51,19 @@ class Standing(NamedTuple):
     """The pid of its parent; 0 for none."""
 
 
-class Proc:
-    """Reads one `/proc`."""
+_Answers = queue.SimpleQueue["Mapping[str, str] | None"]
 
-    def __init__(self, root: str = PROC) -> None:
+
+class Proc:
+    """Reads one `/proc`; thread-safe."""
+
+    def __init__(self, root: str = PROC, patience_s: float = PATIENCE_S) -> None:
         """Reads nothing yet."""
         self.root = root
+        self._patience_s = patience_s
+        self._lock = threading.Lock()  # guards what follows
+        self._stuck: dict[_Answers, int] = {}
+        """The pids that threads hang on, by what they would have answered to."""
 
     def standing(self, pid: int) -> Standing | None:
         """Who has this pid now; None: nobody."""
@@ -77,17 +97,71 @@ class Proc:
     def environment(self, pid: int) -> Mapping[str, str] | None:
         """What it was started with - or what it has put in its place, for a process may.
 
-        Of a variable that is there twice, the first counts, as for the C library.
+        Of a variable that is there twice, the first counts, as for the C library. None also while
+        the process is `stuck`.
         """
-        data = self._read(f"{pid}/environ", _ENVIRON_BYTES)
-        if not data:
-            return None  # an empty one belongs to a kernel thread, or to a process that just starts
-        found: dict[str, str] = {}
-        for entry in data.decode("utf-8", "surrogateescape").split("\0"):
-            name, equals, value = entry.partition("=")
-            if equals:
-                found.setdefault(name, value)
-        return found
+        return next(self.environments([pid]), None)
+
+    def environments(
+        self, pids: Iterable[int], variable: str | None = None
+    ) -> Iterator[Mapping[str, str]]:
+        """The environments of those of `pids` that let theirs be read, and have `variable` in it."""
+        left = [pid for pid in pids if not self.stuck(pid)]
+        while left:
+            answers: _Answers = queue.SimpleQueue()
+            asked, left = left, []
+            # One thread for all: to wait for one after the other would cost more than to read.
+            threading.Thread(
+                target=self._answer, args=(asked, variable, answers), name="environ", daemon=True
+            ).start()
+            for number, pid in enumerate(asked, 1):
+                try:
+                    found = self._next(answers, pid)
+                except queue.Empty:
+                    left = asked[number:]
+                    break
+                if found is not None:
+                    yield found
+
+    def stuck(self, pid: int) -> bool:
+        """Whether a thread hangs on its environment."""
+        with self._lock:
+            return pid in self._stuck.values()
+
+    def _next(self, answers: _Answers, pid: int) -> Mapping[str, str] | None:
+        """The next answer, which is that of `pid`; queue.Empty when it is given up."""
+        try:
+            return answers.get(timeout=self._patience_s)
+        except queue.Empty:
+            with self._lock:
+                if not answers.empty():
+                    return answers.get()
+                known = pid in self._stuck.values()
+                self._stuck[answers] = pid
+            if not known:
+                _log.warning(
+                    "process %d is stuck: the kernel has not let its environment be read for %g s,"
+                    " so if it belongs to a task with vGPUs, stats may lack what that task uses,"
+                    " and the memory guard may not act on it, until it can be read or ends: see"
+                    " what it waits for in /proc/%d/wchan and dmesg, and end it, or reboot the"
+                    " node if it cannot be ended",
+                    pid,
+                    self._patience_s,
+                    pid,
+                )
+            raise
+
+    def _answer(self, pids: Iterable[int], variable: str | None, answers: _Answers) -> None:
+        for pid in pids:
+            data = self._read(f"{pid}/environ", _ENVIRON_BYTES)
+            # An empty one belongs to a kernel thread, or to a process that just starts.
+            found = _variables(data) if data else None
+            if found is not None and variable is not None and variable not in found:
+                found = None
+            with self._lock:
+                answers.put(found)
+                if self._stuck.pop(answers, None) is not None:
+                    return  # it was given up: another thread asks for the rest
 
     def mounts(self) -> str:
         """The lines of our own `mountinfo`."""
@@ -116,3 +190,12 @@ class Proc:
             return None
         finally:
             os.close(file)
+
+
+def _variables(data: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in data.decode("utf-8", "surrogateescape").split("\0"):
+        name, equals, value = entry.partition("=")
+        if equals:
+            found.setdefault(name, value)
+    return found

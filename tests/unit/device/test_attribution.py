@@ -273,3 +273,41 @@ def test_an_agent_in_a_container_has_tasks(tmp_path: Path) -> None:
     node.made.add(20, cgroup=inner, environment=claims("GPU-a-0"))
     node.use("GPU-a", {20: 100})
     assert node.on().shares[0].task.allocation == ALLOCATION
+
+
+def test_a_task_that_is_stuck_is_known_when_it_can_be(tmp_path: Path) -> None:
+    """Until its environment can be read it is a stray, however many passes that takes."""
+    node = Node(tmp_path)
+    node.made.add(20, cgroup=nomad_v2())
+    node.made.get_stuck(20)
+    node.use("GPU-a", {20: 300})
+    for _ in range(10):
+        assert strays(node.on()) == {20: "its task claims no vGPU"}
+    node.made.get_going(20, claims("GPU-a-1"))
+    (share,) = node.on().shares
+    assert share.vgpu_ids == ("GPU-a-1",)
+
+
+def test_a_task_that_gets_stuck_is_known_all_the_same(tmp_path: Path) -> None:
+    """What was read once need not be read again."""
+    node = Node(tmp_path)
+    node.made.add(20, cgroup=nomad_v2(), environment=claims("GPU-a-1"))
+    node.use("GPU-a", {20: 300})
+    node.look()
+    node.made.get_stuck(20)
+    (share,) = node.on().shares
+    assert share.used_mib == 300
+
+
+def test_a_stuck_process_without_a_cgroup_is_left_out(tmp_path: Path) -> None:
+    """Nobody can tell what it, or its parent, would claim; the others are counted."""
+    node = Node(tmp_path)
+    node.made.add(19)
+    node.made.add(20, parent=19)
+    node.made.add(30, cgroup=nomad_v2(), environment=claims("GPU-a-1"))
+    node.use("GPU-a", {20: 300, 30: 400})
+    node.made.get_stuck(19)
+    use = node.on()
+    assert (strays(use), [share.used_mib for share in use.shares]) == ({}, [400])
+    node.made.get_going(19, claims("GPU-a-0"))
+    assert [share.used_mib for share in node.on().shares] == [400, 300]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,36 @@ def test_an_environment_that_is_not_there_yet_is_unknown(tmp_path: Path) -> None
     made = MadeProc(tmp_path)
     made.add(7)
     assert made.proc.environment(7) is None
+
+
+def test_a_process_that_is_stuck_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds up nobody for long, the log names it once, and it is read again when it can be."""
+    made = MadeProc(tmp_path)
+    proc = made.proc
+    for pid in (7, 8, 9):
+        made.add(pid, environment={"NAME": str(pid)})
+    made.get_stuck(8)
+    for _ in range(2):
+        found = [environment["NAME"] for environment in proc.environments([7, 8, 9])]
+        assert found == ["7", "9"]
+        assert proc.environment(8) is None
+    assert [pid for pid in (7, 8, 9) if proc.stuck(pid)] == [8]
+    assert [thread.name for thread in threading.enumerate()].count("environ") == 1
+    (told,) = caplog.messages
+    assert "process 8 is stuck" in told
+    made.get_going(8, {"NAME": "8"})
+    assert not proc.stuck(8)
+    assert proc.environment(8) == {"NAME": "8"}
+
+
+def test_environments_can_be_asked_for_by_a_variable(tmp_path: Path) -> None:
+    """Of processes that do not have it, nothing is told."""
+    made = MadeProc(tmp_path)
+    made.add(7, environment={"A": "1"})
+    made.add(8, environment={"B": "1"})
+    assert list(made.proc.environments([7, 8, 9], "B")) == [{"B": "1"}]
 
 
 def test_an_endless_environment_is_cut_off(tmp_path: Path) -> None:
