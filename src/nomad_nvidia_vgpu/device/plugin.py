@@ -106,7 +106,7 @@ class Plugin:
             )
             self._config = _warning_only(self._config)
             self._catalog.take_config(self._config)
-        attributor = Attributor(proc)
+        attributor = Attributor(proc, self._config.mps.root)
         belongs = attributor.still_belongs
         guard = Guard(self._config.memory_guard, belongs)
         accountant = Accountant(self._catalog, attributor, guard, LIST_EVERY_S)
