@@ -61,10 +61,10 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         try:
             files += _files(path)
         except OSError as error:
-            problems.append(
-                f"{path} cannot be read: {error.strerror}; say --agent-config with what the agent"
-                " is started with"
-            )
+            remedy = "say --agent-config with what the agent is started with"
+            if isinstance(error, PermissionError):
+                remedy = "run this command as root"
+            problems.append(f"{path} cannot be read: {error.strerror}; {remedy}")
     for file in files:
         try:
             parsed = parsed_file(file)
@@ -96,7 +96,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(
         file
         for file in path.iterdir()
-        if file.suffix in _SUFFIXES and not file.name.startswith((".#", "#")) and file.is_file()
+        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".#") and file.is_file()
     )
 
 
