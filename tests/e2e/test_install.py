@@ -4,6 +4,8 @@
 import json
 import os
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import single_file
@@ -14,6 +16,7 @@ from e2e.conftest import StartAgent
 
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # it builds the single file
 
+UNPACK_DIR = "NVIDIA_VGPU_UNPACK_DIR"
 FLAGS = (
     "--simulate=t4:2",
     "--simulate=l4",
@@ -34,13 +37,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(single_file.make(tmp_path_factory.mktemp("dist")))
 
 
-def installed(file: str, agent: Agent) -> str:
+def installed(file: str, agent: Agent, environment: Mapping[str, str]) -> str:
     """Installs for an agent that does not run yet; what was printed."""
     (agent.plugin_dir / binaries.PLUGIN_NAME).unlink()
     configs = [f"--agent-config={path}" for path in agent.configs]
     done = subprocess.run(
         [file, "install", *FLAGS, *configs],
-        env={**os.environ, "NVIDIA_VGPU_UNPACK_DIR": str(agent.root / "unpacked")},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -52,21 +55,22 @@ def installed(file: str, agent: Agent) -> str:
 @pytest.mark.parametrize("form", ["hcl", "json"])
 @pytest.mark.parametrize("nomad", ["nomad", "nomad-1.9"])
 def test_every_option_reaches_the_plugin(
-    form: str, nomad: str, file: str, start_agent: StartAgent
+    form: str, nomad: str, file: str, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     """Written into a folder, or printed for an agent whose one file is JSON."""
-    agent = start_agent("", binary=binaries.built(nomad), start=False)
+    unpacked = {UNPACK_DIR: str(tmp_path / "unpacked")}
+    agent = start_agent("", binary=binaries.built(nomad), environment=unpacked, start=False)
     if form == "hcl":
         folder = agent.root / "nomad.d"
         folder.mkdir()
         agent.configs.append(folder)
-        installed(file, agent)
+        installed(file, agent, unpacked)
         assert (folder / "nvidia-vgpu.hcl").exists()
     else:
         last = agent.root / "last.json"
         last.write_text("{}")
         agent.configs.append(last)
-        printed = installed(file, agent)
+        printed = installed(file, agent, unpacked)
         last.write_text(printed[printed.index("{") :])
         assert json.loads(last.read_text())["plugin"]
     agent.start()
