@@ -202,6 +202,27 @@ def test_what_a_killed_plugin_left_is_found(machine: MpsMachine, start: Start) -
     assert machine.modes() == [EXCLUSIVE, EXCLUSIVE]
 
 
+def test_daemons_under_another_root_are_found_and_released(
+    machine: MpsMachine, start: Start
+) -> None:
+    """Left when `mps.root` was changed: the remedy works as it stands."""
+    host = start(machine.node, **machine.config())
+    until(host.fingerprints(), 2)
+    host.plugin.process.kill()
+    host.plugin.process.wait()
+    options = mps_options(machine).replace(str(machine.root), f"{machine.root}2")
+    said = doctor(machine.node, machine.root.parent, options).bad("mps")["mps/daemons"]
+    remedy = f"release --mps-root {machine.root}"
+    assert f"run nvidia-vgpu {remedy}, start the agent" in said
+    subprocess.run(
+        [PROGRAM, *remedy.split()], env={**os.environ, **machine.node.environment()}, check=True
+    )
+    assert machine.fake.daemons() == []
+    assert machine.modes() == [DEFAULT, DEFAULT]
+    found = doctor(machine.node, machine.root.parent, options)
+    assert not [words for _, words in found.of("mps/daemons") if str(machine.root) in words]
+
+
 def test_daemons_that_died_hang_or_lost_their_directory_are_found(
     machine: MpsMachine, start: Start
 ) -> None:
