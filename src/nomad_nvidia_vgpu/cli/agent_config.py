@@ -12,6 +12,7 @@ from nomad_nvidia_vgpu.cli.config_file import LABEL, options_of, parsed_file, pl
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _SUFFIXES = (".hcl", ".json")
+_AS_ROOT = "run this command as root"
 
 
 class PluginBlock(NamedTuple):
@@ -63,13 +64,14 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         except OSError as error:
             remedy = "say --agent-config with what the agent is started with"
             if isinstance(error, PermissionError):
-                remedy = "run this command as root"
+                remedy = _AS_ROOT
             problems.append(f"{path} cannot be read: {error.strerror}; {remedy}")
     for file in files:
         try:
             parsed = parsed_file(file)
         except ConfigError as error:
-            problems += error.problems
+            closed = isinstance(error.__cause__, PermissionError)
+            problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
             continue
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         blocks += [
