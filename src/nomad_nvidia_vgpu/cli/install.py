@@ -102,8 +102,10 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
     else:
         tables.note(f"{entry} is not this plugin, and stays" if entry.exists() else f"no {entry}")
     _check_writable(own)
-    if not dry_run and found.exists:
-        clear_up(entry.parent)
+    if not dry_run:
+        for folder in (entry.parent, agent.given):
+            with _told(f"clear up {folder}"):
+                clear_up(folder)
     for path in own:
         _do(f"remove {path}", path.unlink, dry_run=dry_run)
     for block in agent.blocks:

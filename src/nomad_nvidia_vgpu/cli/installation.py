@@ -86,7 +86,8 @@ def as_written(text: str, block: PluginBlock) -> bool:
 
 def _block(agent: AgentConfig, given: Mapping[str, Any]) -> str:
     """The block in the form of the file that it is for."""
-    return block_json(given) if agent.given.suffix == ".json" else block_text(given)
+    as_json = agent.folder is None and agent.given.suffix == ".json"
+    return block_json(given) if as_json else block_text(given)
 
 
 def _place_problems(agent: AgentConfig, found: PluginDir | None) -> list[str]:

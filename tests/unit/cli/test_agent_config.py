@@ -80,7 +80,7 @@ def test_what_only_root_reads_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
 
     for method in ("read_text", "iterdir"):
         monkeypatch.setattr(Path, method, closed)
-        with pytest.raises(ConfigError, match="Permission denied; run this command as root$"):
+        with pytest.raises(ConfigError, match=r"Permission denied; run this command as root$"):
             read_agent_config([tmp_path])
 
 
