@@ -70,12 +70,13 @@ class MpsDaemon:
     def pid(self) -> int | None:
         """Its process, answering or not; None if it has none."""
         pid = self._noted_pid()
+        if pid is None:
+            return None
         try:
-            if PROGRAM.encode() in (self._proc / str(pid) / "cmdline").read_bytes():
-                return pid
+            command = (self._proc / str(pid) / "cmdline").read_bytes()
         except OSError:
-            pass  # it has ended
-        return None
+            return None  # it has ended
+        return pid if PROGRAM.encode() in command else None
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
