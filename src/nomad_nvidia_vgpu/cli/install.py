@@ -77,7 +77,7 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
     if todo.block is not None and (dry_run or todo.block_file is None):
         if todo.block_file is None:
             tables.note("add this to the agent's configuration:")
-        click.echo(todo.block)
+        click.echo(todo.block.rstrip())
     for sentence in todo.notes:
         tables.note(sentence)
     tables.note(f"then {_RESTART}" if dry_run else _RESTART)

@@ -147,13 +147,12 @@ def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
     """What flags asked for that the block which is there says otherwise."""
     if agent.ours is None:
         return ()
+    stays = f"{agent.ours.file} has a plugin block, which stays"
     there = settings(agent.ours.options)
     return tuple(
-        f"{agent.ours.file} has a plugin block and stays as it is, so {path} is not set to {value}"
-        f" ({there[path]} there): change it there"
+        f"{stays}: {path} is {there[path]} in it, and {value} was asked for: edit that file"
         if path in there
-        else f"{agent.ours.file} has a plugin block and stays as it is, so {path} = {value} is not"
-        " set: add it there"
+        else f"{stays}: {path} = {value} was asked for, and is not in it: edit that file"
         for path, value in settings(given).items()
         if there.get(path) != value
     )

@@ -48,7 +48,6 @@ def test_a_dry_run_does_nothing(node: InstallNode, capsys: pytest.CaptureFixture
         f"would write {node.config}/nvidia-vgpu.hcl",
         f"would copy {node.program} to {node.entry}",
         *block_text({"vgpus": 4}).splitlines(),
-        "",
     ]
     assert list(node.plugins.iterdir()) == []
     assert [path.name for path in node.config.iterdir()] == ["nomad.hcl"]

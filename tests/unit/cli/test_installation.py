@@ -115,11 +115,11 @@ def test_an_existing_block_is_not_changed_by_flags() -> None:
     given = {"vgpus": "9", "mps": {"root": "/x"}, "gpu": {"*L4*": {"vgpus": "2"}}}
     todo = planned(agent(None, OURS), GOOD, SINGLE, given)
     assert todo.block is None
-    stays = f"{FILE} has a plugin block and stays as it is, so"
+    stays = f"{FILE} has a plugin block, which stays:"
     assert todo.notes == (
-        f"{stays} vgpus is not set to 9 (8 there): change it there",
-        f'{stays} gpu "*L4*".vgpus = 2 is not set: add it there',
-        f'{stays} mps.root = "/x" is not set: add it there',
+        f"{stays} vgpus is 8 in it, and 9 was asked for: edit that file",
+        f'{stays} gpu "*L4*".vgpus = 2 was asked for, and is not in it: edit that file',
+        f'{stays} mps.root = "/x" was asked for, and is not in it: edit that file',
     )
 
 
