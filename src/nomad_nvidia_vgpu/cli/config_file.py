@@ -83,8 +83,9 @@ def _parse_hcl(path: Path, text: str) -> dict[str, Any]:
             return hcl2.loads(rewritten, serialization_options=plain)
         line = getattr(error, "line", None)
         where = f" (line {line})" if isinstance(line, int) and line > 0 else ""
-        first = str(error).splitlines()[0]
-        raise ConfigError([f"{path} is not valid HCL{where}: {first}"]) from error
+        found = str(getattr(error, "token", "") or getattr(error, "char", "")).split()
+        why = f"{found[0]!r} does not belong there" if found else "it ends too early"
+        raise ConfigError([f"{path} is not valid HCL{where}: {why}"]) from error
 
 
 def _unquoted(key: re.Match[str]) -> str:

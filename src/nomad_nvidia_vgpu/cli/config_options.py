@@ -23,15 +23,20 @@ def config_options(command: _F) -> _F:
 
     The command gets them as keyword arguments, to be handed on to `given_config`.
     """
-    for path, option in reversed(list(all_options())):
-        command = _flag(path, option)(command)
     return click.option(
         "--config",
         "config_file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help='The file of an agent\'s configuration that has the plugin "nvidia-vgpu" block, or a'
         " file with that block's config alone (HCL or JSON). Flags win over it.",
-    )(command)
+    )(option_flags(command))
+
+
+def option_flags(command: _F) -> _F:
+    """Gives a command the flags alone."""
+    for path, option in reversed(list(all_options())):
+        command = _flag(path, option)(command)
+    return command
 
 
 def given_config(config_file: Path | None, flags: dict[str, Any]) -> dict[str, object]:

@@ -75,6 +75,8 @@ def problems(found: PluginDir) -> list[str]:
     """Why the plugin cannot be put there, one sentence each."""
     where = f"plugin_dir {found.path}"
     if not found.exists:
+        if os.path.lexists(found.path):
+            return [f"{where} is not a folder: move it away, or set another"]
         return [f"{where} is not there: mkdir -p {found.path}"]
     said = []
     if found.noexec:
@@ -84,7 +86,7 @@ def problems(found: PluginDir) -> list[str]:
     if found.unsafe:
         said.append(f"{found.unsafe}, and Nomad would start what they put there: mend that first")
     if not found.writable:
-        said.append(f"{where} cannot be written to: run this command as root")
+        said.append(not_writable(where))
     for program in found.programs:
         path = f"{found.path}/{program.name}"
         if program.kind is Kind.DANGLING and program.name != LABEL:
@@ -97,6 +99,13 @@ def problems(found: PluginDir) -> list[str]:
                 " remove it"
             )
     return said
+
+
+def not_writable(what: str) -> str:
+    """Why nothing can be put into a folder that is there."""
+    if os.geteuid() == 0:
+        return f"{what} is on a read-only file system: mount it for writing, or set another"
+    return f"{what} cannot be written to: run this command as root"
 
 
 def is_noexec(path: str) -> bool:
@@ -141,3 +150,5 @@ def _programs(folder: Path) -> Iterator[Program]:
             yield Program(path.name, Kind.DANGLING)
         elif path.is_file() and path.stat().st_mode & 0o111:
             yield Program(path.name, kind_of(path))
+        elif path.name == LABEL and not (path.is_file() and kind_of(path) is Kind.OURS):
+            yield Program(path.name, Kind.OTHER)  # a folder, or somebody's notes: in our way

@@ -12,8 +12,8 @@ from rich.text import Text
 from nomad_nvidia_vgpu.cli.tables import MISSING
 from nomad_nvidia_vgpu.device.foresight import Forecast
 from nomad_nvidia_vgpu.device.observer import Observation
-from nomad_nvidia_vgpu.device.usage import GpuUse, Share, Task
-from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
+from nomad_nvidia_vgpu.device.usage import GpuUse, MpsServer, Share, StrayProcess, Task
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio
 from nomad_nvidia_vgpu.sharing.plan import SharedGpu
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
@@ -146,7 +146,7 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
     yield _Row(
         _short(gpu.uuid),
         gpu.model,
-        processes=_processes(use),
+        processes=use.processes if use else None,
         memory_mib=(_value(sample.memory_mib) if sample else None, gpu.memory_mib),
         figures=(
             sample.gpu_utilization_percent if sample else None,
@@ -168,14 +168,19 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
     if use.disputed:
         said = "claimed by two tasks at once"
         yield _Row(f"  {_numbers(use.disputed)}", said, health="in dispute")
+    if use.servers:
+        yield _taskless_row("MPS server", use.servers, gpu)
     if use.strays:
-        memory = [stray.memory_mib for stray in use.strays]
-        known = None if None in memory else sum(mib for mib in memory if mib is not None)
-        pids = [str(stray.pid) for stray in use.strays]
-        more = f" and {len(pids) - _SHOWN_PIDS} more" if len(pids) > _SHOWN_PIDS else ""
-        said = f"no task: pid {', '.join(pids[:_SHOWN_PIDS])}{more}"
-        memory_mib = (known, gpu.memory_mib)
-        yield _Row("  -", said, processes=len(use.strays), memory_mib=memory_mib)
+        yield _taskless_row("no task", use.strays, gpu)
+
+
+def _taskless_row(what: str, them: Sequence[MpsServer | StrayProcess], gpu: Gpu) -> _Row:
+    memory = [one.memory_mib for one in them]
+    known = None if None in memory else sum(mib for mib in memory if mib is not None)
+    pids = [str(one.pid) for one in them]
+    more = f" and {len(pids) - _SHOWN_PIDS} more" if len(pids) > _SHOWN_PIDS else ""
+    said = f"{what}: pid {', '.join(pids[:_SHOWN_PIDS])}{more}"
+    return _Row("  -", said, processes=len(them), memory_mib=(known, gpu.memory_mib))
 
 
 def _share_row(share: Share) -> _Row:
@@ -190,12 +195,6 @@ def _share_row(share: Share) -> _Row:
         (share.used_mib, share.budget_mib),
         health="over budget" if over else note,
     )
-
-
-def _processes(use: GpuUse | None) -> int | None:
-    if use is None:
-        return None
-    return sum(len(share.processes) for share in use.shares) + len(use.strays)
 
 
 def _task(task: Task) -> str:
@@ -282,6 +281,7 @@ def _gpu_document(
                 for vgpu_id, one in use.vgpus.items()
             },
             "disputed": list(use.disputed),
+            "mps_servers": [server._asdict() for server in use.servers],
             "unattributed": [stray._asdict() for stray in use.strays],
         },
     }

@@ -121,7 +121,7 @@ def _tools(config: PluginConfig, proc: Proc) -> Tools:
     from nomad_nvidia_vgpu.device.attribution import Attributor  # noqa: PLC0415
     from nomad_nvidia_vgpu.device.guard import Guard  # noqa: PLC0415
 
-    attributor = Attributor(proc)
+    attributor = Attributor(proc, config.mps.root)
     return Tools(attributor, Guard(config.memory_guard, attributor.still_belongs))
 
 

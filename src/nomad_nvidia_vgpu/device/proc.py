@@ -26,7 +26,7 @@ PATIENCE_S = 2.0
 """How long the kernel may take to read one environment before its process counts as stuck."""
 
 _STAT_BYTES = 1024
-_COMM_LETTERS = 15
+_STATUS_BYTES = 4096
 _CGROUP_BYTES = 1 << 16
 _ENVIRON_BYTES = 1 << 20
 """More than any driver gives a task; a task that makes more of it claims nothing beyond that."""
@@ -75,14 +75,16 @@ class Proc:
         except (IndexError, ValueError):
             return None
 
-    def is_roots(self, pid: int, program: str) -> bool:
-        """Whether this is root's process of a program, by as much of its name as the kernel keeps."""
-        name = (self._read(f"{pid}/comm", _STAT_BYTES) or b"").decode("utf-8", "replace").strip()
+    def user(self, pid: int) -> int | None:
+        """The uid of who started a process; None: nobody, or it cannot be read.
+
+        Not the owner of its files here: those are root's if the process asks for no core dumps.
+        """
+        _, _, found = (self._read(f"{pid}/status", _STATUS_BYTES) or b"").partition(b"\nUid:")
         try:
-            uid = os.stat(f"{self.root}/{pid}").st_uid  # noqa: PTH116  pathlib costs more
-        except OSError:
-            return False
-        return uid == 0 and name == program[:_COMM_LETTERS]
+            return int(found.split(maxsplit=1)[0])
+        except (IndexError, ValueError):
+            return None
 
     def lives(self, who: Identity) -> bool:
         """Whether this very process still runs."""

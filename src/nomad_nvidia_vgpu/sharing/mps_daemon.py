@@ -65,13 +65,18 @@ class MpsDaemon:
 
     def alive(self) -> bool:
         """Whether its process is there, answering or not; needs no tool."""
-        pid = self._pid()
+        return self.pid() is not None
+
+    def pid(self) -> int | None:
+        """Its process, answering or not; None if it has none."""
+        pid = self._noted_pid()
         if pid is None:
-            return False
+            return None
         try:
-            return PROGRAM.encode() in (self._proc / str(pid) / "cmdline").read_bytes()
+            command = (self._proc / str(pid) / "cmdline").read_bytes()
         except OSError:
-            return False
+            return None  # it has ended
+        return pid if PROGRAM.encode() in command else None
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
@@ -99,7 +104,7 @@ class MpsDaemon:
 
     def stop(self) -> None:
         """Ends it; the caller knows that nobody uses it."""
-        pid = self._pid() if self.alive() else None
+        pid = self.pid()
         self._control.quit()
         if pid is not None and not _ended(pid, _END_S):
             raise MpsError(
@@ -154,7 +159,7 @@ class MpsDaemon:
         fresh.write_text(json.dumps(record._asdict()))
         fresh.replace(self._directory / _RECORD)
 
-    def _pid(self) -> int | None:
+    def _noted_pid(self) -> int | None:
         try:
             # A task's container may have put anything there: a pipe must not be waited for.
             file = os.open(self._control.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -198,6 +203,16 @@ def known_uuids(root: Path) -> list[str]:
         return []
     records = (MpsDaemon(e, e.name).record() for e in entries if e.is_dir())
     return [record.uuid for record in records if record is not None]
+
+
+def daemon_pids(root: str, proc: str) -> set[int]:
+    """The daemons under `root` that live, by what their pid files say."""
+    try:
+        directories = list(Path(root).iterdir())
+    except OSError:
+        return set()
+    found = (MpsDaemon(each, each.name, proc=Path(proc)).pid() for each in directories)
+    return {pid for pid in found if pid is not None}
 
 
 def _ended(pid: int, timeout_s: float) -> bool:

@@ -30,6 +30,7 @@ from nomad_nvidia_vgpu.sharing.mps_daemon import (
     gpu_directory,
     known_uuids,
 )
+from nomad_nvidia_vgpu.sharing.mps_logs import bound_logs
 
 _JOURNAL = "compute-modes.json"
 _SERVER_TRIES = 3
@@ -58,8 +59,11 @@ class MpsEnforcer:
         try:
             program = find_program()
             self._prepare_root()
-            daemon = MpsDaemon(gpu_directory(self._config, gpu.uuid), gpu.uuid, program)
+            directory = gpu_directory(self._config, gpu.uuid)
+            daemon = MpsDaemon(directory, gpu.uuid, program)
             owner = self._owns()
+            if owner:
+                bound_logs(directory / "log")
             servers = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
             return self._settle(daemon, gpu, vgpus, servers, owner=owner)
         except (HardwareError, OSError) as error:

@@ -127,7 +127,7 @@ def test_a_file_that_is_no_text_is_a_config_error(tmp_path: Path) -> None:
 
 def test_wrong_hcl_says_where(tmp_path: Path) -> None:
     """HCL that does not parse is refused with file and line."""
-    with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL \(line 2\)"):
+    with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL \(line 2\): '"):
         read(tmp_path, "vgpus = 4\nvendor = = 5\n")
 
 

@@ -73,8 +73,9 @@ def test_a_good_folder_has_no_problems(tmp_path: Path) -> None:
         assert problems(look(str(tmp_path), US)) == []
 
 
-def test_all_problems_come_at_once() -> None:
+def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence each, with what to do."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = PluginDir(
         "/p",
         exists=True,

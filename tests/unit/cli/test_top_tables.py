@@ -21,6 +21,7 @@ from nomad_nvidia_vgpu.device.foresight import Foresight
 from nomad_nvidia_vgpu.device.observer import Observation
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
+    MpsServer,
     Share,
     StrayProcess,
     Task,
@@ -48,13 +49,14 @@ def observed(
     seen: SeenGpu | None = None,
     strays: tuple[StrayProcess, ...] = (),
     disputed: tuple[int, ...] = (),
+    servers: tuple[MpsServer, ...] = (),
 ) -> Observation:
     """Gives a node with one GPU in eight vGPUs."""
     vgpus = {f"{UUID}-{n}": VgpuUse(0, 2879, 0) for n in range(8) if n not in disputed}
     for one in shares:
         vgpus.update(parts_of(one, 2879))
     said = tuple(f"{UUID}-{number}" for number in disputed)
-    use = GpuUse(UUID, 0.0, vgpus, shares, strays, said)
+    use = GpuUse(UUID, 0.0, vgpus, shares, strays, said, servers)
     plan = make_plan(PluginConfig(vgpus=8), inventory(seen or gpu(UUID)))
     return Observation(NOON, plan, {UUID: FULL_SAMPLE}, Usage(NOON, {UUID: use}))
 
@@ -126,6 +128,17 @@ def test_strays_and_disputes_are_shown() -> None:
     assert shown[-1].startswith("- no task: pid 10, 11, 12, 13, 14, 15 and 2 more 8 0.8 / 22.5")
     listed = text(stray_table(seen, bars=False))
     assert listed[2] == ["GPU-27742447", "10", "100", "no", "cgroup"]
+
+
+def test_an_mps_server_is_shown_as_what_it_is() -> None:
+    """Its memory is no task's, and nobody's neither."""
+    seen = observed(share(0), servers=(MpsServer(31, 512),))
+    shown = [" ".join(row) for row in rows(seen)]
+    assert shown[0].startswith("GPU-27742447 NVIDIA L4 2 1.0 / 22.5")
+    assert shown[-1] == "- MPS server: pid 31 1 0.5 / 22.5"
+    (one,) = json.loads(json.dumps(node_document(seen)))["gpus"]
+    assert one["usage"]["mps_servers"] == [{"pid": 31, "memory_mib": 512}]
+    assert one["usage"]["unattributed"] == []
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         """No pass was made yet."""
         self.made = MadeProc(root)
+        self.mps_root = str(root / "mps")
         self.made.add(20, cgroup=nomad_v2(), environment={"NVIDIA_VGPU_IDS": "GPU-a-0"})
         self.clock = ManualClock()
         self.catalog = Catalog(PluginConfig(vgpus=4), self.clock)
@@ -46,7 +47,7 @@ class Node:
 
     def accountant(self, attributor: Attributor | None = None) -> Accountant:
         """Gives who makes the passes."""
-        tools = Tools(attributor or Attributor(self.made.proc), self.guard)
+        tools = Tools(attributor or Attributor(self.made.proc, self.mps_root), self.guard)
         return Accountant(self.catalog, lambda: tools, QUICK_S)
 
 
@@ -105,7 +106,7 @@ def test_passes_are_made_within_their_context_until_stopped(node: Node) -> None:
             looked.release()
             return super().attribute(plan, listings, now, taken_at)
 
-    accountant = node.accountant(Counted(node.made.proc))
+    accountant = node.accountant(Counted(node.made.proc, node.mps_root))
     accountant.start(within())
     for _ in range(3):
         assert looked.acquire(timeout=DEADLINE_S)
@@ -126,7 +127,7 @@ def test_an_error_of_ours_does_not_end_the_passes(
             failed.release()
             raise ZeroDivisionError
 
-    accountant = node.accountant(Broken(node.made.proc))
+    accountant = node.accountant(Broken(node.made.proc, node.mps_root))
     accountant.start(contextlib.nullcontext())
     for _ in range(4):
         assert failed.acquire(timeout=DEADLINE_S)
@@ -138,7 +139,7 @@ def test_what_the_passes_need_is_made_when_it_can_be(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While it cannot be made, each pass tries again, and the log says so once."""
-    usual = Tools(Attributor(node.made.proc), node.guard)
+    usual = Tools(Attributor(node.made.proc, node.mps_root), node.guard)
     results: list[Tools | Exception] = [usual, *[OSError("no memory")] * 3]
     tried = threading.Semaphore(0)
 

@@ -21,6 +21,7 @@ from nomad_nvidia_vgpu.device.metrics import FAMILIES, STALE_S, CatalogCollector
 from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
+    MpsServer,
     Share,
     StrayProcess,
     Task,
@@ -245,6 +246,16 @@ def test_daemons_are_told_where_there_are_any(scraped: Scraped) -> None:
     mps.catalog.take_enforcement("GPU-a", Enforcement("it has died", holds_memory=False))
     assert mps.value("gpu_mps_up", **OWN) == 0
     assert mps.value("gpu_mps_memory_limited", **OWN) == 0
+
+
+def test_the_memory_of_an_mps_server_is_its_own() -> None:
+    """It counts as a process of the GPU, and neither as a task's nor as nobody's."""
+    mps = Scraped(gpu(), config=PluginConfig(vgpus=2, sharing="mps"))
+    use = GpuUse("GPU-a", 0.0, {}, (), (), servers=(MpsServer(31, 300),))
+    mps.catalog.take_usage(Usage(NOON, {"GPU-a": use}))
+    assert mps.value("gpu_mps_server_memory_bytes", **OWN) == 300 << 20
+    assert mps.value("gpu_processes", **OWN) == 1
+    assert mps.value("gpu_unattributed_memory_bytes", **OWN) == 0
 
 
 def test_what_the_plugin_did_is_counted(scraped: Scraped) -> None:

@@ -51,6 +51,14 @@ def test_who_is_gone_is_none(tmp_path: Path) -> None:
     assert not proc.lives(Identity(7, 1))
 
 
+def test_who_started_a_process_is_its_real_uid(tmp_path: Path) -> None:
+    """Not the effective one, which a set-user-ID program has of another."""
+    made = MadeProc(tmp_path)
+    made.add(7, user=1234)
+    assert made.proc.user(7) == 1234
+    assert made.proc.user(8) is None
+
+
 def test_an_environment_is_split_at_nuls(tmp_path: Path) -> None:
     """Values may hold blanks, line ends and equals signs; the first of two variables counts."""
     made = MadeProc(tmp_path)

@@ -15,7 +15,12 @@ from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
 from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
-from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, gpu_directory, pipe_directory
+from nomad_nvidia_vgpu.sharing.mps_daemon import (
+    FAULT,
+    gpu_directory,
+    known_uuids,
+    pipe_directory,
+)
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 
 JOURNAL = "compute-modes.json"
@@ -239,6 +244,15 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 f"an MPS daemon (pid {one.pid}) runs for {one.pipe}, which does not know it: tasks"
                 " cannot reach it, and it keeps the GPU",
                 f"stop the tasks on that GPU, then kill {one.pid}",
+            )
+        elif one.pipe.name == "pipe" and known_uuids(one.pipe.parents[1]):
+            other = one.pipe.parents[1]
+            said = error if facts.config.shares_by("mps") else warning
+            yield said(
+                f"an MPS daemon of this plugin (pid {one.pid}, {one.pipe}) runs under another"
+                " mps.root than the config's, and keeps its GPU",
+                "stop the Nomad agent and the tasks on that GPU, run nvidia-vgpu release"
+                f" --mps-root {other}, start the agent",
             )
         elif facts.config.shares_by("mps"):
             yield error(

@@ -116,9 +116,14 @@ def _at(document: Any, *path: str) -> Any:
 
 class _Api:
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:
-        self._parts = urlsplit(address)
-        if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
-            raise ApiError("is not an address of the form http://host:port or https://host:port")
+        try:
+            self._parts = urlsplit(address)
+            good = self._parts.scheme in ("http", "https") and self._parts.hostname
+            self._port = self._parts.port
+        except ValueError:
+            good = False
+        if not good:
+            raise ApiError("has no address of the form http://host:port or https://host:port")
         self._environment = environment
         self._headers = _headers(environment)
         region = environment.get("NOMAD_REGION")
@@ -148,7 +153,7 @@ class _Api:
             raise ApiError(f"answers {path} with something that is not JSON") from error
 
     def _connection(self) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
+        host, port = self._parts.hostname or "", self._port
         if self._parts.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
         return _Https(host, port, self._environment)

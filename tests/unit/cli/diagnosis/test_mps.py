@@ -13,6 +13,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.mps import compute_modes, daemons, permissions, tools
+from nomad_nvidia_vgpu.sharing.mps_daemon import Record
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 from unit.cli.diagnosis.nodes import driver, facts, levels, node, one, said, written
 from unit.example_gpus import gpu
@@ -196,6 +197,20 @@ def test_somebody_elses_daemon_is_in_the_way_of_ours(tmp_path: Path, mps_root: P
     one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "/tmp/nvidia-mps", "echo quit")
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
     one(daemons, found, Level.WARNING, "pid 30")
+
+
+def test_our_daemon_under_another_root_is_known_by_its_record(
+    tmp_path: Path, mps_root: Path
+) -> None:
+    """Left when mps.root was changed; the remedy names the root that release needs."""
+    old = tmp_path / "old"
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], old / "GPU-a/pipe")
+    record = Record("GPU-a", multi_user_asked=True, multi_user=True, memory_limited=True)
+    written(old / "GPU-a/daemon.json", json.dumps(record._asdict()))
+    remedy = f"run nvidia-vgpu release --mps-root {old}, start the agent"
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "another mps.root", remedy)
+    found = known(tmp_path, mps_root, sharing="time-slicing", views=())
+    one(daemons, found, Level.WARNING, remedy)
 
 
 def test_a_server_that_outlived_its_daemon_is_an_error(tmp_path: Path, mps_root: Path) -> None:

@@ -147,7 +147,9 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
     assert "does not answer" in look.problem
 
 
-@pytest.mark.parametrize("address", ["unix:///run/nomad.sock", "localhost:4646", "http://"])
+@pytest.mark.parametrize(
+    "address", ["unix:///run/nomad.sock", "localhost:4646", "http://", "http://a:b", "http://[::1"]
+)
 def test_other_addresses_are_refused_with_their_form(address: str) -> None:
     """Nothing is tried."""
     assert "http://host:port" in look_at_nomad({"NOMAD_ADDR": address}, "x").problem
