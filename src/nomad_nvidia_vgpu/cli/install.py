@@ -19,9 +19,10 @@ from nomad_nvidia_vgpu.cli.config_file import LABEL
 from nomad_nvidia_vgpu.cli.config_options import checked_config
 from nomad_nvidia_vgpu.cli.installation import Installation, Source, as_written, planned
 from nomad_nvidia_vgpu.cli.launch import own_command
-from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, unsafe
+from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.node_files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
 """Where the single file unpacks itself (scripts/onefile)."""
