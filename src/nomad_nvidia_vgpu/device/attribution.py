@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.device.catalog import Listing
 from nomad_nvidia_vgpu.device.cgroups import Members, TaskCgroup, task_cgroup
-from nomad_nvidia_vgpu.device.claims import Claim, claim_of
+from nomad_nvidia_vgpu.device.claims import VARIABLES, Claim, claim_of
 from nomad_nvidia_vgpu.device.proc import Identity, Proc
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
@@ -155,7 +155,7 @@ class Attributor:
         if cgroup is not None:
             return _Home(cgroup)
         for _ in range(_MOST_ANCESTORS):
-            environment = self._proc.environment(pid) or {}
+            environment = self._proc.environment(pid, VARIABLES) or {}
             claim = claim_of(environment, None, certain=False)
             standing = self._proc.standing(pid)
             if claim is not None or standing is None or standing.parent <= 1:
@@ -179,7 +179,7 @@ class Attributor:
         if oldest is None:
             return _NOBODY
         asked = known.asked if known is not None and known.oldest == oldest else 0
-        environment = self._proc.environment(oldest.pid) or {}
+        environment = self._proc.environment(oldest.pid, VARIABLES) or {}
         claim = claim_of(environment, cgroup, certain=self._certain)
         if not self._proc.lives(oldest):
             return _NOBODY

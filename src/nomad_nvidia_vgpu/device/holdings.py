@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from nomad_nvidia_vgpu.device.claims import claim_of
+from nomad_nvidia_vgpu.device.claims import VARIABLES, claim_of
 from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import GROUP_ENV, IDS_ENV
 from nomad_nvidia_vgpu.sharing.holding import Holding
@@ -60,7 +60,7 @@ def environments(proc: Proc) -> Iterator[Mapping[str, str]]:
     """The environments of all processes that were started with vGPUs, as far as we may read them."""
     for name in os.listdir(proc.root):  # noqa: PTH208  some hundred names, no more
         if name.isdecimal():
-            environment = proc.environment(int(name))
+            environment = proc.environment(int(name), VARIABLES)
             if environment is not None and IDS_ENV in environment:
                 yield environment
 

@@ -9,7 +9,7 @@ process is its pid together with its start time. Whatever cannot be read is None
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 PROC = "/proc"
@@ -74,19 +74,22 @@ class Proc:
         data = self._read(f"{pid}/cgroup", _CGROUP_BYTES)
         return None if data is None else data.decode("utf-8", "surrogateescape")
 
-    def environment(self, pid: int) -> Mapping[str, str] | None:
+    def environment(self, pid: int, names: Iterable[str]) -> Mapping[str, str] | None:
         """What it was started with - or what it has put in its place, for a process may.
 
-        Of a variable that is there twice, the first counts, as for the C library.
+        Only the variables in `names`: the others may be secrets of the task, and are nobody's
+        business here. Of one that is there twice, the first counts, as for the C library.
         """
         data = self._read(f"{pid}/environ", _ENVIRON_BYTES)
         if not data:
             return None  # an empty one belongs to a kernel thread, or to a process that just starts
+        data = b"\0" + data
         found: dict[str, str] = {}
-        for entry in data.decode("utf-8", "surrogateescape").split("\0"):
-            name, equals, value = entry.partition("=")
+        for name in names:
+            # Not all entries one by one: a task can make half a million of them.
+            _, equals, rest = data.partition(f"\0{name}=".encode())
             if equals:
-                found.setdefault(name, value)
+                found[name] = rest.partition(b"\0")[0].decode("utf-8", "surrogateescape")
         return found
 
     def mounts(self) -> str:

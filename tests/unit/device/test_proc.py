@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nomad_nvidia_vgpu.device.claims import VARIABLES
 from nomad_nvidia_vgpu.device.proc import Identity, Proc
 from unit.device.made_proc import MadeProc, nomad_v2
 
@@ -46,7 +47,7 @@ def test_who_is_gone_is_none(tmp_path: Path) -> None:
     proc = MadeProc(tmp_path).proc
     assert proc.standing(7) is None
     assert proc.cgroups(7) is None
-    assert proc.environment(7) is None
+    assert proc.environment(7, VARIABLES) is None
     assert not proc.lives(Identity(7, 1))
 
 
@@ -54,17 +55,31 @@ def test_an_environment_is_split_at_nuls(tmp_path: Path) -> None:
     """Values may hold blanks, line ends and equals signs; the first of two variables counts."""
     made = MadeProc(tmp_path)
     made.add(7)
-    (made.root / "7/environ").write_bytes(b"A=1 2\nx\0B=c=d\0A=9\0nonsense\0\xff=\xff\0")
-    environment = made.proc.environment(7)
-    assert environment is not None
-    assert (environment["A"], environment["B"], len(environment)) == ("1 2\nx", "c=d", 3)
+    (made.root / "7/environ").write_bytes(
+        b"A=1 2\nx\0AB=no\0B=c=d\0A=9\0nonsense\0XC=no\0D=\0E=\xff\0"
+    )
+    assert made.proc.environment(7, ("A", "B", "C", "D", "E")) == {
+        "A": "1 2\nx",
+        "B": "c=d",
+        "D": "",
+        "E": "\udcff",
+    }
+
+
+def test_only_what_is_asked_for_leaves_an_environment(tmp_path: Path) -> None:
+    """A task's secrets are in it too, and must not get into our memory, logs or tracebacks."""
+    made = MadeProc(tmp_path)
+    made.add(7, environment={"NOMAD_TOKEN": "secret", "NVIDIA_VGPU_IDS": "GPU-a-0"})
+    environment = made.proc.environment(7, VARIABLES)
+    assert environment == {"NVIDIA_VGPU_IDS": "GPU-a-0"}
+    assert not any("TOKEN" in name or "SECRET" in name for name in VARIABLES)
 
 
 def test_an_environment_that_is_not_there_yet_is_unknown(tmp_path: Path) -> None:
     """A process that has just been started shows an empty environment."""
     made = MadeProc(tmp_path)
     made.add(7)
-    assert made.proc.environment(7) is None
+    assert made.proc.environment(7, VARIABLES) is None
 
 
 def test_an_endless_environment_is_cut_off(tmp_path: Path) -> None:
@@ -72,10 +87,8 @@ def test_an_endless_environment_is_cut_off(tmp_path: Path) -> None:
     made = MadeProc(tmp_path)
     made.add(7)
     (made.root / "7/environ").write_bytes(b"A=1\0" + b"B=" + b"x" * (4 << 20) + b"\0C=1\0")
-    environment = made.proc.environment(7)
-    assert environment is not None
-    assert environment["A"] == "1"
-    assert "C" not in environment
+    environment = made.proc.environment(7, ("A", "C"))
+    assert environment == {"A": "1"}
 
 
 def test_cgroups_of_a_process_and_of_ourselves(tmp_path: Path) -> None:
@@ -109,6 +122,5 @@ def test_the_real_one() -> None:
     child.kill()
     child.communicate()
     assert not proc.lives(standing.identity)
-    own = proc.environment(os.getpid())
-    assert own is not None
-    assert own.get("PATH") == os.environ.get("PATH")
+    own = proc.environment(os.getpid(), ("PATH",))
+    assert own == {"PATH": os.environ.get("PATH")}
