@@ -41,6 +41,7 @@ MORE_THAN_ONE = {
     "device/test_attribution_forged.py": "device/attribution.py",
     "sharing/test_plan_groups.py": "sharing/plan.py",
     "sharing/test_mps_release.py": "sharing/mps_enforcer.py",
+    "sharing/test_mps_root.py": "sharing/mps_enforcer.py",
 }
 """Second test files of one module, so that none grows too long."""
 

@@ -117,6 +117,7 @@ def process(proc: Path, pid: int, program: str, **environment: str) -> None:
     (proc / str(pid) / "cmdline").write_bytes(program.encode() + b"\0")
     lines = [f"{name}={value}".encode() for name, value in environment.items()]
     (proc / str(pid) / "environ").write_bytes(b"\0".join(lines) + b"\0")
+    (proc / str(pid) / "status").write_text(f"Name:\tx\nUid:\t{os.geteuid()}\t0\t0\t0\n")
 
 
 def test_a_server_that_outlived_its_daemon_is_left_to_its_tasks(
@@ -143,6 +144,50 @@ def test_other_processes_are_none_of_its_servers(node: MpsNode, tmp_path: Path) 
     (proc / "4").mkdir()
     start(daemon_of(node, proc=proc))
     assert node.pid()
+
+
+def test_a_task_cannot_pass_for_a_server_and_keep_the_daemon_from_starting(
+    node: MpsNode, tmp_path: Path
+) -> None:
+    """Any task has the variable and may call itself what it likes, also with a set-uid program."""
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    (proc / "1/status").write_text("Name:\tsu\nUid:\t65534\t0\t0\t0\n")
+    start(daemon_of(node, proc=proc))
+    assert node.pid()
+
+
+def test_a_server_of_one_user_may_be_any_users(node: MpsNode, tmp_path: Path) -> None:
+    """Without a multi-user mode the server runs as the user whose task came first."""
+    start(daemon_of(node), multi_user=False)
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    (proc / "1/status").write_text("Uid:\t1000\t1000\t1000\t1000\n")
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == [1]
+
+
+def test_a_process_without_end_costs_no_memory(node: MpsNode, tmp_path: Path) -> None:
+    """A task can have the kernel show gigabytes as its command line and environment."""
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    for name in ("cmdline", "environ"):
+        os.truncate(proc / "1" / name, 1 << 40)
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == [1]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless"])
+def test_a_record_that_is_no_small_file_is_none(
+    node: MpsNode, daemon: MpsDaemon, kind: str
+) -> None:
+    """Neither waited for, nor read to the end."""
+    node.directory().mkdir()
+    path = node.directory() / "daemon.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    assert daemon.record() is None
 
 
 def no_pidfd(pid: int) -> int:

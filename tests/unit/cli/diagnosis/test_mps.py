@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,13 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.mps import compute_modes, daemons, permissions, tools
+from nomad_nvidia_vgpu.cli.diagnosis.mps import (
+    JOURNAL,
+    compute_modes,
+    daemons,
+    permissions,
+    tools,
+)
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 from unit.cli.diagnosis.nodes import driver, facts, levels, node, one, said, written
 from unit.example_gpus import gpu
@@ -196,6 +203,27 @@ def test_somebody_elses_daemon_is_in_the_way_of_ours(tmp_path: Path, mps_root: P
     one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "/tmp/nvidia-mps", "echo quit")
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
     one(daemons, found, Level.WARNING, "pid 30")
+
+
+def test_a_remedy_holds_no_words_of_a_task_that_a_shell_would_run(
+    tmp_path: Path, mps_root: Path
+) -> None:
+    """Whoever runs as such a daemon decides what stands in his environment."""
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/x; reboot #"))
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "DIRECTORY='/tmp/x; reboot #' nvidia")
+
+
+def test_files_without_end_do_not_fill_the_doctors_memory(tmp_path: Path, mps_root: Path) -> None:
+    """Of a process, and of what stands in the place of a pid file or the journal."""
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/nvidia-mps"))
+    written(mps_root / f"GPU-a/pipe/{CONTROL}.pid", "")
+    written(mps_root / JOURNAL, "")
+    proc = tmp_path / "proc/30"
+    places = (mps_root / f"GPU-a/pipe/{CONTROL}.pid", mps_root / JOURNAL)
+    for path in (proc / "cmdline", proc / "environ", *places):
+        os.truncate(path, 1 << 40)
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30")
+    one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "is spoilt")
 
 
 def test_a_server_that_outlived_its_daemon_is_an_error(tmp_path: Path, mps_root: Path) -> None:
