@@ -22,6 +22,7 @@ from nomad_nvidia_vgpu.cli.launch import own_command
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.goplugin.logs import printable
 from nomad_nvidia_vgpu.node_files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
@@ -201,10 +202,10 @@ def _left_behind(agent: AgentConfig) -> list[str]:
 def _do(what: str, action: Callable[[], object], *, dry_run: bool) -> None:
     """Does something and says so; ConfigError if it fails."""
     if dry_run:
-        click.echo(f"would {what}")
+        click.echo(printable(f"would {what}"))
         return
     try:
         action()
     except OSError as error:
         raise ConfigError([f"could not {what}: {error.strerror or error}"]) from error
-    click.echo(f"done: {what}")
+    click.echo(printable(f"done: {what}"))
