@@ -16,11 +16,15 @@ import grpc
 import msgpack
 import pytest
 
+from nomad_nvidia_vgpu.device.metrics import FAMILIES
 from nomad_nvidia_vgpu.goplugin.handshake import parse_line
 from nomad_nvidia_vgpu.rpc.client import Refused
 
 from .conftest import HANDSHAKE, PATIENCE_S, Start
 from .test_go_plugin import SIMULATED, first_line, spawn
+from .test_metrics import LOOPBACK, port, scrape_until
+
+__all__ = ["port"]  # a fixture
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
@@ -175,3 +179,14 @@ def test_messages_that_are_none_are_refused_and_forgotten(start: Start, data: by
     assert len(caught.value.details() or "") < 5_000
     assert host.info().name == "nvidia-vgpu"
     assert all(len(line.message) < 5_000 for line in host.logs)
+
+
+def test_the_metrics_say_what_is_documented_and_no_more(start: Start, port: int) -> None:
+    """Whoever reaches the address reads them, so nothing may get in by the way."""
+    host = start(**SIMULATED, metrics_address=f"{LOOPBACK}:{port}")
+    next(host.fingerprints())
+    page = scrape_until(port, lambda p: p.all("nvidia_vgpu_gpu_info"))
+    declared = {family.name: set(family.labels) for family in FAMILIES}
+    for name, labels, _ in page.samples:
+        if not name.startswith("process_"):
+            assert labels.keys() == declared[name]
