@@ -111,6 +111,40 @@ def test_what_a_killed_daemon_left_is_no_hindrance(node: MpsNode, daemon: MpsDae
     assert node.pid() != before
 
 
+@pytest.mark.parametrize("kind", ["fifo", "link", "endless"])
+def test_what_a_container_put_in_the_place_of_the_pid_file_is_none(
+    node: MpsNode, daemon: MpsDaemon, tmp_path: Path, kind: str
+) -> None:
+    """Root in a container can write to the pipe directory that is mounted there."""
+    start(daemon)
+    path = node.pipe() / "nvidia-cuda-mps-control.pid"
+    pid = path.read_text()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        (tmp_path / "pid").write_text(pid)
+        path.symlink_to(tmp_path / "pid")
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    assert not daemon.alive()
+
+
+def test_what_a_container_put_beside_the_pipes_leads_nowhere(
+    node: MpsNode, daemon: MpsDaemon, tmp_path: Path
+) -> None:
+    """The old directory is removed before a start, and no link in it is followed."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/file").touch()
+    node.pipe().mkdir(parents=True)
+    (node.pipe() / "link").symlink_to(tmp_path / "victim")
+    (node.pipe() / "control").symlink_to(tmp_path / "victim/file")
+    start(daemon)
+    assert (tmp_path / "victim/file").exists()
+    assert not (node.pipe() / "link").is_symlink()
+
+
 def process(proc: Path, pid: int, program: str, **environment: str) -> None:
     """Makes a process as `/proc` shows it."""
     (proc / str(pid)).mkdir(parents=True)
