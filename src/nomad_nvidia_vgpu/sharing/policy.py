@@ -8,7 +8,6 @@ with the most letters beside its wildcards. What no block gives, the node's opti
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -210,5 +209,7 @@ def _is_at(place: _Place, gpu: Gpu) -> bool:
 @lru_cache(maxsize=256)
 def _pattern(glob: str) -> re.Pattern[str]:
     """A glob as a regular expression: only `*` and `?` are special, for names have brackets."""
+    import fnmatch  # noqa: PLC0415  few nodes have blocks for models
+
     # The library's does not try each star against each other, which takes for ever with twenty.
     return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
