@@ -136,8 +136,8 @@ def test_odd_ids_are_refused_in_one_short_line(start: Start, ids: list[str]) -> 
 @pytest.mark.parametrize(
     "config",
     [
-        {"vgpus": 1, "gpu": {f"{ESCAPES}{n}": {} for n in range(5_000)}},
-        {"vgpus": 1, "ignored_gpu_ids": [f"{ESCAPES}{n}" for n in range(5_000)]},
+        {"vgpus": 1, "gpu": {f"{ESCAPES}{n}": {} for n in range(1_000)}},
+        {"vgpus": 1, "ignored_gpu_ids": [f"{ESCAPES}{n}" for n in range(1_000)]},
         {"vgpus": ESCAPES * 1_000},
         {"vgpus": 1, "vendor": "x" * 3_000_000},
         {"vgpus": msgpack.ExtType(5, ESCAPES.encode())},

@@ -14,7 +14,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
-from nomad_nvidia_vgpu.node_files import read_bounded, read_start
+from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
 from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
 from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, gpu_directory, pipe_directory
@@ -139,6 +139,10 @@ def permissions(facts: Facts) -> Iterator[Verdict]:
                 f" {stat.S_IMODE(found.st_mode):o})",
                 f"chmod 755 {root}",
             )
+        )
+    elif (why := unsafe(str(root), {0, facts.node.uid})) is not None:
+        verdicts.append(
+            error(f"mps.root {root} can be replaced by other users ({why})", "set another")
         )
     verdicts += _closed(_ways(facts, root))
     yield from verdicts or [ok(f"tasks of all users reach the MPS daemons under {root}")]

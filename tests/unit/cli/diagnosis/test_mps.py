@@ -268,6 +268,14 @@ def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path
     one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 777", "chmod 755")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_root_that_others_can_replace_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """As the plugin refuses it."""
+    mps_root.mkdir()
+    os.chown(mps_root.parent, 12345, -1)
+    one(permissions, known(tmp_path, mps_root), Level.ERROR, "belongs to uid 12345", "set another")
+
+
 def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> None:
     """Whoever made it decides where the daemons' sockets are."""
     (tmp_path / "elsewhere").mkdir()
