@@ -56,10 +56,16 @@ def test_a_root_that_others_can_replace_is_refused(
     if there:
         node.root.mkdir()
     os.chown(node.root.parent, 12345, -1)
-    problem = plugins.keep().problem
-    os.chown(node.root.parent, 0, -1)
+    before = os.umask(0o077)
+    try:
+        problem = plugins.keep().problem
+    finally:
+        os.umask(before)
+        os.chown(node.root.parent, 0, -1)
     assert f"can be replaced by other users ({node.root.parent} belongs to uid 12345)" in problem
     assert node.fake.starts() == []
+    if not there:  # by now it could be a link to anything, of which the mode must not be changed
+        assert stat.S_IMODE(node.root.stat().st_mode) == 0o700
 
 
 def test_a_root_that_cannot_be_made_is_a_problem_with_its_path(
