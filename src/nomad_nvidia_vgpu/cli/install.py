@@ -19,17 +19,12 @@ from nomad_nvidia_vgpu.cli.config_file import LABEL
 from nomad_nvidia_vgpu.cli.config_options import checked_config, given_config, option_flags
 from nomad_nvidia_vgpu.cli.installation import Installation, Source, as_written, planned
 from nomad_nvidia_vgpu.cli.launch import own_command
-from nomad_nvidia_vgpu.cli.plugin_dir import (
-    Kind,
-    PluginDir,
-    is_noexec,
-    look,
-    not_writable,
-    unsafe,
-)
+from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, not_writable
 from nomad_nvidia_vgpu.cli.staging import clear_up, staged
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.goplugin.logs import printable
+from nomad_nvidia_vgpu.node_files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
 """Where the single file unpacks itself (scripts/onefile)."""
@@ -246,11 +241,11 @@ def _left_behind(agent: AgentConfig) -> list[str]:
 def _do(what: str, action: Callable[[], object], *, dry_run: bool) -> None:
     """Does something and says so; ConfigError if it fails."""
     if dry_run:
-        click.echo(f"would {what}")
+        click.echo(printable(f"would {what}"))
         return
     with _told(what):
         action()
-    click.echo(f"done: {what}")
+    click.echo(printable(f"done: {what}"))
 
 
 @contextmanager

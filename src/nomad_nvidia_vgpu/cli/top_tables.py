@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from nomad_nvidia_vgpu.cli.tables import MISSING
+from nomad_nvidia_vgpu.cli.tables import MISSING, cell_text
 from nomad_nvidia_vgpu.device.foresight import Forecast
 from nomad_nvidia_vgpu.device.observer import Observation
 from nomad_nvidia_vgpu.device.usage import GpuUse, MpsServer, Share, StrayProcess, Task
@@ -54,10 +54,13 @@ def guard_table(forecasts: Sequence[Forecast], action: str, *, bars: bool) -> Ta
         share = one.share
         over = None if one.over_s is None else f"{one.over_s:.0f} s"
         made.add_row(
-            _short(share.gpu_uuid),
-            _task(share.task),
-            *(_text(value) for value in (share.used_mib, share.budget_mib, one.limit_mib, over)),
-            Text(one.verdict, style="red" if one.over_s is not None else ""),
+            cell_text(_short(share.gpu_uuid)),
+            cell_text(_task(share.task)),
+            *(
+                cell_text(value)
+                for value in (share.used_mib, share.budget_mib, one.limit_mib, over)
+            ),
+            cell_text(one.verdict, style="red" if one.over_s is not None else ""),
         )
     return made
 
@@ -70,7 +73,12 @@ def stray_table(seen: Observation, *, bars: bool) -> Table:
     for uuid, use in seen.usage.gpus.items():
         for stray in use.strays:
             why = stray.reason
-            made.add_row(_short(uuid), _text(stray.pid), _text(stray.memory_mib), Text(why))
+            made.add_row(
+                cell_text(_short(uuid)),
+                cell_text(stray.pid),
+                cell_text(stray.memory_mib),
+                cell_text(why),
+            )
     return made
 
 
@@ -133,12 +141,12 @@ class _Row:
 
     def cells(self, *, bars: bool) -> Iterator[Text]:
         """As many as there are columns."""
-        yield from (_text(cell) for cell in (self.name, self.what, self.alloc, self.processes))
+        yield from (cell_text(cell) for cell in (self.name, self.what, self.alloc, self.processes))
         yield Text("" if self.memory_mib is None else _amount(*self.memory_mib))
         if bars:
             yield Text() if self.memory_mib is None else _bar(*self.memory_mib)
-        yield from (_text(cell) for cell in self.figures)
-        yield Text(self.health, style="" if self.health in ("", "healthy") else "red")
+        yield from (cell_text(cell) for cell in self.figures)
+        yield cell_text(self.health, style="" if self.health in ("", "healthy") else "red")
 
 
 def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> Iterator[_Row]:
@@ -242,10 +250,6 @@ def _amount(used_mib: int | None, total_mib: int | None) -> str:
         return MISSING if mib is None else f"{mib / _MIB_PER_GIB:.1f}"
 
     return f"{gib(used_mib)} / {gib(total_mib)}"
-
-
-def _text(cell: object) -> Text:
-    return Text(MISSING if cell is None else str(cell))
 
 
 def _value(ratio: Ratio | None) -> int | None:

@@ -31,6 +31,7 @@ _NO_SIZE = (
 )
 
 _MAX_SELECTOR = 200
+_MAX_BYTES = 1 << 18
 
 
 def decode_msgpack(data: bytes) -> PluginConfig:
@@ -40,6 +41,12 @@ def decode_msgpack(data: bytes) -> PluginConfig:
 
     if not data:
         return PluginConfig()
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(
+            [
+                f"the config block has {len(data)} bytes, and at most {_MAX_BYTES} are read: shorten it"
+            ]
+        )
     try:
         given = msgpack.unpackb(data, raw=False, strict_map_key=False)
     except Exception as error:  # msgpack raises half a dozen unrelated types on bad bytes

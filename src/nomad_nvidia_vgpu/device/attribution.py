@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.device.catalog import Listing
 from nomad_nvidia_vgpu.device.cgroups import Members, TaskCgroup, task_cgroup
-from nomad_nvidia_vgpu.device.claims import Claim, claim_of
+from nomad_nvidia_vgpu.device.claims import VARIABLES, Claim, claim_of
 from nomad_nvidia_vgpu.device.proc import Identity, Proc
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
@@ -163,7 +163,7 @@ class Attributor:
         if self._is_server(pid):
             return _Home(serves=True)
         for _ in range(_MOST_ANCESTORS):
-            environment = self._proc.environment(pid) or {}
+            environment = self._proc.environment(pid, VARIABLES) or {}
             if self._proc.stuck(pid):
                 return None  # it may still say
             claim = claim_of(environment, None, certain=False)
@@ -202,7 +202,7 @@ class Attributor:
         if oldest is None:
             return _NOBODY
         asked = known.asked if known is not None and known.oldest == oldest else 0
-        environment = self._proc.environment(oldest.pid) or {}
+        environment = self._proc.environment(oldest.pid, VARIABLES) or {}
         claim = claim_of(environment, cgroup, certain=self._certain)
         if not self._proc.lives(oldest):
             return _NOBODY

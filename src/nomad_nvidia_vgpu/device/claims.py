@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.device.cgroups import TaskCgroup
-from nomad_nvidia_vgpu.device.reserve import BUDGETS_ENV, IDS_ENV
+from nomad_nvidia_vgpu.device.reserve import BUDGETS_ENV, GROUP_ENV, IDS_ENV
 from nomad_nvidia_vgpu.device.usage import Task
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
@@ -71,6 +71,9 @@ def claim_of(
 
 
 _TOLD = ("ALLOC_ID", "TASK_NAME", "GROUP_NAME", "JOB_ID", "JOB_NAME")
+
+VARIABLES = (IDS_ENV, BUDGETS_ENV, GROUP_ENV, *(f"NOMAD_{name}" for name in _TOLD))
+"""All that is ever read of a task's environment."""
 
 
 def _ids(text: str) -> list[VgpuId]:

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from nomad_nvidia_vgpu.device.claims import claim_of
+from nomad_nvidia_vgpu.device.claims import VARIABLES, claim_of
 from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import GROUP_ENV, IDS_ENV
 from nomad_nvidia_vgpu.sharing.holding import Holding
@@ -56,7 +56,8 @@ class HoldingsWatch:
 def environments(proc: Proc) -> Iterator[Mapping[str, str]]:
     """The environments of all processes that were started with vGPUs, as far as we may read them."""
     names = os.listdir(proc.root)  # noqa: PTH208  some hundred names, no more
-    return proc.environments((int(name) for name in names if name.isdecimal()), IDS_ENV)
+    pids = (int(name) for name in names if name.isdecimal())
+    return proc.environments(pids, VARIABLES, IDS_ENV)
 
 
 def holdings_of(found: Iterable[Mapping[str, str]]) -> frozenset[Holding]:

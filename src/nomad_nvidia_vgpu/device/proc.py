@@ -17,7 +17,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 PROC = "/proc"
@@ -96,25 +96,29 @@ class Proc:
         data = self._read(f"{pid}/cgroup", _CGROUP_BYTES)
         return None if data is None else data.decode("utf-8", "surrogateescape")
 
-    def environment(self, pid: int) -> Mapping[str, str] | None:
+    def environment(self, pid: int, names: Collection[str]) -> Mapping[str, str] | None:
         """What it was started with - or what it has put in its place, for a process may.
 
-        Of a variable that is there twice, the first counts, as for the C library. None also while
-        the process is `stuck`.
+        Only the variables in `names`: the others may be secrets of the task, and are nobody's
+        business here. Of one that is there twice, the first counts, as for the C library. None
+        also while the process is `stuck`.
         """
-        return next(self.environments([pid]), None)
+        return next(self.environments([pid], names), None)
 
     def environments(
-        self, pids: Iterable[int], variable: str | None = None
+        self, pids: Iterable[int], names: Collection[str], variable: str | None = None
     ) -> Iterator[Mapping[str, str]]:
-        """The environments of those of `pids` that let theirs be read, and have `variable` in it."""
+        """As `environment`, of those of `pids` that let theirs be read, and have `variable` in it."""
         left = [pid for pid in pids if not self.stuck(pid)]
         while left:
             answers: _Answers = queue.SimpleQueue()
             asked, left = left, []
             # One thread for all: to wait for one after the other would cost more than to read.
             threading.Thread(
-                target=self._answer, args=(asked, variable, answers), name="environ", daemon=True
+                target=self._answer,
+                args=(asked, names, variable, answers),
+                name="environ",
+                daemon=True,
             ).start()
             for number, pid in enumerate(asked, 1):
                 try:
@@ -153,11 +157,17 @@ class Proc:
                 )
             raise
 
-    def _answer(self, pids: Iterable[int], variable: str | None, answers: _Answers) -> None:
+    def _answer(
+        self,
+        pids: Iterable[int],
+        names: Collection[str],
+        variable: str | None,
+        answers: _Answers,
+    ) -> None:
         for pid in pids:
             data = self._read(f"{pid}/environ", _ENVIRON_BYTES)
             # An empty one belongs to a kernel thread, or to a process that just starts.
-            found = _variables(data) if data else None
+            found = _variables(data, names) if data else None
             if found is not None and variable is not None and variable not in found:
                 found = None
             with self._lock:
@@ -194,10 +204,12 @@ class Proc:
             os.close(file)
 
 
-def _variables(data: bytes) -> dict[str, str]:
+def _variables(data: bytes, names: Collection[str]) -> dict[str, str]:
+    data = b"\0" + data
     found: dict[str, str] = {}
-    for entry in data.decode("utf-8", "surrogateescape").split("\0"):
-        name, equals, value = entry.partition("=")
+    for name in names:
+        # Not all entries one by one: a task can make half a million of them.
+        _, equals, rest = data.partition(f"\0{name}=".encode())
         if equals:
-            found.setdefault(name, value)
+            found[name] = rest.partition(b"\0")[0].decode("utf-8", "surrogateescape")
     return found

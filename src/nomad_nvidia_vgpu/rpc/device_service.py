@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.errors import NotBegunError, RequestError
 from nomad_nvidia_vgpu.goplugin.late import Handlers
 from nomad_nvidia_vgpu.rpc import device_messages
 from nomad_nvidia_vgpu.rpc.generated import device_pb2
+from nomad_nvidia_vgpu.rpc.status import status_text
 
 _T = TypeVar("_T")
 
@@ -43,7 +44,7 @@ class DeviceService:
         try:
             reserved = self._plugin.reserve(list(request.device_ids))
         except (RequestError, NotBegunError) as error:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, status_text(error))
         return device_messages.reservation(reserved)
 
     def Stats(  # noqa: N802  Nomad's name

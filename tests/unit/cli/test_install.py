@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -96,6 +97,36 @@ def test_every_problem_is_a_line_and_nothing_is_done(
     assert len(lines) == 2
     assert all(line.startswith("nvidia-vgpu: ") for line in lines)
     assert not node.entry.exists()
+
+
+def test_a_label_is_a_name_and_no_path(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a block is called decides where nothing goes, and speaks to no terminal."""
+    label = "../../vgpu[red]\x1b[31m\u202e"
+    (node.config / "z.json").write_text(json.dumps({"plugin": {label: {"config": {}}}}))
+    assert node.run("install", "--vgpus", "4") == 1
+    said = capsys.readouterr().err
+    assert r'plugin "../../vgpu[red]\x1b[31m\u202e" block' in said
+    assert all(line.isprintable() for line in said.splitlines())
+    assert list(node.plugins.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_links_that_lie_ready_are_not_followed(node: InstallNode, *, there: bool) -> None:
+    """Neither where the entry belongs, nor where the block does."""
+    victims = [node.program.with_name(name) for name in ("victim", "other")]
+    if there:
+        for victim in victims:
+            victim.write_bytes(HEAD)
+    node.entry.symlink_to(victims[0])
+    (node.config / "nvidia-vgpu.hcl").symlink_to(victims[1])
+    assert node.run("install", "--vgpus", "4") == 1
+    assert [victim.exists() for victim in victims] == [there, there]
+    (node.config / "nvidia-vgpu.hcl").unlink()
+    assert node.run("install", "--vgpus", "4") == 0
+    assert not node.entry.is_symlink()
+    assert not there or victims[0].read_bytes() == HEAD
 
 
 def test_another_folder_can_be_named(node: InstallNode, tmp_path: Path) -> None:

@@ -103,6 +103,15 @@ def test_a_task_says_what_is_wrong_with_it(one: Share, said: str) -> None:
     assert " ".join(rows(observed(one))[1]).endswith(said)
 
 
+def test_names_of_tasks_are_shown_as_they_stand() -> None:
+    """What looks like markup, or speaks to the terminal, is text like any other."""
+    odd = TASK._replace(job="[red]", group="\x1b[31m", name="[/]\u202e")
+    seen = observed(share(0, task=odd))
+    assert rows(seen)[1][1] == r"[red]/\x1b[31m/[/]\u202e"
+    forecasts = Foresight(MemoryGuardConfig()).forecasts(seen.usage)
+    assert r"[red]/\x1b[31m/[/]\u202e" in text(guard_table(forecasts, "warn", bars=False))[-1]
+
+
 def test_unknown_figures_are_dashes() -> None:
     """A figure that is not known is not zero, and a GPU whose users are not known says so."""
     seen = observed(share(0, used=None))

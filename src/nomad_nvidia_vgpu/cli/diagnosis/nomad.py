@@ -14,6 +14,7 @@ from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir
+from nomad_nvidia_vgpu.node_files import unsafe
 
 _RESTART = "restart the agent"
 
@@ -148,7 +149,7 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
     kind = folder.holds(LABEL)
     others = [one.name for one in folder.programs if one.kind is Kind.OURS and one.name != LABEL]
     if kind is Kind.OURS and not folder.unsafe:
-        if who := plugin_dir.unsafe(str(path), trusted):  # what a link leads to, too
+        if who := unsafe(str(path), trusted):  # what a link leads to, too
             yield error(
                 f"{who}, and Nomad starts it as {path}",
                 f"chown root, chmod 755, or nvidia-vgpu install from where only root can write;"
