@@ -43,10 +43,10 @@ class Machine:
         for place in _EMPTY:
             own = root / place.name
             script += [f"mkdir -p {own} {place}", f"mount --bind {own} {place}"]
-        script += [f"echo {_READY}", "exec sleep infinity"]
+        script += [f"echo {_READY}", "exec cat"]  # which ends with us, however we end
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-ec", "\n".join(script)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,15 +77,14 @@ class Machine:
     def type(self, command: str) -> str:
         """What a command line of the docs prints; AssertionError if it fails.
 
-        The agent that it restarts is the adopted one, which then has devices again. `doctor` may
-        find what else is wrong with the real machine.
+        The agent that it restarts is the adopted one. `doctor` may find what else is wrong with the
+        real machine.
         """
         if command == "systemctl restart nomad":
             assert self._agent is not None
             if self._agent.running():
                 self._agent.stop()
             self._agent.start()
-            self._agent.api.wait_for_groups()
             return ""
         done = self.run(command)
         said = done.stdout + done.stderr
@@ -116,7 +115,6 @@ class Machine:
 
     def close(self) -> None:
         """Ends the namespace, and with it all that was mounted in it."""
-        self._holder.kill()
         self._holder.communicate(timeout=PATIENCE_S)
 
     def _enter(self, cwd: Path) -> list[str]:

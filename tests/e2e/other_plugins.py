@@ -31,7 +31,10 @@ base_service.schema = lambda: tuple(one for one in all_options if one.name in OP
 _ORIGINAL = f"""
 OPTIONS = {ORIGINAL_OPTIONS}
 {_COMMON}
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+
 base_service.__version__ = "v0.1.0"
+VgpuId.__str__ = lambda self: f"{{self.gpu_uuid}}-{{self.number}}"  # whatever ours becomes
 """
 
 _OFFICIAL = f"""

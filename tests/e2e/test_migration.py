@@ -82,14 +82,15 @@ def ids(agent: Agent) -> dict[str, set[str]]:
 
 
 def test_one_file_takes_the_place_of_the_original_and_back(
-    machine: Machine, agent: Agent, tmp_path: Path
+    machine: Machine, agent: Agent, driver: FakeDriver, tmp_path: Path
 ) -> None:
     """Its task runs on through both, and what it holds is never given to another one."""
     install_original(machine.path(PLUGINS) / binaries.PLUGIN_NAME, tmp_path)
     (machine.path(AGENT_CONFIG) / "client.hcl").write_text(AS_IN_THE_ORIGINALS_README)
     agent.start()
     before = ids(agent)
-    assert [(group, len(of)) for group, of in before.items()] == [(f"letmutx/gpu/{T4}", 16)]
+    gpu = driver.get("gpu 0", "uuid")
+    assert before == {f"letmutx/gpu/{T4}": {f"{gpu}-{number}" for number in range(16)}}
     task = stay(agent)
     (allocation,) = agent.api.wait_for(task.job, "running")
     assert "NVIDIA_VGPU_IDS" not in agent.api.environment(allocation)
@@ -132,15 +133,17 @@ def test_jobs_for_nvidia_gpu_stay_as_they_are_with_that_vendor(
     running(agent, job)
 
     part = 'Or keep the jobs: `vendor = "nvidia"`'
-    drain, *rest = commands(part)
+    drain, *change, let_in = commands(part)
     machine.type(drain)
     agent.api.wait_for(job, "complete")
     official.unlink()
     file.write_text(config(part))
-    for command in rest:
+    for command in change:
         machine.type(command)
-    ours = {f"nvidia/gpu/{T4}": {f"{gpu}-0"}}
-    wait_until("the ids are ours", lambda: ids(agent) == ours, seen=lambda: str(ids(agent)))
+    says = "Nomad offers all 1 vGPU of this node"
+    wait_until("doctor sees ours", lambda: says in machine.type("nvidia-vgpu doctor"))
+    assert ids(agent) == {f"nvidia/gpu/{T4}": {f"{gpu}-0"}}
+    machine.type(let_in)
     (again,) = agent.api.wait_for(job, "running")
     assert granted_ids(again) == [f"{gpu}-0"]
     (group,) = agent.api.device_groups().values()

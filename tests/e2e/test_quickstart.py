@@ -16,11 +16,14 @@ import pytest
 from e2e.agent import Agent
 from e2e.api import granted_ids
 from e2e.conftest import StartAgent
-from e2e.machine import AGENT_CONFIG, PLUGINS, Machine
+from e2e.machine import AGENT_CONFIG, PLUGINS, PROGRAMS, Machine
+from e2e.waiting import wait_until
+from nomad_nvidia_vgpu.cli.installation import block_text
 
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds the file
 
 QUICKSTART = doc_pages.ROOT / "docs" / "quickstart.md"
+OPERATIONS = doc_pages.ROOT / "docs" / "operations.md"
 README = doc_pages.ROOT / "README.md"
 INSTALLED = AGENT_CONFIG / "nvidia-vgpu.hcl"
 WITHOUT_GPU = re.search(
@@ -47,7 +50,7 @@ def agent(machine: Machine, start_agent: StartAgent) -> Agent:
     return made
 
 
-def typed(machine: Machine, command: str) -> str:
+def typed(machine: Machine, agent: Agent, command: str) -> str:
     """What a command shows to somebody without a GPU, who adds what the quickstart says."""
     assert WITHOUT_GPU is not None
     if re.match(r"nvidia-vgpu (gpus|plan)\b", command):
@@ -56,6 +59,9 @@ def typed(machine: Machine, command: str) -> str:
         block = machine.path(INSTALLED)
         simulated = f"config {{\n    {WITHOUT_GPU['line']}"
         block.write_text(block.read_text().replace("config {", simulated))
+        machine.type(command)
+        agent.api.wait_for_groups()  # by the time that a person types the next command
+        return ""
     return machine.type(command)
 
 
@@ -67,7 +73,7 @@ def test_the_quickstart_leads_to_two_tasks_on_one_gpu(machine: Machine, agent: A
     for command in doc_pages.commands(QUICKSTART):
         if command.program == "make":
             continue
-        shown[command.text] = typed(machine, command.text)
+        shown[command.text] = typed(machine, agent, command.text)
         if command.text == "nvidia-vgpu install --vgpus 8":
             written = machine.path(INSTALLED).read_text()
             assert re.sub(r"^#.*\n", "", written, flags=re.MULTILINE) == (
@@ -88,14 +94,24 @@ def test_the_quickstart_leads_to_two_tasks_on_one_gpu(machine: Machine, agent: A
         assert text in shown[what], shown[what]
 
 
-def test_readme_installs_it(machine: Machine, agent: Agent) -> None:
-    """On a machine whose plugin_dir is there."""
+def test_readme_installs_it_and_operations_takes_it_away(
+    machine: Machine, agent: Agent, one_file: Path
+) -> None:
+    """On a machine whose plugin_dir is there, and of which nothing of ours is left."""
     machine.path(PLUGINS).mkdir(parents=True)
     commands = doc_pages.commands(README, "Install it on a client node")
-    shown = [typed(machine, command.text) for command in commands]
+    shown = [typed(machine, agent, command.text) for command in commands]
     assert "Device Group Attributes" in shown[-1]
     (group,) = agent.api.device_groups().values()
     assert len(group.healthy) == 16
+    machine.path(INSTALLED).write_text(block_text(16))  # as it was, but for the simulation
+
+    shutil.copy(one_file, machine.path(PROGRAMS) / "nvidia-vgpu")
+    for command in doc_pages.commands(OPERATIONS, "Stop and uninstall"):
+        machine.type(command.text)
+    wait_until("nothing is offered", lambda: not agent.api.device_groups())
+    assert list(machine.path(PLUGINS).iterdir()) == []
+    assert not machine.path(INSTALLED).exists()
 
 
 def _written_by_the_reader(name: str) -> str:
