@@ -60,13 +60,12 @@ class Block(NamedTuple):
         return text if names == {"job"} else None
 
     def as_agent(self) -> str | None:
-        """The plugin block around this HCL, or itself if it has one; None if it is of no agent."""
+        """An agent's file with this HCL and a block for our plugin; None if it is of no agent."""
         if "plugin" in self.names:
-            return self.text
-        if not self.names <= {option.name for option in options()}:
-            return None
-        size = "" if self.names & {"vgpus", "vgpu_memory", "gpu"} else "vgpus = 8\n"
-        return f'plugin "nvidia-vgpu" {{\nconfig {{\n{size}{self.text}}}\n}}\n'
+            return self.text if 'plugin "nvidia-vgpu"' in self.text else self.text + _plugin()
+        if self.names <= {option.name for option in options()}:
+            return _plugin(self.text, sized=bool(self.names & {"vgpus", "vgpu_memory", "gpu"}))
+        return None
 
 
 class Command(NamedTuple):
@@ -132,6 +131,12 @@ def _heading(text: str, position: int) -> str:
     """What a part of a page is called; a prompt of root looks like the title of a page."""
     found: list[str] = re.findall(r"^##+ (.+)$", text[:position], re.MULTILINE)
     return found[-1] if found else ""
+
+
+def _plugin(text: str = "", *, sized: bool = False) -> str:
+    """The plugin block around some options; with a size, if they have none."""
+    size = "" if sized else "    vgpus = 8\n"
+    return f'plugin "nvidia-vgpu" {{\n  config {{\n{size}{text}  }}\n}}\n'
 
 
 def with_file(arguments: list[str], file: Path) -> list[str]:

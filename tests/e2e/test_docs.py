@@ -34,8 +34,8 @@ def test_a_job_is_valid(agent: Agent, block: Block) -> None:
 @pytest.mark.parametrize("block", AGENTS, ids=str)
 def test_an_agent_starts_with_it(start_agent: StartAgent, block: Block) -> None:
     """Nomad parses it and its schema of ours takes the options, as the plugin does."""
-    simulated = 'config {\n    simulate = ["t4"]\n'
-    agent = start_agent((block.as_agent() or "").replace("config {", simulated, 1))
+    ours = re.compile(r'(plugin "nvidia-vgpu" {\s+config {\n)')
+    agent = start_agent(ours.sub(r'\1    simulate = ["t4"]\n', block.as_agent() or ""))
     assert agent.the_plugin().is_running()
 
 

@@ -69,6 +69,11 @@ def test_the_quickstart_leads_to_two_tasks_on_one_gpu(machine: Machine, agent: A
     """A stranger who types it, and nothing else, has them in the end."""
     job = "gpu-test.nomad.hcl"
     (machine.root / job).write_text(_written_by_the_reader(job))
+    raw_exec = _written_by_the_reader("raw-exec.hcl")
+    for file in machine.path(AGENT_CONFIG).iterdir():  # an agent of our tests always has it
+        file.write_text(file.read_text().replace(raw_exec, ""))
+        assert "raw_exec" not in file.read_text()
+    (machine.path(AGENT_CONFIG) / "raw-exec.hcl").write_text(raw_exec)
     shown = {}
     for command in doc_pages.commands(QUICKSTART):
         if command.program == "make":
