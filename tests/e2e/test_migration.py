@@ -15,7 +15,7 @@ from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
 from e2e.conftest import T4, StartAgent, plugin_block, running, stay
-from e2e.jobs import device, staying_job
+from e2e.jobs import constraint, device, staying_job
 from e2e.machine import AGENT_CONFIG, PLUGINS, PROGRAMS, Machine
 from e2e.other_plugins import install_official, install_original
 from e2e.waiting import wait_until
@@ -191,6 +191,8 @@ def test_both_plugins_run_for_different_gpus(
     share = running(agent, agent.api.submit(staying_job("share", device())))
     whole = running(agent, agent.api.submit(staying_job("whole", device(name="nvidia/gpu"))))
     assert share.gpu == ours[0]
+    any_vendors = device(constraint("device.attr.vgpus", "=", "8"), name="gpu")
+    assert running(agent, agent.api.submit(staying_job("any", any_vendors))).gpu == ours[0]
     assert not whole.gpu.startswith(ours[0])
 
 
