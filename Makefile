@@ -8,8 +8,9 @@ STAMP  := $(VENV)/.ready
 GO     ?= go
 FLOOR  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10 /usr/bin/python3.10))
 NOMAD_DIR := build/nomad
+AUDIT  := build/audit
 
-.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist proto proto-check eval docs lock clean
+.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist audit proto proto-check eval docs lock clean
 
 help:            ## what the targets do
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,8 +69,16 @@ soak: setup      ## ten minutes over the fake driver with stats and random fault
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed
 	$(BIN)/python -m bench
 
-dist: setup      ## wheel and single files in dist/: docs/packaging.md
-	$(BIN)/python -m scripts.onefile.build $(ARGS)
+dist: setup      ## wheel, single files, SBOMs and SHA256SUMS in dist/: docs/packaging.md
+	$(BIN)/python -m scripts.dist $(ARGS)
+
+audit: $(AUDIT)/.ready  ## known vulnerabilities of what is pinned; asks a service on the network
+	$(AUDIT)/bin/python -m scripts.audit $(ARGS)
+
+$(AUDIT)/.ready: requirements/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 proto: setup     ## generated code from proto/
 	scripts/proto.sh src

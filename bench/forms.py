@@ -19,7 +19,9 @@ from typing import NamedTuple
 from bench import launch, startup
 from bench.environment import BUILD, BrokenInstallationError, Installation
 from bench.figures import TIMES, Effort, Figure
-from scripts.onefile import build, wheels
+from scripts import wheels
+from scripts.dist import build_wheel
+from scripts.onefile import build
 
 _GPUS = 8
 _VGPUS = 16
@@ -61,7 +63,7 @@ def single_file(installation: Installation) -> Form:
     out, unpacked = BUILD / "single-file", BUILD / "unpacked"
     out.mkdir(parents=True, exist_ok=True)
     target = wheels.Target(running, os.uname().machine)
-    path = build.build_file(out, build.build_wheel(out), [target])
+    path = build.build_file(out, build.contents(build_wheel(out), [target]))
     environment = {
         "PATH": str(Path(sys.base_prefix) / "bin"),
         "NVIDIA_VGPU_UNPACK_DIR": str(unpacked),

@@ -89,7 +89,7 @@ def attribution(effort: Effort) -> list[Figure]:
     with tempfile.TemporaryDirectory() as root:
         tasks = _Tasks(ids, Path(root))
         with tasks.running() as listings:
-            attributor = Attributor(tasks)
+            attributor = Attributor(tasks, f"{root}/mps")
             times, usage = [], Usage()
             now = datetime.now(tz=timezone.utc)
             for _ in range(effort.passes):

@@ -6,5 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 common=(--universal --python-version 3.10 --generate-hashes --no-emit-index-url
         --no-emit-find-links --no-annotate --no-header --quiet "$@")
-UV_FIND_LINKS='' uv pip compile "${common[@]}" pyproject.toml -o requirements/run.txt
-UV_FIND_LINKS='' uv pip compile "${common[@]}" pyproject.toml --group dev -o requirements/dev.txt
+export UV_FIND_LINKS=''
+uv pip compile "${common[@]}" pyproject.toml -o requirements/run.txt
+uv pip compile "${common[@]}" pyproject.toml --group dev -o requirements/dev.txt
+uv pip compile "${common[@]}" --group pyproject.toml:audit -o requirements/audit.txt

@@ -11,8 +11,9 @@ from typing import NoReturn
 
 import pytest
 
+from scripts.dist import build_wheel
 from scripts.onefile import build
-from scripts.onefile.wheels import PYTHONS, DownloadError, Target
+from scripts.wheels import PYTHONS, DownloadError, Target
 
 TOO_OLD = ("3.6", "3.7", "3.8", "3.9")
 
@@ -31,9 +32,10 @@ def make(directory: Path) -> Path:
     machine = os.uname().machine
     targets = [Target(version, machine) for version in PYTHONS if interpreter(version)]
     try:
-        return build.build_file(directory, build.build_wheel(directory), targets)
+        wheels = build.contents(build_wheel(directory), targets)
     except DownloadError as error:
         missing(str(error))
+    return build.build_file(directory, wheels)
 
 
 def missing(reason: str) -> NoReturn:

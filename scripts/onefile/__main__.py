@@ -103,7 +103,7 @@ def objection(path: str) -> "str | None":
         return "it is mounted noexec"
     one = path
     while True:
-        status = os.stat(one)
+        status = os.lstat(one)
         if status.st_uid not in trusted:
             return "{} belongs to uid {}".format(one, status.st_uid)
         others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

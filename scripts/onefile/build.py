@@ -1,77 +1,50 @@
 # SPDX-License-Identifier: MPL-2.0
-"""`make dist`: our wheel, and one executable file per architecture, the same bytes each time.
+"""One executable file per architecture, the same bytes each time.
 
-The file is `start.sh` and a zip archive of `__main__.py`, `unpack.py` and more archives: one with
+It is `start.sh` and a zip archive of `__main__.py`, `unpack.py` and more archives: one with
 what all Pythons share, and one for each Python with its compiled modules.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nomad_nvidia_vgpu import __version__
-from scripts.onefile.wheels import ARCHITECTURES, PYTHONS, DownloadError, Target, download
+from scripts.pins import REQUIREMENTS, pins
+from scripts.wheels import Target, download
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-REQUIREMENTS = ROOT / "requirements" / "run.txt"
-CACHE = ROOT / "build" / "onefile"
+ROOT = HERE.parents[1]
 
 _TIME = (1980, 1, 1, 0, 0, 0)
 """Of every member: the earliest that zip can say, since none means anything."""
+
+_ELF = bytes.fromhex("7f454c46 020101")
+"""How a 64-bit little-endian ELF file begins."""
+
+_MACHINES = {"x86_64": 62, "aarch64": 183}
+"""As they are numbered in ELF files, `e_machine`."""
 
 Tree = dict[str, bytes]
 """Files by their path."""
 
 
-def main() -> int:
-    """Builds what the command line asks for; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.onefile.build", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    parser.add_argument("--architecture", choices=ARCHITECTURES, action="append")
-    parser.add_argument("--python", choices=PYTHONS, action="append", help="not all of them")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    made = [build_wheel(asked.out)]
-    try:
-        for architecture in asked.architecture or ARCHITECTURES:
-            targets = [Target(python, architecture) for python in asked.python or PYTHONS]
-            made.append(build_file(asked.out, made[0], targets))
-    except DownloadError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for path in made:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        print(f"{digest}  {path.name}  ({path.stat().st_size / 1e6:.1f} MB)")
-    return 0
+def contents(ours: Path, targets: Sequence[Target]) -> dict[Target, list[Path]]:
+    """The wheels that each Python is given: those of requirements/run.txt and ours. DownloadError."""
+    pinned = list(pins((REQUIREMENTS / "run.txt").read_text()))
+    return {target: [*download(target, target.needed(pinned)), ours] for target in targets}
 
 
-def build_wheel(out: Path) -> Path:
-    """Our wheel, which hatchling makes reproducible; CalledProcessError."""
-    (out / f"nomad_nvidia_vgpu-{__version__}-py3-none-any.whl").unlink(missing_ok=True)
-    command = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel")
-    options = ("--no-deps", "--no-build-isolation", f"--wheel-dir={out}")
-    environment = {k: v for k, v in os.environ.items() if k != "SOURCE_DATE_EPOCH"}
-    subprocess.run((*command, *options, str(ROOT)), env=environment, check=True)
-    return out / f"nomad_nvidia_vgpu-{__version__}-py3-none-any.whl"
-
-
-def build_file(out: Path, ours: Path, targets: Sequence[Target]) -> Path:
-    """The single file for `targets`, which are of one architecture; DownloadError."""
-    trees = {
-        target.tag: merged([*download(target, REQUIREMENTS, CACHE), ours]) for target in targets
-    }
-    (architecture,) = {target.architecture for target in targets}
+def build_file(out: Path, wheels: Mapping[Target, Sequence[Path]]) -> Path:
+    """The single file with these wheels, which are for one architecture."""
+    trees = {target.tag: merged(target, paths) for target, paths in wheels.items()}
+    (architecture,) = {target.architecture for target in wheels}
     path = out / f"nvidia-vgpu-{__version__}-linux-{architecture}"
-    path.write_bytes(assembled(trees, needed(targets)))
+    path.write_bytes(assembled(trees, needed(list(wheels))))
     path.chmod(0o755)
     return path
 
@@ -83,8 +56,8 @@ def needed(targets: Sequence[Target]) -> str:
     return f"CPython {versions} for {targets[0].architecture} with glibc"
 
 
-def merged(wheels: Sequence[Path]) -> Tree:
-    """The files of these wheels as they would be installed."""
+def merged(target: Target, wheels: Sequence[Path]) -> Tree:
+    """The files of these wheels as they would be installed for `target`."""
     tree: Tree = {}
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
@@ -93,7 +66,19 @@ def merged(wheels: Sequence[Path]) -> Tree:
                     raise AssertionError(f"{wheel.name}: {name} would need more than unpacking")
                 if not name.endswith("/"):
                     tree[name] = archive.read(name)
+                    check_native(target, name, tree[name])
     return tree
+
+
+def check_native(target: Target, name: str, data: bytes) -> None:
+    """AssertionError if this is native code that `target` would not load."""
+    if not data.startswith(_ELF[:4]) and not name.endswith(".so"):
+        return
+    machine = int.from_bytes(data[18:20], "little")
+    if not data.startswith(_ELF) or machine != _MACHINES[target.architecture]:
+        raise AssertionError(f"{name} is not compiled for {target.architecture}")
+    if not name.endswith((f".{target.tag}.so", ".abi3.so")):
+        raise AssertionError(f"{name} is not what {target.tag} calls a module")
 
 
 def assembled(trees: Mapping[str, Tree], wanted: str) -> bytes:
@@ -145,7 +130,3 @@ def archive(tree: Mapping[str, bytes], *, compress: bool = True, prefix: bytes =
             member.external_attr = 0o644 << 16
             made.writestr(member, tree[name])
     return stream.getvalue()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,6 +22,8 @@ COMMON = "common.zip"
 """The member that every Python needs; the other is named after its tag."""
 
 _UNFINISHED = ".unpacking-"
+_OURS = re.compile(r"\.unpacking-.+|[0-9][^-]*-[0-9a-f]{16}-cpython-[0-9]+-.+")
+"""What this module makes; all else in a directory that was chosen for it is somebody's own."""
 _ABANDONED_AFTER_S = 3600
 _UNUSED_AFTER_S = 7 * 86400
 _NOT_COMPILED = re.compile(r"/pygments/")  # a second of work for what only `rich` may want
@@ -32,13 +34,19 @@ class DamagedError(Exception):
 
 
 def prepare(place: str) -> str:
-    """Makes the directory if it is not there; its real path. OSError."""
+    """Makes the directory if it is not there; its real path. OSError.
+
+    In a directory such as /tmp anybody can make a link to a directory of root's: only one that root
+    or this user made is followed, and the caller will object to the path of another.
+    """
     before = os.umask(0o022)
     try:
         os.makedirs(place, mode=0o755, exist_ok=True)
     finally:
         os.umask(before)
-    return os.path.realpath(place)
+    parent, name = os.path.split(place.rstrip("/"))
+    path = f"{os.path.realpath(parent)}/{name}".replace("//", "/")
+    return os.path.realpath(path) if os.lstat(path).st_uid in (0, os.geteuid()) else path
 
 
 def unpack(archive: str, place: str, name: str, tag: str) -> None:
@@ -69,7 +77,7 @@ def unpack(archive: str, place: str, name: str, tag: str) -> None:
 def clean(place: str, *, keep: str, now_s: float) -> None:
     """Removes what nobody uses: unfinished for an hour, or unpacked a week ago or more."""
     for entry in os.listdir(place):
-        if entry == keep:
+        if entry == keep or not _OURS.fullmatch(entry):
             continue
         path = f"{place}/{entry}"
         patience_s = _ABANDONED_AFTER_S if entry.startswith(".") else _UNUSED_AFTER_S

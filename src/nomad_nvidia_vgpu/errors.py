@@ -9,7 +9,8 @@
     │   ├── NoSuchGpuError       the GPUs have been numbered anew
     │   ├── GpuError             one GPU: lost, in need of a reset, not answering
     │   └── MpsError             the MPS tools or daemon of one GPU
-    └── RequestError         Nomad asked for vGPUs that cannot be given
+    ├── RequestError         Nomad asked for vGPUs that cannot be given
+    └── NotBegunError        the program could not begin its work
 
 A text says what failed, on which GPU or option, the value seen, and what to do. (go-plugin has
 its own `HandshakeError` in `goplugin.handshake`, for that package stands alone.)
@@ -65,3 +66,7 @@ class MpsError(HardwareError):
 
 class RequestError(VgpuError):
     """A reservation names vGPUs that are unknown or must not be used."""
+
+
+class NotBegunError(VgpuError):
+    """What runs behind Nomad's calls could not be started; it may be at the next call."""

@@ -187,12 +187,17 @@ def test_a_node_without_mps_gets_no_directory(machine: MpsMachine) -> None:
     assert "beside its MPS server" in found.bad("mps")["mps/compute-modes"]
 
 
-def test_what_a_killed_plugin_left_is_found(machine: MpsMachine, start: Start) -> None:
-    """Modes and daemons that a node has no use for any more."""
+def leave_all(machine: MpsMachine, start: Start) -> None:
+    """Starts a plugin and kills it, which leaves daemons and compute modes."""
     host = start(machine.node, **machine.config())
     until(host.fingerprints(), 2)
     host.plugin.process.kill()
     host.plugin.process.wait()
+
+
+def test_what_a_killed_plugin_left_is_found(machine: MpsMachine, start: Start) -> None:
+    """Modes and daemons that a node has no use for any more."""
+    leave_all(machine, start)
     assert machine.modes() == [EXCLUSIVE, EXCLUSIVE]
     options = mps_options(machine, "time-slicing")
     found = doctor(machine.node, machine.root.parent, options)
@@ -202,14 +207,29 @@ def test_what_a_killed_plugin_left_is_found(machine: MpsMachine, start: Start) -
     assert machine.modes() == [EXCLUSIVE, EXCLUSIVE]
 
 
+def test_daemons_under_another_root_are_found_and_released(
+    machine: MpsMachine, start: Start
+) -> None:
+    """Left when `mps.root` was changed: the remedy works as it stands."""
+    leave_all(machine, start)
+    options = mps_options(machine).replace(str(machine.root), f"{machine.root}2")
+    said = doctor(machine.node, machine.root.parent, options).bad("mps")["mps/daemons"]
+    remedy = f"release --mps-root {machine.root}"
+    assert f"run nvidia-vgpu {remedy}, start the agent" in said
+    subprocess.run(
+        [PROGRAM, *remedy.split()], env={**os.environ, **machine.node.environment()}, check=True
+    )
+    assert machine.fake.daemons() == []
+    assert machine.modes() == [DEFAULT, DEFAULT]
+    found = doctor(machine.node, machine.root.parent, options)
+    assert not [words for _, words in found.of("mps/daemons") if str(machine.root) in words]
+
+
 def test_daemons_that_died_hang_or_lost_their_directory_are_found(
     machine: MpsMachine, start: Start
 ) -> None:
     """Each in its own words."""
-    host = start(machine.node, **machine.config())
-    until(host.fingerprints(), 2)
-    host.plugin.process.kill()
-    host.plugin.process.wait()
+    leave_all(machine, start)
     options = mps_options(machine)
     machine.fake.hang(pipe=machine.pipe(1))
     (machine.pipe(0) / "nvidia-cuda-mps-control.pid").unlink()

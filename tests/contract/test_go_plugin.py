@@ -210,6 +210,7 @@ def orphan(*, grace_s: float, reattachable: bool) -> tuple[psutil.Process, str]:
         "from nomad_nvidia_vgpu.goplugin.handshake import Handshake\n"
         "logs.configure('nomad_nvidia_vgpu', sys.stderr)\n"
         "server.serve(Handshake('A', 'B', 2), lambda s: None, environment=os.environ,"
+        " objection=lambda _: None,"
         f" orphan_grace_s={grace_s}, reattachable=lambda: {reattachable})\n"
         "os._exit(0)\n"
     )

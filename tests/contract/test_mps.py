@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
+import subprocess
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +18,7 @@ from cuda_process import opened
 from nomad_nvidia_vgpu.rpc.client import Refused
 from nomad_nvidia_vgpu.sharing.grant import Mount
 
-from .conftest import Start
+from .conftest import PROGRAM, Start
 from .fingerprints import healthy, reasons, until
 from .mps_machine import DEFAULT, EXCLUSIVE, MpsMachine, attribute, eventually
 
@@ -103,6 +107,34 @@ def test_a_task_that_drops_the_daemon_too_cannot_open_the_gpu(
     eventually(lambda: machine.fake.servers(machine.pipe()))
     facts = opened(machine.fake, {"CUDA_VISIBLE_DEVICES": machine.uuid()})
     assert facts["error"] != 0
+
+
+def test_top_shows_the_server_as_what_it_is(machine: MpsMachine, start: Start) -> None:
+    """Beside the agent, by the daemon's pid file; one of another daemon is nobody's."""
+    start(machine.node, **machine.config()).fingerprints().next_within(FIRST_S)
+    eventually(lambda: machine.fake.servers(machine.pipe()))
+    (server,) = machine.fake.servers(machine.pipe())
+    machine.node.set("gpu 0", "compute_processes", f"{server.pid}:300")
+    usage = shown_by_top(machine, machine.root)
+    assert usage["mps_servers"] == [{"pid": server.pid, "memory_mib": 300}]
+    assert usage["unattributed"] == []
+    usage = shown_by_top(machine, machine.root / "other")
+    assert usage["mps_servers"] == []
+    assert [stray["pid"] for stray in usage["unattributed"]] == [server.pid]
+
+
+def shown_by_top(machine: MpsMachine, root: Path) -> dict[str, Any]:
+    """Who uses the first GPU, as `top` sees it with this `mps.root`."""
+    done = subprocess.run(
+        [PROGRAM, "top", "--once", "--json", "--vgpus=4", "--sharing=mps", f"--mps-root={root}"],
+        env={**os.environ, **machine.node.environment()},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    gpus = json.loads(done.stdout)["gpus"]
+    (usage,) = (one["usage"] for one in gpus if one["uuid"] == machine.uuid())
+    assert isinstance(usage, dict)
+    return usage
 
 
 def test_vgpus_of_two_gpus_are_refused(machine: MpsMachine, start: Start) -> None:

@@ -16,7 +16,6 @@ import single_file
 
 from nomad_nvidia_vgpu import __version__
 from nomad_nvidia_vgpu.rpc.client import Host
-from scripts.onefile import build
 
 from .conftest import HANDSHAKE
 
@@ -99,16 +98,6 @@ def assert_serves(command: Sequence[str | Path], environment: Mapping[str, str])
         reservation = host.reserve([group.instances[0].id])
         assert reservation.envs["NVIDIA_VGPU_MEMORY_MIB"] == "7680"
         assert not host.stop().killed
-
-
-def test_the_same_sources_give_the_same_wheel(built: Path, tmp_path: Path) -> None:
-    """Whenever it is built, and with whatever umask."""
-    before = os.umask(0o077)
-    try:
-        again = build.build_wheel(tmp_path)
-    finally:
-        os.umask(before)
-    assert again.read_bytes() == (built.parent / again.name).read_bytes()
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])

@@ -18,7 +18,7 @@ from e2e.api import granted_ids
 from e2e.conftest import StartAgent
 from e2e.machine import AGENT_CONFIG, PLUGINS, PROGRAMS, Machine
 from e2e.waiting import wait_until
-from nomad_nvidia_vgpu.cli.installation import block_text
+from nomad_nvidia_vgpu.cli.plugin_block import block_text
 
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds the file
 
@@ -109,7 +109,8 @@ def test_readme_installs_it_and_operations_takes_it_away(
     assert "Device Group Attributes" in shown[-1]
     (group,) = agent.api.device_groups().values()
     assert len(group.healthy) == 16
-    machine.path(INSTALLED).write_text(block_text(16))  # as it was, but for the simulation
+    # As it was, without the simulation.
+    machine.path(INSTALLED).write_text(block_text({"vgpus": 16}))
 
     shutil.copy(one_file, machine.path(PROGRAMS) / "nvidia-vgpu")
     for command in doc_pages.commands(OPERATIONS, "Stop and uninstall"):

@@ -17,8 +17,6 @@ from gpu.lab import Lab, Setup
 from gpu.report import QUESTIONS, Result
 from gpu.sweep import marked, sweep
 
-from scripts.gpu_carry import pins
-
 from .conftest import Cuda
 
 PATIENCE_S = 100.0
@@ -149,15 +147,3 @@ def test_success_means_all_was_done_and_nothing_changed(
     """Whoever reads the exit status need not read the report."""
     record = {"question": "?", "seen": "!", "promised": promised, "g": None}
     assert report.write(tmp_path, [Result("fault", end, 1.0, [record])], changed) == status
-
-
-def test_pins_are_read_with_their_markers_and_hashes() -> None:
-    """Markers are judged for the Python of the other machine."""
-    text = (
-        "a-b==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
-        "c==2 ; python_full_version < '3.11' \\\n    --hash=sha256:cc\n"
-    )
-    first, second = pins(text)
-    assert (first.name, first.marker) == ("a-b", "")
-    assert first.text.split() == ["a-b==1.0", "--hash=sha256:aa", "--hash=sha256:bb"]
-    assert (second.name, second.marker) == ("c", "python_full_version < '3.11'")

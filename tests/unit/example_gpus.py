@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -58,7 +57,7 @@ FULL_SAMPLE = GpuSample(
 
 def gpu(uuid: str = "GPU-a", **facts: Any) -> Gpu:
     """Gives an L4 with this UUID that differs in these facts."""
-    return replace(L4, uuid=uuid, **facts)
+    return L4._replace(uuid=uuid, **facts)
 
 
 def mig(uuid: str, parent: str = "GPU-p", profile: str = "3g.20gb", **facts: Any) -> Gpu:

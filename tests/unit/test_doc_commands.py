@@ -40,11 +40,18 @@ ELSEWHERE = {
     "/opt/nvidia-vgpu/bin/pip install --no-deps nomad_nvidia_vgpu-0.2.0-py3-none-any.whl": (
         "the wheel that `make dist` writes"
     ),
+    "sha256sum --check --ignore-missing SHA256SUMS": "unit/scripts/test_dist.py runs it",
+    "diff dist/SHA256SUMS SHA256SUMS": "contract/test_dist.py compares two builds",
     "OUT=/path/for/results scripts/gpu-session.sh": "needs a GPU; `make gpu-test` starts it too",
 }
 """Commands that are neither ours nor Nomad's, and why no test here runs them."""
 
-OF_OTHERS = {"--venv": "pex", "--sh-boot": "pex"}
+OF_OTHERS = {
+    "--venv": "pex",
+    "--sh-boot": "pex",
+    "--upgrade": "scripts/lock.sh",
+    "--gpu-memory-utilization": "vLLM",
+}
 """Flags that stand alone in a sentence and are not ours, and whose they are."""
 
 MAKEFILE = (doc_pages.ROOT / "Makefile").read_text()

@@ -29,9 +29,15 @@ OF_NO_MODULE = {
     "test_check_table.py": "the table of checks in docs/operations.md",
     "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
     "test_fault_table.py": "the fault table in docs/health.md",
+    "test_threat_table.py": "the threats in docs/security.md",
     "onefile/test_start.py": "scripts/onefile/__main__.py",
     "onefile/test_unpack.py": "scripts/onefile/unpack.py",
-    "onefile/test_build.py": "scripts/onefile/build.py and wheels.py",
+    "onefile/test_build.py": "scripts/onefile/build.py",
+    "scripts/test_audit.py": "scripts/audit.py",
+    "scripts/test_dist.py": "scripts/dist.py",
+    "scripts/test_pins.py": "scripts/pins.py and requirements/",
+    "scripts/test_sbom.py": "scripts/sbom.py",
+    "scripts/test_wheels.py": "scripts/wheels.py",
 }
 """Test files that test no module, and what they test."""
 
@@ -43,6 +49,7 @@ MORE_THAN_ONE = {
     "device/test_attribution_forged.py": "device/attribution.py",
     "sharing/test_plan_groups.py": "sharing/plan.py",
     "sharing/test_mps_release.py": "sharing/mps_enforcer.py",
+    "sharing/test_mps_root.py": "sharing/mps_enforcer.py",
 }
 """Second test files of one module, so that none grows too long."""
 

@@ -12,6 +12,7 @@ from nomad_nvidia_vgpu.cli.config_file import LABEL, options_of, parsed_file, pl
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _SUFFIXES = (".hcl", ".json")
+_AS_ROOT = "run this command as root"
 
 
 class PluginBlock(NamedTuple):
@@ -61,15 +62,16 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         try:
             files += _files(path)
         except OSError as error:
-            problems.append(
-                f"{path} cannot be read: {error.strerror}; say --agent-config with what the agent"
-                " is started with"
-            )
+            remedy = "say --agent-config with what the agent is started with"
+            if isinstance(error, PermissionError):
+                remedy = _AS_ROOT
+            problems.append(f"{path} cannot be read: {error.strerror}; {remedy}")
     for file in files:
         try:
             parsed = parsed_file(file)
         except ConfigError as error:
-            problems += error.problems
+            closed = isinstance(error.__cause__, PermissionError)
+            problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
             continue
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         blocks += [
@@ -96,7 +98,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(
         file
         for file in path.iterdir()
-        if file.suffix in _SUFFIXES and not file.name.startswith((".#", "#")) and file.is_file()
+        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".#") and file.is_file()
     )
 
 

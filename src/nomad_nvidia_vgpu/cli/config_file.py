@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from nomad_nvidia_vgpu.config.options import options
 from nomad_nvidia_vgpu.errors import ConfigError
 
 LABEL = "nvidia-vgpu"
+
+_MAX_BYTES = 4 << 20
 
 _QUOTED_KEY = re.compile(r'(?<![^\s{,])"(?P<name>[^"\n]*)"(?=\s*=[^=])')
 """`"fingerprint.denylist" = …` in a block: agents' files are HCL 1, which the parser is not."""
@@ -30,12 +33,21 @@ def read_config_file(path: Path) -> dict[str, object]:
 def parsed_file(path: Path) -> dict[str, Any]:
     """What an agent's file holds; ConfigError if it cannot be read or does not parse."""
     try:
-        text = path.read_text()
+        text = _text(path)
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path} is not a text file"]) from error
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from error
     return _parse(path, text)
+
+
+def _text(path: Path) -> str:
+    """What is in a file; it may be a pipe that a shell made of a command's output."""
+    with path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is longer than {_MAX_BYTES} bytes")
+    return data.decode()
 
 
 def plugin_blocks(parsed: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,8 +95,10 @@ def _parse_hcl(path: Path, text: str) -> dict[str, Any]:
             return hcl2.loads(rewritten, serialization_options=plain)
         line = getattr(error, "line", None)
         where = f" (line {line})" if isinstance(line, int) and line > 0 else ""
-        first = str(error).splitlines()[0]
-        raise ConfigError([f"{path} is not valid HCL{where}: {first}"]) from error
+        # Not the parser's words, which quote the file: it may hold tokens and keys of the agent's.
+        found = getattr(error, "token", "") or getattr(error, "char", "")
+        why = "something does not belong there" if found else "it ends too early"
+        raise ConfigError([f"{path} is not valid HCL{where}: {why}"]) from error
 
 
 def _unquoted(key: re.Match[str]) -> str:

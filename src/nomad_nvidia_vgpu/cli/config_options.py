@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from nomad_nvidia_vgpu.cli.config_file import read_config_file
+from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
 from nomad_nvidia_vgpu.config.decode import decode, unknown_options
-from nomad_nvidia_vgpu.config.options import LABELLED, Option, PluginConfig, all_options
+from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -22,15 +23,20 @@ def config_options(command: _F) -> _F:
 
     The command gets them as keyword arguments, to be handed on to `given_config`.
     """
-    for path, option in reversed(list(all_options())):
-        command = _flag(path, option)(command)
     return click.option(
         "--config",
         "config_file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help='The file of an agent\'s configuration that has the plugin "nvidia-vgpu" block, or a'
         " file with that block's config alone (HCL or JSON). Flags win over it.",
-    )(command)
+    )(option_flags(command))
+
+
+def option_flags(command: _F) -> _F:
+    """Gives a command the flags alone."""
+    for path, option in reversed(list(all_options())):
+        command = _flag(path, option)(command)
+    return command
 
 
 def given_config(config_file: Path | None, flags: dict[str, Any]) -> dict[str, object]:

@@ -24,7 +24,7 @@ _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
 @click.option(
     "--agent-config",
     "paths",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     multiple=True,
     default=[Path("/etc/nomad.d")],
     show_default=True,

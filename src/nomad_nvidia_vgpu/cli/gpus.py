@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
     with_any_size,
 )
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
-from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio, SeenGpu
+from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio, SeenGpu
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.survey import Survey, survey
 from nomad_nvidia_vgpu.sharing.mps_view import daemon_views
@@ -90,9 +89,9 @@ def _ratio(ratio: Ratio | None) -> str | None:
 
 def _facts(seen: SeenGpu) -> Any:
     rows = [
-        (field.name, value)
-        for field in dataclasses.fields(Gpu)
-        if (value := getattr(seen.gpu, field.name)) not in (None, False)
+        (name, value)
+        for name, value in seen.gpu._asdict().items()
+        if value is not None and value is not False
     ]
     return tables.table(seen.gpu.uuid, ("Fact", "Value"), rows)
 
@@ -101,7 +100,7 @@ def _document(found: Survey) -> dict[str, object]:
     return {
         "gpus": [
             {
-                **{k: v for k, v in dataclasses.asdict(seen.gpu).items() if v is not None},
+                **{k: v for k, v in seen.gpu._asdict().items() if v is not None},
                 "healthy": seen.health.healthy,
                 "health_description": seen.health.reason,
                 "sample": _sample(found.samples.get(seen.gpu.uuid)),
@@ -115,8 +114,7 @@ def _document(found: Survey) -> dict[str, object]:
 def _sample(sample: GpuSample | None) -> dict[str, object] | None:
     if sample is None:
         return None
-    fields = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample)}
-    fields["taken_at"] = sample.taken_at.isoformat()
+    fields = {**sample._asdict(), "taken_at": sample.taken_at.isoformat()}
     return {
         name: value._asdict() if isinstance(value, Ratio) else value
         for name, value in fields.items()

@@ -5,23 +5,26 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from nomad_nvidia_vgpu.cli import tables
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, read_agent_config
+from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock, read_agent_config
 from nomad_nvidia_vgpu.cli.config_file import LABEL
-from nomad_nvidia_vgpu.cli.config_options import checked_config
+from nomad_nvidia_vgpu.cli.config_options import checked_config, given_config, option_flags
 from nomad_nvidia_vgpu.cli.installation import Installation, Source, as_written, planned
 from nomad_nvidia_vgpu.cli.launch import own_command
-from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, unsafe
+from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, not_writable
+from nomad_nvidia_vgpu.cli.staging import clear_up, staged
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.goplugin.logs import printable
+from nomad_nvidia_vgpu.node_files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
 """Where the single file unpacks itself (scripts/onefile)."""
@@ -39,7 +42,7 @@ def _agent_options(command: _F) -> _F:
         click.option(
             "--agent-config",
             "paths",
-            type=click.Path(path_type=Path),
+            type=click.Path(readable=False, path_type=Path),
             multiple=True,
             default=[Path("/etc/nomad.d")],
             show_default=True,
@@ -52,22 +55,26 @@ def _agent_options(command: _F) -> _F:
 
 @click.command()
 @_agent_options
-@click.option("--vgpus", type=int, help="vGPUs per GPU, for a configuration without our block.")
-def install(
-    *, paths: Sequence[Path], plugin_dir: str | None, vgpus: int | None, dry_run: bool
-) -> None:
+@option_flags
+def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **flags: Any) -> None:
     """Put this program into a Nomad agent's plugin_dir, with a plugin block to go with it.
 
     The single file is copied, a program in a virtual environment is linked to. A file that is
-    there is replaced in one step; existing configuration is never changed.
+    there is replaced in one step; existing configuration is never changed. Each option of the
+    block is a flag, for a configuration without our block.
     """
     agent = read_agent_config(paths)
     found = _found(agent, plugin_dir)
-    todo = planned(agent, found, _source(agent), vgpus)
+    todo = planned(agent, found, _source(agent), given_config(None, flags))
     if todo.replaced is Kind.ORIGINAL:
         tables.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
-    _put(todo, dry_run=dry_run)
-    _write_block(todo, dry_run=dry_run)
+    _carry_out(todo, dry_run=dry_run)
+    if todo.block is not None and (dry_run or todo.block_file is None):
+        if todo.block_file is None:
+            tables.note("add this to the agent's configuration:")
+        click.echo(todo.block.rstrip())
+    for sentence in todo.notes:
+        tables.note(sentence)
     tables.note(f"then {_RESTART}" if dry_run else _RESTART)
 
 
@@ -84,11 +91,21 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
     if found is None:
         raise ConfigError(["no plugin_dir is configured: say --plugin-dir"])
     entry = Path(found.path) / LABEL
+    own = [block.file for block in agent.blocks if block.label == LABEL and _ours(block)]
     if found.holds(LABEL) in {Kind.OURS, Kind.DANGLING}:
-        _do(f"remove {entry}", entry.unlink, dry_run=dry_run)
+        own.insert(0, entry)
     else:
         tables.note(f"{entry} is not this plugin, and stays" if entry.exists() else f"no {entry}")
-    _remove_block(agent, dry_run=dry_run)
+    _check_writable(own)
+    if not dry_run:
+        for folder in (entry.parent, agent.given):
+            with _told(f"clear up {folder}"):
+                clear_up(folder)
+    for path in own:
+        _do(f"remove {path}", path.unlink, dry_run=dry_run)
+    for block in agent.blocks:
+        if block.label == LABEL and block.file not in own:
+            tables.note(f'remove the plugin "{LABEL}" block from {block.file}')
     tables.note(_RESTART)
     for sentence in _left_behind(agent):
         tables.note(sentence)
@@ -129,54 +146,78 @@ def _source(agent: AgentConfig) -> Source:
     return Source(path, single_file=False, problem=problem)
 
 
-def _put(todo: Installation, *, dry_run: bool) -> None:
+class _Step(NamedTuple):
+    """One file that is to appear."""
+
+    what: str
+    """In words, after "could not"."""
+    place: Path
+    make: Callable[[Path], object]
+
+
+def _steps(todo: Installation) -> list[_Step]:
+    steps = []
+    if todo.block is not None and todo.block_file is not None:
+        text = todo.block
+        steps.append(
+            _Step(f"write {todo.block_file}", todo.block_file, lambda made: _write(made, text))
+        )
+    source, entry = todo.source, todo.entry
     if todo.there_already:
-        tables.note(f"{todo.entry} runs this command: it is in its place")
+        tables.note(f"{entry} runs this command: it is in its place")
     elif todo.link:
-        _do(f"link {todo.entry} to {todo.source}", lambda: _replace(todo), dry_run=dry_run)
+        steps.append(
+            _Step(f"link {entry} to {source}", entry, lambda made: made.symlink_to(source))
+        )
     else:
-        _do(f"copy {todo.source} to {todo.entry}", lambda: _replace(todo), dry_run=dry_run)
+        steps.append(_Step(f"copy {source} to {entry}", entry, lambda made: _copy(source, made)))
+    return steps
 
 
-def _replace(todo: Installation) -> None:
-    """Puts the entry in place in one step; a plugin that runs keeps the file that it has."""
-    # In a folder of its own: Nomad up to 1.9 starts every file beside the entry, but no folder's.
-    with tempfile.TemporaryDirectory(prefix=".installing-", dir=todo.entry.parent) as folder:
-        made = Path(folder) / LABEL
-        if todo.link:
-            made.symlink_to(todo.source)
-        else:
-            shutil.copyfile(todo.source, made)
-            made.chmod(0o755)
-            with made.open("rb") as copied:
-                os.fsync(copied.fileno())
-        made.replace(todo.entry)
-
-
-def _write_block(todo: Installation, *, dry_run: bool) -> None:
-    if todo.block is None:
+def _carry_out(todo: Installation, *, dry_run: bool) -> None:
+    """Puts block and entry into their places once both are ready; both, or neither."""
+    steps = _steps(todo)
+    if dry_run:
+        for step in steps:
+            click.echo(f"would {step.what}")
         return
-    if todo.block_file is None:
-        tables.note("add this to the agent's configuration:")
-        click.echo(todo.block)
-        return
-    file, text = todo.block_file, todo.block
-    _do(f"write {file}", lambda: _write(file, text), dry_run=dry_run)
+    with ExitStack() as undo, ExitStack() as ready:
+        moves = []
+        for step in steps:
+            with _told(step.what):
+                moves.append(ready.enter_context(staged(step.place, step.make)))
+        for step, move in zip(steps, moves, strict=True):
+            with _told(step.what):
+                move()
+            if step.place == todo.block_file:  # it was not there before
+                undo.callback(step.place.unlink, missing_ok=True)
+        undo.pop_all()
+    for step in steps:
+        click.echo(f"done: {step.what}")
 
 
-def _write(file: Path, text: str) -> None:
-    with file.open("x") as made:
-        made.write(text)
+def _copy(source: Path, made: Path) -> None:
+    shutil.copyfile(source, made)
+    made.chmod(0o755)
 
 
-def _remove_block(agent: AgentConfig, *, dry_run: bool) -> None:
-    for block in agent.blocks:
-        if block.label != LABEL:
-            continue
-        if as_written(block.file.read_text(), block):
-            _do(f"remove {block.file}", block.file.unlink, dry_run=dry_run)
-        else:
-            tables.note(f'remove the plugin "{LABEL}" block from {block.file}')
+def _write(made: Path, text: str) -> None:
+    made.write_text(text)
+    made.chmod(0o644)
+
+
+def _ours(block: PluginBlock) -> bool:
+    """Whether `install` wrote the file of this block, and nobody has changed it since."""
+    with _told(f"read {block.file}"):
+        return as_written(block.file.read_text(), block)
+
+
+def _check_writable(files: Sequence[Path]) -> None:
+    """ConfigError unless all of them can be removed: half would be worse than none."""
+    folders = dict.fromkeys(file.parent for file in files)
+    said = [not_writable(str(each)) for each in folders if not os.access(each, os.W_OK | os.X_OK)]
+    if said:
+        raise ConfigError(said)
 
 
 def _left_behind(agent: AgentConfig) -> list[str]:
@@ -200,10 +241,18 @@ def _left_behind(agent: AgentConfig) -> list[str]:
 def _do(what: str, action: Callable[[], object], *, dry_run: bool) -> None:
     """Does something and says so; ConfigError if it fails."""
     if dry_run:
-        click.echo(f"would {what}")
+        click.echo(printable(f"would {what}"))
         return
-    try:
+    with _told(what):
         action()
+    click.echo(printable(f"done: {what}"))
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Makes an error of the system a sentence."""
+    try:
+        yield
     except OSError as error:
-        raise ConfigError([f"could not {what}: {error.strerror or error}"]) from error
-    click.echo(f"done: {what}")
+        why = error.strerror or str(error)
+        raise ConfigError([f"could not {what} ({why}): mend that, and run this again"]) from error

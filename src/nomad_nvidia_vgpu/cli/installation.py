@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
 from nomad_nvidia_vgpu.cli.config_file import LABEL
-from nomad_nvidia_vgpu.cli.config_options import checked_config
-from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, problems
+from nomad_nvidia_vgpu.cli.config_options import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.plugin_block import block_json, block_text, settings
+from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, not_writable, problems
 from nomad_nvidia_vgpu.errors import ConfigError
 
 BLOCK_FILE = f"{LABEL}.hcl"
@@ -39,22 +42,25 @@ class Installation:
     """The plugin block that the configuration still needs."""
     block_file: Path | None
     """Where to write it; None if it is for a person to add."""
+    notes: tuple[str, ...]
+    """What was asked for and will not be done, one sentence each."""
     replaced: Kind | None
 
 
 def planned(
-    agent: AgentConfig, found: PluginDir | None, source: Source, vgpus: int | None
+    agent: AgentConfig, found: PluginDir | None, source: Source, given: Mapping[str, Any]
 ) -> Installation:
     """What `install` has to do; ConfigError with every reason not to.
 
-    `found` is None where the configuration leads to no folder.
+    `found` is None where the configuration leads to no folder; `given` are the options that were
+    asked for.
     """
-    said = [*_place_problems(agent, found), *_block_problems(agent, vgpus)]
+    said = [*_place_problems(agent, found), *_block_problems(agent, given)]
     if source.problem:
         said.append(source.problem)
     block_file = agent.folder / BLOCK_FILE if agent.folder and agent.ours is None else None
-    if block_file in agent.files:
-        said.append(f'{block_file} has no plugin "{LABEL}" block: move it away, or add one')
+    if block_file is not None:
+        said += _file_problems(block_file)
     if said or found is None:
         raise ConfigError(said)
     entry = Path(found.path) / LABEL
@@ -63,28 +69,25 @@ def planned(
         source=source.path,
         link=not source.single_file,
         there_already=source.path == entry,
-        block=None if agent.ours else block_text(vgpus or 1),
+        block=None if agent.ours else _block(agent, given),
         block_file=block_file,
+        notes=_unwritten(agent, given),
         replaced=found.holds(LABEL),
     )
 
 
-def block_text(vgpus: int) -> str:
-    """The block that `install` writes."""
-    return f"""\
-# Written by `nvidia-vgpu install`. Options: docs/configuration.md
-plugin "{LABEL}" {{
-  config {{
-    vgpus = {vgpus}
-  }}
-}}
-"""
-
-
 def as_written(text: str, block: PluginBlock) -> bool:
     """Whether a file holds what `install` wrote and nothing else, so that it may be removed."""
-    vgpus = block.options.get("vgpus")
-    return isinstance(vgpus, int) and text == block_text(vgpus)
+    try:
+        return text == block_text(block.options)
+    except (ConfigError, ValueError, AttributeError):  # options that install would not have taken
+        return False
+
+
+def _block(agent: AgentConfig, given: Mapping[str, Any]) -> str:
+    """The block in the form of the file that it is for."""
+    as_json = agent.folder is None and agent.given.suffix == ".json"
+    return block_json(given) if as_json else block_text(given)
 
 
 def _place_problems(agent: AgentConfig, found: PluginDir | None) -> list[str]:
@@ -96,7 +99,7 @@ def _place_problems(agent: AgentConfig, found: PluginDir | None) -> list[str]:
     return [f"plugin_dir must be an absolute path, got {agent.plugins!r}: write the whole path"]
 
 
-def _block_problems(agent: AgentConfig, vgpus: int | None) -> list[str]:
+def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:
     ours = agent.ours
     if ours is None:
         said = [
@@ -107,19 +110,49 @@ def _block_problems(agent: AgentConfig, vgpus: int | None) -> list[str]:
         ]
         if said:
             return said
-        if vgpus is None:
-            return ["the number of vGPUs per GPU is not set: say --vgpus"]
-        return _config_problems({"vgpus": vgpus})
+        if not given:
+            return ["it is not set how GPUs are divided: say --vgpus or --vgpu-memory"]
+        return _config_problems(given) or _text_problems(given)
     if not ours.has_config:
         return [f"{ours.file}: the plugin block has no config block, so nothing is offered: add it"]
-    if vgpus is not None and ours.options.get("vgpus") != vgpus:
-        return [f"{ours.file} has a plugin block already: set vgpus there, not by --vgpus"]
-    return [f"{ours.file}: {problem}" for problem in _config_problems(ours.options)]
+    said = [f"{ours.file}: {problem}" for problem in _config_problems(ours.options)]
+    return said + (_config_problems(with_any_size(dict(given))) if given else [])
 
 
-def _config_problems(options: dict[str, object]) -> list[str]:
+def _config_problems(options: Mapping[str, Any]) -> list[str]:
     try:
-        checked_config(options)
+        checked_config(dict(options))
     except ConfigError as error:
         return list(error.problems)
     return []
+
+
+def _text_problems(given: Mapping[str, Any]) -> list[str]:
+    try:
+        block_text(given)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def _file_problems(block_file: Path) -> list[str]:
+    if os.path.lexists(block_file):
+        return [f'{block_file} has no plugin "{LABEL}" block: move it away, or add one']
+    if not os.access(block_file.parent, os.W_OK | os.X_OK):
+        return [not_writable(str(block_file.parent))]
+    return []
+
+
+def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What flags asked for that the block which is there says otherwise."""
+    if agent.ours is None:
+        return ()
+    stays = f"{agent.ours.file} has a plugin block, which stays"
+    there = settings(agent.ours.options)
+    return tuple(
+        f"{stays}: {path} is {there[path]} in it, and {value} was asked for: edit that file"
+        if path in there
+        else f"{stays}: {path} = {value} was asked for, and is not in it: edit that file"
+        for path, value in settings(given).items()
+        if there.get(path) != value
+    )

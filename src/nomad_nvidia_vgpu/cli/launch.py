@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
-from nomad_nvidia_vgpu.config.options import LABELLED, all_options
+from nomad_nvidia_vgpu.config.declaring import LABELLED
+from nomad_nvidia_vgpu.config.options import all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.device.reserve import Reservation
@@ -29,6 +31,11 @@ from nomad_nvidia_vgpu.sharing.mps_view import daemon_views
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
 _FIRST_FINGERPRINT_S = 60.0
+_SECRET = re.compile(
+    r"(NOMAD|VAULT|CONSUL|AWS|AZURE|GOOGLE)_.*|.*(TOKEN|SECRET|PASSW|CREDENTIAL|_KEY|AUTH).*",
+    re.IGNORECASE,
+)
+"""The names of variables that look like a person's secrets."""
 _SAMPLE_VGPUS = 2
 _DAEMONS_STAY = "nvidia-vgpu: the MPS daemons stay, as they do for tasks under Nomad: nvidia-vgpu release ends them"
 
@@ -67,7 +74,7 @@ def launch(
     given = given_config(config_file, flags)
     config = checked_config(given)
     command = [str(plugin_file)] if plugin_file else own_command()
-    with Host(command, HANDSHAKE, on_log=_log) as host:
+    with Host(command, HANDSHAKE, environment=_environment(), on_log=_log) as host:
         info, schema = host.info(), host.schema()
         host.set_config(given)
         groups = host.fingerprints().next_within(_FIRST_FINGERPRINT_S)
@@ -116,8 +123,13 @@ def own_command() -> list[str]:
     return [sys.executable, "-m", "nomad_nvidia_vgpu"]
 
 
+def _environment() -> dict[str, str]:
+    """What the plugin is started with: it needs no secrets, and `--plugin` may be any program."""
+    return {name: value for name, value in os.environ.items() if not _SECRET.fullmatch(name)}
+
+
 def _log(line: LogLine) -> None:
-    click.echo(f"[{line.level}] {line.message}", err=True)
+    tables.note(f"[{line.level}] {line.message}")
 
 
 def _sample_ids(groups: Sequence[DeviceGroup]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from nomad_nvidia_vgpu import __version__
-from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release, top
+from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release, tables, top
 from nomad_nvidia_vgpu.errors import ConfigError, VgpuError
 from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
 from nomad_nvidia_vgpu.rpc.client import Refused
@@ -69,4 +69,4 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one way out per kind
 
 
 def _complain(sentence: str) -> None:
-    click.echo(f"nvidia-vgpu: {sentence}", err=True)
+    tables.note(f"nvidia-vgpu: {sentence}")

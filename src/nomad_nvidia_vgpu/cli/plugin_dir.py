@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.config_file import LABEL
+from nomad_nvidia_vgpu.node_files import unsafe
 
 _HEAD = 4096
 _OURS = (b"# nvidia-vgpu, a Nomad device plugin", b"nomad_nvidia_vgpu")
 """In the first lines of the single file, and of the console script that pip writes."""
 _ELF = b"\x7fELF"
+_MAX_ELF = 256 << 20
 _ORIGINAL = b"nomad-nvidia-vgpu-plugin"
 """The Go module of the plugin that we replace, which Go writes into each binary."""
 
@@ -75,6 +77,8 @@ def problems(found: PluginDir) -> list[str]:
     """Why the plugin cannot be put there, one sentence each."""
     where = f"plugin_dir {found.path}"
     if not found.exists:
+        if os.path.lexists(found.path):
+            return [f"{where} is not a folder: move it away, or set another"]
         return [f"{where} is not there: mkdir -p {found.path}"]
     said = []
     if found.noexec:
@@ -84,7 +88,7 @@ def problems(found: PluginDir) -> list[str]:
     if found.unsafe:
         said.append(f"{found.unsafe}, and Nomad would start what they put there: mend that first")
     if not found.writable:
-        said.append(f"{where} cannot be written to: run this command as root")
+        said.append(not_writable(where))
     for program in found.programs:
         path = f"{found.path}/{program.name}"
         if program.kind is Kind.DANGLING and program.name != LABEL:
@@ -99,26 +103,16 @@ def problems(found: PluginDir) -> list[str]:
     return said
 
 
+def not_writable(what: str) -> str:
+    """Why nothing can be put into a folder that is there."""
+    if os.geteuid() == 0:
+        return f"{what} is on a read-only file system: mount it for writing, or set another"
+    return f"{what} cannot be written to: run this command as root"
+
+
 def is_noexec(path: str) -> bool:
     """Whether nothing on that file system can be started."""
     return bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
-
-
-def unsafe(path: str, trusted: Collection[int]) -> str | None:
-    """Who but `trusted` could change what is at `path`, or put something in its place; or None.
-
-    OSError if it cannot be looked at.
-    """
-    real = Path(os.path.realpath(path))
-    for one in (real, *real.parents):
-        status = one.stat()
-        if status.st_uid not in trusted:
-            return f"{one} belongs to uid {status.st_uid}"
-        others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        # In a sticky folder above it others can add names, but not take ours away.
-        if others and (one == real or not status.st_mode & stat.S_ISVTX):
-            return f"{one} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
-    return None
 
 
 def kind_of(path: Path) -> Kind:
@@ -129,9 +123,16 @@ def kind_of(path: Path) -> Kind:
         head = file.read(_HEAD)
         if any(mark in head for mark in _OURS):
             return Kind.OURS
-        if head.startswith(_ELF) and (_ORIGINAL in head or _ORIGINAL in file.read()):
+        if head.startswith(_ELF) and _holds(file.fileno(), _ORIGINAL):
             return Kind.ORIGINAL
     return Kind.OTHER
+
+
+def _holds(file: int, mark: bytes) -> bool:
+    """Whether a program has these bytes; mapped, for it may be larger than the memory."""
+    size = min(os.fstat(file).st_size, _MAX_ELF)
+    with mmap.mmap(file, size, access=mmap.ACCESS_READ) as mapped:
+        return mapped.find(mark) >= 0
 
 
 def _programs(folder: Path) -> Iterator[Program]:
@@ -141,3 +142,5 @@ def _programs(folder: Path) -> Iterator[Program]:
             yield Program(path.name, Kind.DANGLING)
         elif path.is_file() and path.stat().st_mode & 0o111:
             yield Program(path.name, kind_of(path))
+        elif path.name == LABEL and not (path.is_file() and kind_of(path) is Kind.OURS):
+            yield Program(path.name, Kind.OTHER)  # a folder, or somebody's notes: in our way

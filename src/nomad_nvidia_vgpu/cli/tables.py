@@ -18,6 +18,7 @@ from rich.text import Text
 
 from nomad_nvidia_vgpu.device.fingerprint import Attribute
 from nomad_nvidia_vgpu.device.stats import Stat
+from nomad_nvidia_vgpu.goplugin.logs import printable
 
 MISSING = "-"
 _PLAIN_WIDTH = 1000  # a pipe has no width: nothing is to be cut or folded
@@ -27,17 +28,22 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """A table; a cell that is None shows as a dash."""
     terminal = sys.stdout.isatty()
     made = Table(
-        title=title,
+        title=cell_text(title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD if terminal else None,
         pad_edge=terminal,
     )
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(cell_text(column), overflow="fold")
     for row in rows:
-        made.add_row(*(Text(MISSING if cell is None else str(cell)) for cell in row))
+        made.add_row(*map(cell_text, row))
     return made
+
+
+def cell_text(cell: object, style: str = "") -> Text:
+    """A value as it stands: neither markup nor control characters in it mean anything."""
+    return Text(MISSING if cell is None else printable(str(cell)), style=style)
 
 
 def show(*tables: Table) -> None:
@@ -50,7 +56,7 @@ def show(*tables: Table) -> None:
 
 def note(sentence: str) -> None:
     """Prints a sentence for people, beside the tables and not among them."""
-    click.echo(sentence, err=True)
+    click.echo(printable(sentence), err=True)
 
 
 def show_json(document: Any) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from nomad_nvidia_vgpu.cli.tables import MISSING
+from nomad_nvidia_vgpu.cli.tables import MISSING, cell_text
 from nomad_nvidia_vgpu.device.foresight import Forecast
 from nomad_nvidia_vgpu.device.observer import Observation
-from nomad_nvidia_vgpu.device.usage import GpuUse, Share, Task
-from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
+from nomad_nvidia_vgpu.device.usage import GpuUse, MpsServer, Share, StrayProcess, Task
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio
 from nomad_nvidia_vgpu.sharing.plan import SharedGpu
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
@@ -54,10 +54,13 @@ def guard_table(forecasts: Sequence[Forecast], action: str, *, bars: bool) -> Ta
         share = one.share
         over = None if one.over_s is None else f"{one.over_s:.0f} s"
         made.add_row(
-            _short(share.gpu_uuid),
-            _task(share.task),
-            *(_text(value) for value in (share.used_mib, share.budget_mib, one.limit_mib, over)),
-            Text(one.verdict, style="red" if one.over_s is not None else ""),
+            cell_text(_short(share.gpu_uuid)),
+            cell_text(_task(share.task)),
+            *(
+                cell_text(value)
+                for value in (share.used_mib, share.budget_mib, one.limit_mib, over)
+            ),
+            cell_text(one.verdict, style="red" if one.over_s is not None else ""),
         )
     return made
 
@@ -70,7 +73,12 @@ def stray_table(seen: Observation, *, bars: bool) -> Table:
     for uuid, use in seen.usage.gpus.items():
         for stray in use.strays:
             why = stray.reason
-            made.add_row(_short(uuid), _text(stray.pid), _text(stray.memory_mib), Text(why))
+            made.add_row(
+                cell_text(_short(uuid)),
+                cell_text(stray.pid),
+                cell_text(stray.memory_mib),
+                cell_text(why),
+            )
     return made
 
 
@@ -133,12 +141,12 @@ class _Row:
 
     def cells(self, *, bars: bool) -> Iterator[Text]:
         """As many as there are columns."""
-        yield from (_text(cell) for cell in (self.name, self.what, self.alloc, self.processes))
+        yield from (cell_text(cell) for cell in (self.name, self.what, self.alloc, self.processes))
         yield Text("" if self.memory_mib is None else _amount(*self.memory_mib))
         if bars:
             yield Text() if self.memory_mib is None else _bar(*self.memory_mib)
-        yield from (_text(cell) for cell in self.figures)
-        yield Text(self.health, style="" if self.health in ("", "healthy") else "red")
+        yield from (cell_text(cell) for cell in self.figures)
+        yield cell_text(self.health, style="" if self.health in ("", "healthy") else "red")
 
 
 def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> Iterator[_Row]:
@@ -146,7 +154,7 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
     yield _Row(
         _short(gpu.uuid),
         gpu.model,
-        processes=_processes(use),
+        processes=use.processes if use else None,
         memory_mib=(_value(sample.memory_mib) if sample else None, gpu.memory_mib),
         figures=(
             sample.gpu_utilization_percent if sample else None,
@@ -168,14 +176,19 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
     if use.disputed:
         said = "claimed by two tasks at once"
         yield _Row(f"  {_numbers(use.disputed)}", said, health="in dispute")
+    if use.servers:
+        yield _taskless_row("MPS server", use.servers, gpu)
     if use.strays:
-        memory = [stray.memory_mib for stray in use.strays]
-        known = None if None in memory else sum(mib for mib in memory if mib is not None)
-        pids = [str(stray.pid) for stray in use.strays]
-        more = f" and {len(pids) - _SHOWN_PIDS} more" if len(pids) > _SHOWN_PIDS else ""
-        said = f"no task: pid {', '.join(pids[:_SHOWN_PIDS])}{more}"
-        memory_mib = (known, gpu.memory_mib)
-        yield _Row("  -", said, processes=len(use.strays), memory_mib=memory_mib)
+        yield _taskless_row("no task", use.strays, gpu)
+
+
+def _taskless_row(what: str, them: Sequence[MpsServer | StrayProcess], gpu: Gpu) -> _Row:
+    memory = [one.memory_mib for one in them]
+    known = None if None in memory else sum(mib for mib in memory if mib is not None)
+    pids = [str(one.pid) for one in them]
+    more = f" and {len(pids) - _SHOWN_PIDS} more" if len(pids) > _SHOWN_PIDS else ""
+    said = f"{what}: pid {', '.join(pids[:_SHOWN_PIDS])}{more}"
+    return _Row("  -", said, processes=len(them), memory_mib=(known, gpu.memory_mib))
 
 
 def _share_row(share: Share) -> _Row:
@@ -190,12 +203,6 @@ def _share_row(share: Share) -> _Row:
         (share.used_mib, share.budget_mib),
         health="over budget" if over else note,
     )
-
-
-def _processes(use: GpuUse | None) -> int | None:
-    if use is None:
-        return None
-    return sum(len(share.processes) for share in use.shares) + len(use.strays)
 
 
 def _task(task: Task) -> str:
@@ -245,10 +252,6 @@ def _amount(used_mib: int | None, total_mib: int | None) -> str:
     return f"{gib(used_mib)} / {gib(total_mib)}"
 
 
-def _text(cell: object) -> Text:
-    return Text(MISSING if cell is None else str(cell))
-
-
 def _value(ratio: Ratio | None) -> int | None:
     return None if ratio is None else ratio.value
 
@@ -282,6 +285,7 @@ def _gpu_document(
                 for vgpu_id, one in use.vgpus.items()
             },
             "disputed": list(use.disputed),
+            "mps_servers": [server._asdict() for server in use.servers],
             "unattributed": [stray._asdict() for stray in use.strays],
         },
     }

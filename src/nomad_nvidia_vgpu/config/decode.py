@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, Option, PluginConfig, options
+from nomad_nvidia_vgpu.config.declaring import Option
+from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig, options
 from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
@@ -30,6 +31,7 @@ _NO_SIZE = (
 )
 
 _MAX_SELECTOR = 200
+_MAX_BYTES = 1 << 18
 
 
 def decode_msgpack(data: bytes) -> PluginConfig:
@@ -39,6 +41,12 @@ def decode_msgpack(data: bytes) -> PluginConfig:
 
     if not data:
         return PluginConfig()
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(
+            [
+                f"the config block has {len(data)} bytes, and at most {_MAX_BYTES} are read: shorten it"
+            ]
+        )
     try:
         given = msgpack.unpackb(data, raw=False, strict_map_key=False)
     except Exception as error:  # msgpack raises half a dozen unrelated types on bad bytes

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.config.options import Option, options
+from nomad_nvidia_vgpu.config.declaring import Option
+from nomad_nvidia_vgpu.config.options import options
 
 
 class Attr(NamedTuple):

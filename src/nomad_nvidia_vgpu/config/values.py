@@ -24,6 +24,7 @@ _BYTES = {
 }
 """Nomad's units of bytes, for jobs compare with them."""
 _MAX_PORT = 65535
+_MAX_DURATION = 64
 _ADDRESS = (
     r"((?P<name>[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?)|\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\])"
     r":(?P<port>[1-9][0-9]{0,4})"
@@ -216,7 +217,7 @@ def _mib(text_value: str) -> int | None:
 
 
 def _seconds(text_value: str) -> float | None:
-    if not re.fullmatch(_GO_DURATION, text_value):
+    if len(text_value) > _MAX_DURATION or not re.fullmatch(_GO_DURATION, text_value):
         return None  # the library reads more than Go: days, years, blanks
     # Imported late: only two of three starts read a config, and the default needs no parser.
     import durationpy  # noqa: PLC0415

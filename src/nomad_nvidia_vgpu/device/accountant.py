@@ -5,37 +5,46 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
 
-from nomad_nvidia_vgpu.device.attribution import Attributor
 from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.guard import Guard
-from nomad_nvidia_vgpu.device.usage import GpuUse
+from nomad_nvidia_vgpu.device.usage import GpuUse, Task, TaskProcess
+
+if TYPE_CHECKING:
+    from nomad_nvidia_vgpu.device.attribution import Attributor
+    from nomad_nvidia_vgpu.device.guard import Guard
 
 _log = logging.getLogger(__name__)
+
+
+class Tools(NamedTuple):
+    """What the passes are made with."""
+
+    attributor: Attributor
+    guard: Guard
 
 
 class Accountant:
     """Makes passes over the lists of processes in a catalog, and puts there what they find."""
 
-    def __init__(
-        self, catalog: Catalog, attributor: Attributor, guard: Guard, interval_s: float
-    ) -> None:
-        """`interval_s` is the time between two passes."""
+    def __init__(self, catalog: Catalog, tools: Callable[[], Tools], interval_s: float) -> None:
+        """`interval_s` is the time before the first pass, and between two.
+
+        `tools` is called at the first pass; should it fail, at the next.
+        """
         self._catalog = catalog
-        self._attributor = attributor
-        self._guard = guard
+        self._make_tools = tools
+        self._tools: Tools | None = None
         self._interval_s = interval_s
         self._stopped = threading.Event()
         self._last: dict[str, GpuUse] = {}
         self._problem = ""
 
     def start(self, within: AbstractContextManager[None]) -> None:
-        """Starts the thread, which makes its passes within this context; it is a daemon.
-
-        A process whose memory the kernel has locked can block who reads its environment.
-        """
+        """Starts the thread, a daemon, which makes its passes within this context."""
         threading.Thread(target=self._run, args=(within,), name="usage", daemon=True).start()
 
     def stop(self) -> None:
@@ -46,9 +55,15 @@ class Accountant:
         """The newest use of a GPU that is known, however old: a lost GPU lists no processes."""
         return self._last.get(gpu_uuid)
 
+    def still_belongs(self, process: TaskProcess, task: Task) -> bool:
+        """Whether this very process, which a pass found, still runs as part of this task."""
+        return self._tools is not None and self._tools.attributor.still_belongs(process, task)
+
     def look(self) -> None:
         """Makes one pass."""
-        usage = self._attributor.attribute(
+        if self._tools is None:
+            self._tools = self._make_tools()
+        usage = self._tools.attributor.attribute(
             self._catalog.edition.plan,
             self._catalog.listings,
             self._catalog.now(),
@@ -56,8 +71,8 @@ class Accountant:
         )
         self._last.update(usage.gpus)
         self._catalog.take_usage(usage)
-        self._guard.look(usage)
-        self._catalog.take_guard_counts(self._guard.counts)
+        self._tools.guard.look(usage)
+        self._catalog.take_guard_counts(self._tools.guard.counts)
 
     def _run(self, within: AbstractContextManager[None]) -> None:
         with within:

@@ -18,6 +18,10 @@ cgroup, read from its environment or that of its nearest ancestor, is for displa
 every claim with one, and nothing is ever done to its processes. A process whose task claims no
 vGPU of the GPU it runs on is a stray there.
 
+MPS servers are nobody's and no strays: they are there for the tasks, and what those use counts as
+theirs. A process is one if its parent is one of our daemons, by the daemon's own pid file, which is
+root's like the daemon. Names and environments prove nothing: any user can choose his own.
+
 A pass reads one file per GPU process, to see that it is still the one that it was; all else is
 remembered by pid and start time.
 """
@@ -25,6 +29,7 @@ remembered by pid and start time.
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -32,10 +37,11 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.device.catalog import Listing
 from nomad_nvidia_vgpu.device.cgroups import Members, TaskCgroup, task_cgroup
-from nomad_nvidia_vgpu.device.claims import Claim, claim_of
+from nomad_nvidia_vgpu.device.claims import VARIABLES, Claim, claim_of
 from nomad_nvidia_vgpu.device.proc import Identity, Proc
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
+    MpsServer,
     Share,
     StrayProcess,
     Task,
@@ -52,9 +58,6 @@ STALE_S = 30.0
 
 _PATIENCE = 5  # passes: a task that has just been started may not have its environment yet
 _MOST_ANCESTORS = 64
-
-MPS_SERVER = "nvidia-cuda-mps-server"
-"""The program that the plugin's MPS daemons start; no task can pass for it, but root's."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,14 +85,17 @@ class _Home(NamedTuple):
 
     cgroup: TaskCgroup | None = None
     inherited: Claim | None = None
+    serves: bool = False
+    """Whether it is the server of one of our MPS daemons."""
 
 
 class Attributor:
     """Makes the passes; not thread-safe."""
 
-    def __init__(self, proc: Proc) -> None:
-        """Reads nothing of any task yet."""
+    def __init__(self, proc: Proc, mps_root: str) -> None:
+        """Reads nothing of any task yet; `mps_root` is where our MPS daemons have their directories."""
         self._proc = proc
+        self._mps_root = mps_root
         self._members = Members(proc)
         self._own = proc.cgroups("self") or ""
         # The driver numbers processes as the host does: elsewhere its pids may mean others.
@@ -142,7 +148,7 @@ class Attributor:
             if home is None:
                 home = self._find_home(pid)
                 if home is None or not self._proc.lives(who):
-                    continue  # it has ended: what was read may be of the next one with this pid
+                    continue  # ended, so what was read may be of the next with this pid; or stuck
             found[pid] = (who, home)
         self._homes = dict(found.values())
         return found
@@ -154,14 +160,31 @@ class Attributor:
         cgroup = task_cgroup(lines, self._own)
         if cgroup is not None:
             return _Home(cgroup)
+        if self._is_server(pid):
+            return _Home(serves=True)
         for _ in range(_MOST_ANCESTORS):
-            environment = self._proc.environment(pid) or {}
+            environment = self._proc.environment(pid, VARIABLES) or {}
+            if self._proc.stuck(pid):
+                return None  # it may still say
             claim = claim_of(environment, None, certain=False)
             standing = self._proc.standing(pid)
             if claim is not None or standing is None or standing.parent <= 1:
                 return _Home(inherited=claim)
             pid = standing.parent
         return _Home()
+
+    def _is_server(self, pid: int) -> bool:
+        """Whether one of our MPS daemons has started this process, which is in no task's cgroup."""
+        # Not pathlib, nor what knows MPS: a node that shares by time-slicing pays for neither.
+        if not os.path.isdir(self._mps_root):  # noqa: PTH112
+            return False
+        from nomad_nvidia_vgpu.sharing.mps_daemon import daemon_pids  # noqa: PLC0415
+
+        standing = self._proc.standing(pid)
+        if standing is None or standing.parent not in daemon_pids(self._mps_root, self._proc.root):
+            return False
+        # A container that has the pipe directory mounted can write the pid file too.
+        return self._proc.user(standing.parent) in {0, os.geteuid()}
 
     def _refresh_tenants(self, present: set[TaskCgroup]) -> None:
         """The tasks whose processes use a GPU, and those that did and still live."""
@@ -179,11 +202,11 @@ class Attributor:
         if oldest is None:
             return _NOBODY
         asked = known.asked if known is not None and known.oldest == oldest else 0
-        environment = self._proc.environment(oldest.pid) or {}
+        environment = self._proc.environment(oldest.pid, VARIABLES) or {}
         claim = claim_of(environment, cgroup, certain=self._certain)
         if not self._proc.lives(oldest):
             return _NOBODY
-        return _Tenant(oldest, claim, asked + 1)
+        return _Tenant(oldest, claim, asked if self._proc.stuck(oldest.pid) else asked + 1)
 
     # Who has what
 
@@ -195,15 +218,16 @@ class Attributor:
         judged: _Judged,
     ) -> GpuUse:
         by_key: dict[str, tuple[Claim, list[TaskProcess]]] = {}
-        strays = []
+        strays, servers = [], []
         for process in listing.processes:
             if process.pid not in runs:
                 continue  # it has ended since
             who, home = runs[process.pid]
+            if home.serves:
+                servers.append(MpsServer(process.pid, process.memory_mib))
+                continue
             claim = self._tenants[home.cgroup].claim if home.cgroup else home.inherited
             reason = judged.objection(home.cgroup, claim, shared)
-            if home.cgroup is None and self._proc.is_roots(process.pid, MPS_SERVER):
-                continue  # it is there for the tasks, and what they use counts as theirs
             if claim is None or reason:
                 strays.append(StrayProcess(process.pid, process.memory_mib, process.kind, reason))
                 continue
@@ -216,6 +240,7 @@ class Attributor:
             vgpus=_vgpus(shared, shares, judged),
             shares=shares,
             strays=tuple(sorted(strays)),
+            servers=tuple(sorted(servers)),
             disputed=tuple(
                 str(v) for v in sorted(judged.disputed) if v.gpu_uuid == shared.gpu.uuid
             ),

@@ -96,10 +96,6 @@ class Catalog:
         """The time by the clock of the listings, in seconds."""
         return self._clock()
 
-    def take_config(self, config: PluginConfig) -> None:
-        """Plans by this config from now on; called before the first inventory."""
-        self._config = config
-
     def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
         """Plans anew and wakes who waits; called by the watch."""
         with self._changed:

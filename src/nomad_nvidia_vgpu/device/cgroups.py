@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.device.proc import Identity, Proc
@@ -34,6 +35,8 @@ _CONTAINER = re.compile(
 _UNIFIED = ""
 _PREFERRED = (_UNIFIED, "freezer", "pids", "memory", "cpu")
 """Where to look for the members of a task's cgroup: not every controller has one for each task."""
+_MOST_CGROUPS = 500
+"""Of one task: a container that may make cgroups of its own could make them without end."""
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -133,7 +136,7 @@ class Members:
         directory = self._directory(cgroup)
         if directory is None:
             return
-        for place, _, files in os.walk(directory):
+        for place, _, files in islice(os.walk(directory), _MOST_CGROUPS):
             if "cgroup.procs" not in files:
                 continue
             try:

@@ -8,17 +8,21 @@ overwrite it in place, at any time. So a claim is a claim, checked against those
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.device.cgroups import TaskCgroup
-from nomad_nvidia_vgpu.device.reserve import BUDGETS_ENV, IDS_ENV
+from nomad_nvidia_vgpu.device.reserve import BUDGETS_ENV, GROUP_ENV, IDS_ENV
 from nomad_nvidia_vgpu.device.usage import Task
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
 _MOST_IDS = 4096
 _MOST_LETTERS = 128
 _MOST_DIGITS = 12
+_UUID = re.compile(r"(GPU|MIG)-[A-Za-z0-9/-]{1,120}")
+"""What a UUID of NVML looks like, those of old MIG devices too (`MIG-GPU-…/1/0`); what a task says
+ends up in logs, labels and on terminals."""
 
 
 class Claim(NamedTuple):
@@ -68,19 +72,22 @@ def claim_of(
 
 _TOLD = ("ALLOC_ID", "TASK_NAME", "GROUP_NAME", "JOB_ID", "JOB_NAME")
 
+VARIABLES = (IDS_ENV, BUDGETS_ENV, GROUP_ENV, *(f"NOMAD_{name}" for name in _TOLD))
+"""All that is ever read of a task's environment."""
+
 
 def _ids(text: str) -> list[VgpuId]:
     parts = text.split(",", _MOST_IDS)[:_MOST_IDS]
-    parsed = (VgpuId.parse(part.strip()) for part in parts if part.isprintable())
-    return [vgpu for vgpu in parsed if vgpu is not None]
+    parsed = (VgpuId.parse(part.strip()) for part in parts)
+    return [vgpu for vgpu in parsed if vgpu is not None and _UUID.fullmatch(vgpu.gpu_uuid)]
 
 
 def _budgets(text: str) -> dict[str, int]:
     found = {}
     for part in text.split(",", _MOST_IDS)[:_MOST_IDS]:
-        uuid, _, mib = part.rpartition("=")
-        if uuid and mib.isdecimal() and len(mib) <= _MOST_DIGITS:
-            found[uuid.strip()] = int(mib)
+        uuid, _, mib = part.strip().rpartition("=")
+        if _UUID.fullmatch(uuid) and mib.isdecimal() and len(mib) <= _MOST_DIGITS:
+            found[uuid] = int(mib)
     return found
 
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from nomad_nvidia_vgpu.device.claims import claim_of
+from nomad_nvidia_vgpu.device.claims import VARIABLES, claim_of
 from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import GROUP_ENV, IDS_ENV
 from nomad_nvidia_vgpu.sharing.holding import Holding
@@ -23,18 +23,15 @@ _log = logging.getLogger(__name__)
 
 
 class HoldingsWatch:
-    """Looks at the tasks each period; one thread, for a look at a process may hang."""
+    """Looks at the tasks each period, in a thread of its own."""
 
     def __init__(
-        self,
-        tell: Callable[[frozenset[Holding]], None],
-        period_s: float,
-        proc: Proc | None = None,
+        self, tell: Callable[[frozenset[Holding]], None], period_s: float, proc: Proc
     ) -> None:
         """`tell` is called with each finding, in the thread."""
         self._tell = tell
         self._period_s = max(period_s, MIN_INTERVAL_S)
-        self._proc = proc or Proc()
+        self._proc = proc
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -58,11 +55,9 @@ class HoldingsWatch:
 
 def environments(proc: Proc) -> Iterator[Mapping[str, str]]:
     """The environments of all processes that were started with vGPUs, as far as we may read them."""
-    for name in os.listdir(proc.root):  # noqa: PTH208  some hundred names, no more
-        if name.isdecimal():
-            environment = proc.environment(int(name))
-            if environment is not None and IDS_ENV in environment:
-                yield environment
+    names = os.listdir(proc.root)  # noqa: PTH208  some hundred names, no more
+    pids = (int(name) for name in names if name.isdecimal())
+    return proc.environments(pids, VARIABLES, IDS_ENV)
 
 
 def holdings_of(found: Iterable[Mapping[str, str]]) -> frozenset[Holding]:

@@ -146,6 +146,11 @@ GPU_MPS_MEMORY_LIMITED = _gauge(
     _GPU,
     "Whether each process is held to its task's memory: 1 or 0; MPS only",
 )
+GPU_MPS_MEMORY = _gauge(
+    "gpu_mps_server_memory_bytes",
+    _GPU,
+    "Memory of the GPU's MPS server itself, without that of its clients; MPS only",
+)
 
 MEMORY_BUDGET = _gauge("memory_budget_bytes", _VGPU, "Memory that the vGPU entitles a task to")
 MEMORY_USED = _gauge(
@@ -317,10 +322,11 @@ def _put_use(page: _Page, shared: SharedGpu, use: GpuUse | None) -> None:
         return
     page.put(GPU_VGPUS_IN_USE, own, sum(one.share is not None for one in use.vgpus.values()))
     page.put(GPU_VGPUS_DISPUTED, own, len(use.disputed))
-    known = sum(len(share.processes) for share in use.shares)
-    page.put(GPU_PROCESSES, own, known + len(use.strays))
+    page.put(GPU_PROCESSES, own, use.processes)
     page.put(GPU_STRAYS, own, len(use.strays))
     page.put(GPU_STRAY_MEMORY, own, _bytes(_sum(stray.memory_mib for stray in use.strays)))
+    if shared.sharing == "mps":
+        page.put(GPU_MPS_MEMORY, own, _bytes(_sum(one.memory_mib for one in use.servers)))
     for vgpu_id, part in use.vgpus.items():
         names = (vgpu_id, shared.gpu.uuid)
         page.put(MEMORY_USED, names, _bytes(part.used_mib))

@@ -44,7 +44,7 @@ class Observer:
         """Touches nothing yet; `config` says how the GPUs are divided."""
         self._config = config
         self._source = source
-        self._attributor = Attributor(proc)
+        self._attributor = Attributor(proc, config.mps.root)
         self._clock = clock
 
     def look(self) -> Observation:

@@ -83,6 +83,7 @@ def reserve(
     by_nodes = nodes.deliver([one.gpu for one, _count in shares]) if nodes else Delivery()
     envs = {
         **by_nodes.envs,  # the node's, and not to take the place of any of ours
+        **_hints(config, shares),
         **_envs(config, gpus, granted, wanted, hides_runtime=nodes is not None),
         **_group(config, plan, granted),
         **{name: text for d in deliveries for name, text in d.envs.items()},
@@ -125,6 +126,20 @@ def _envs(
     if len(budgets) == len(uuids):
         envs[MEMORY_ENV] = str(min(budgets.values()))
     return envs
+
+
+def _hints(config: PluginConfig, shares: Sequence[tuple[SharedGpu, int]]) -> dict[str, str]:
+    """What frameworks are told, for a task that has less than all the memory of its GPUs."""
+    if not config.framework_hints:
+        return {}
+    # Imported late: few nodes ask for it.
+    from nomad_nvidia_vgpu.sharing.framework_hints import Part, hints  # noqa: PLC0415
+
+    parts = [Part(one.memory_mib(count), one.gpu.memory_mib) for one, count in shares]
+    undivided = all(count == one.vgpus for one, count in shares)
+    if undivided and all(part.share_mib == part.total_mib for part in parts):
+        return {}
+    return hints(config.framework_hints, parts, config.framework_headroom_mib)
 
 
 def _group(config: PluginConfig, plan: Plan, granted: Collection[str]) -> dict[str, str]:

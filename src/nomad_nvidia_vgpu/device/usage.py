@@ -63,6 +63,14 @@ class StrayProcess(NamedTuple):
     """Why, in a few words that stay the same from pass to pass."""
 
 
+class MpsServer(NamedTuple):
+    """The server of one of our MPS daemons, which runs the kernels of all tasks of its GPU."""
+
+    pid: int
+    memory_mib: int | None
+    """What it needs itself; that of its clients is listed as theirs."""
+
+
 class Share(NamedTuple):
     """What one task holds and uses of one GPU; a task on two GPUs has two."""
 
@@ -118,6 +126,14 @@ class GpuUse(NamedTuple):
     """By pid; unattributed."""
     disputed: tuple[str, ...] = ()
     """Ids that more than one live task claims: they belong to nobody."""
+    servers: tuple[MpsServer, ...] = ()
+    """By pid; no task's, and no strays."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes use the GPU, whoever's they are."""
+        own = sum(len(share.processes) for share in self.shares)
+        return own + len(self.strays) + len(self.servers)
 
 
 class Usage(NamedTuple):

@@ -48,6 +48,17 @@ def level_name(levelno: int) -> str:
     return "trace"
 
 
+def printable(text: str) -> str:
+    """The text with all that is not printable spelled out, as in a string of Python.
+
+    The host writes what it is told as it is: a line end would begin a line of its own, an escape
+    sequence would speak to the terminal of whoever reads the log.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class HclogFormatter(logging.Formatter):
     """Formats a record as one JSON line; `extra={"fields": {...}}` become keys of their own."""
 
@@ -57,8 +68,8 @@ class HclogFormatter(logging.Formatter):
 
         line: dict[str, str | int | bool] = {
             "@level": level_name(record.levelno),
-            "@message": _shorten(_message(record).replace("\n", " | "), _MAX_TEXT),
-            "@module": _shorten(record.name, _MAX_FIELD),
+            "@message": _shorten(printable(_message(record).replace("\n", " | ")), _MAX_TEXT),
+            "@module": _shorten(printable(record.name), _MAX_FIELD),
             "@timestamp": _timestamp(record.created),
         }
         with contextlib.suppress(Exception):  # a field's own __str__ may do anything
@@ -111,9 +122,9 @@ def _message(record: logging.LogRecord) -> str:
 
 def _fields(fields: Mapping[object, object]) -> dict[str, str | int | bool]:
     return {
-        _shorten(str(key), 64): value
+        _shorten(printable(str(key)), 64): value
         if isinstance(value, (bool, int))
-        else _shorten(str(value), _MAX_FIELD)
+        else _shorten(printable(str(value)), _MAX_FIELD)
         for key, value in fields.items()
         if not str(key).startswith("@")
     }

@@ -24,10 +24,15 @@ from nomad_nvidia_vgpu.goplugin.handshake import (
     unsupported_versions,
 )
 from nomad_nvidia_vgpu.goplugin.late import Handlers, LateService
+from nomad_nvidia_vgpu.goplugin.streams import StreamLimit
 
 WORKERS = 32
 """Threads for calls. Each open stream holds one (four in a healthy session, more after stream
 errors), and Shutdown has no deadline on the host's side, so it must always find a free one."""
+MOST_STREAMS = 24
+
+Objection = Callable[[str], "str | None"]
+"""Who else could replace a directory, as half a sentence; None: nobody."""
 
 ORPHAN_GRACE_S = 60.0
 """How long the plugin outlives its host, so that a restarted host can still reattach."""
@@ -40,11 +45,12 @@ _MAX_SOCKET_PATH = 107  # bytes in sun_path, less the closing NUL
 _log = logging.getLogger(__name__)
 
 
-def serve(
+def serve(  # noqa: PLR0913  each is a decision of the application
     handshake: Handshake,
     register: Callable[[grpc.Server], None],
     *,
     environment: Mapping[str, str],
+    objection: Objection,
     reattachable: Callable[[], bool] = lambda: True,
     orphan_grace_s: float = ORPHAN_GRACE_S,
 ) -> None:
@@ -52,6 +58,7 @@ def serve(
 
     `register` adds the application's services; it runs before anything listens. `reattachable`
     says whether a restarted host might come back to this process; if not, there is no grace.
+    `objection` is asked about the directory that is to hold the socket; it may raise OSError.
     HandshakeError if there is no place for the socket. The caller should leave with `os._exit`
     afterwards, for threads may still be stuck in a driver.
     """
@@ -67,16 +74,18 @@ def serve(
             listed,
             handshake.protocol_version,
         )
-    with _socket_directory(environment) as directory:
+    with _socket_directory(environment, objection) as directory:
         path = f"{directory}/{_SOCKET}"
         server = grpc.server(
             ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="rpc"),
+            interceptors=[StreamLimit(MOST_STREAMS)],
             options=(("grpc.so_reuseport", 0),),
         )
         controller.add_services(server, stop.set)
         server.add_generic_rpc_handlers((LateService("grpc.health.v1.Health", _health),))
         register(server)
         server.add_insecure_port(f"unix:{path}")
+        os.chmod(path, 0o600)  # noqa: PTH101  whatever the host's umask is
         server.start()
         _print_once(format_line(handshake, Endpoint("unix", path)))
         _wait(stop, parent, lambda: orphan_grace_s if reattachable() else 0.0)
@@ -90,9 +99,9 @@ def _health() -> Handlers:
 
 
 @contextlib.contextmanager
-def _socket_directory(environment: Mapping[str, str]) -> Iterator[str]:
+def _socket_directory(environment: Mapping[str, str], objection: Objection) -> Iterator[str]:
     """A fresh directory that only we can enter, removed afterwards."""
-    directory = _make_directory(environment)
+    directory = _make_directory(environment, objection)
     try:
         yield directory
     finally:
@@ -102,10 +111,15 @@ def _socket_directory(environment: Mapping[str, str]) -> Iterator[str]:
             os.rmdir(directory)  # noqa: PTH106  as above
 
 
-def _make_directory(environment: Mapping[str, str]) -> str:
+def _make_directory(environment: Mapping[str, str], objection: Objection) -> str:
+    """A fresh directory, in a place from which nobody else can take it away.
+
+    Whoever could would put a socket of his own where the host expects ours.
+    """
     problems = []
     candidates = (environment.get(SOCKET_DIR_ENV), environment.get("TMPDIR"), "/tmp", "/run")  # noqa: S108
-    for parent in filter(None, candidates):
+    for given in filter(None, candidates):
+        parent = os.path.realpath(given)  # a link could be turned once it has been judged
         # Neither tempfile nor pathlib: they cost 6 ms of imports in each of three starts.
         directory = f"{parent}/plugin-{os.urandom(8).hex()}"
         if len(os.fsencode(f"{directory}/{_SOCKET}")) > _MAX_SOCKET_PATH or not _spellable(parent):
@@ -113,13 +127,17 @@ def _make_directory(environment: Mapping[str, str]) -> str:
             continue
         try:
             os.mkdir(directory, mode=0o700)  # noqa: PTH102  as above
+            why = objection(directory)
         except OSError as error:
             problems.append(f"{parent}: {error.strerror}")
             continue
-        return directory
+        if why is None:
+            return directory
+        os.rmdir(directory)  # noqa: PTH106  as above
+        problems.append(why)
     raise HandshakeError(
         f"no directory for the plugin's socket ({'; '.join(problems)}): "
-        "set TMPDIR to a short, writable directory"
+        "set TMPDIR to a short, writable directory of the agent's user"
     )
 
 

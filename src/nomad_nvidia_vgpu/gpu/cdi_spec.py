@@ -14,10 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nomad_nvidia_vgpu.node_files import read_bounded
+
 KIND = "nvidia.com/gpu"
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_MAX_BYTES = 8 << 20
+_MAX_BYTES = 1 << 20
+_MAX_DEPTH = 32
 _PERMISSIONS = "rwm"
 """All there are, and CDI's default."""
 
@@ -102,7 +105,7 @@ class SpecFiles:
             now = path.stat()
             stamp = (now.st_mtime_ns, now.st_size, now.st_ino)
             before = self._cache.get(path)
-            return before if before and before[0] == stamp else (stamp, _read(path, now.st_size))
+            return before if before and before[0] == stamp else (stamp, _read(path))
         except OSError as error:
             return ((), f"{path} cannot be read ({error.strerror})")
 
@@ -111,10 +114,8 @@ class _Malformed(Exception):  # noqa: N818  known in this module alone
     """The text says what is not as CDI wants it."""
 
 
-def _read(path: Path, size: int) -> Spec | str | None:
+def _read(path: Path) -> Spec | str | None:
     """The specification; a sentence if it is none; None if it is another vendor's; OSError."""
-    if size > _MAX_BYTES:
-        return f"{path} is no CDI specification (it has {size} bytes)"
     try:
         return _spec(path, _document(path))
     except (_Malformed, ValueError, RecursionError) as error:
@@ -122,7 +123,7 @@ def _read(path: Path, size: int) -> Spec | str | None:
 
 
 def _document(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
+    text = read_bounded(path, _MAX_BYTES).decode("utf-8")
     if path.suffix == ".json":
         return json.loads(text)
     # Imported late: only nodes with device_nodes = "cdi" have a use for it.
@@ -131,9 +132,26 @@ def _document(path: Path) -> Any:
     # It makes strings of all scalars: others would read the name 0:1 as a number of base 60.
     loader = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
     try:
+        _weigh(yaml.parse(text, Loader=loader))
         return yaml.load(text, Loader=loader)  # noqa: S506  it builds nothing but strings
     except yaml.YAMLError as error:
         raise _Malformed(str(error)) from error
+
+
+def _weigh(events: Iterable[Any]) -> None:
+    """Refuses what would not fit: nested too deep for the C stack, or with parts that stand for more.
+
+    The events of a document come one by one, and hold nothing.
+    """
+    from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent  # noqa: PLC0415
+
+    depth = 0
+    for event in events:
+        if isinstance(event, AliasEvent):
+            raise _Malformed(f"it has an alias, *{event.anchor!s:.80}")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise _Malformed(f"it is nested more than {_MAX_DEPTH} deep")
 
 
 def _spec(path: Path, document: Any) -> Spec | None:

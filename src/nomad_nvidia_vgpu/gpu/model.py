@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 _COMPUTE_INSTANCE = re.compile(r"(?P<slices>[1-9])c\.(?P<all>[1-9])g\.")
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """A physical GPU, or a MIG device of one; the lasting facts only.
 
     Nothing here moves while the driver runs, so that equal GPUs stay equal between two looks.
@@ -96,8 +94,7 @@ class Ratio(NamedTuple):
     total: int | None = None
 
 
-@dataclass(frozen=True)
-class GpuSample:
+class GpuSample(NamedTuple):
     """The moving figures of a GPU at one moment."""
 
     taken_at: datetime

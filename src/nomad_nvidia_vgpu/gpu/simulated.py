@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 
 from nomad_nvidia_vgpu.gpu import pcie
@@ -122,8 +121,7 @@ def _mig_device(
     instance, compute_instance = _numbers(entry.mig)[position]
     kind = profile.mig[gpu_instance_profile(name)]
     part = kind.memory_slices / _MEMORY_SLICES
-    return replace(
-        parent,
+    return parent._replace(
         uuid=_uuid("MIG", f"{entry.profile}/{number}/{position}/{name}"),
         model=f"{profile.model} MIG {name}",
         parent_uuid=parent.uuid,

@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.rpc import base_messages
 from nomad_nvidia_vgpu.rpc.generated import base_pb2, base_pb2_grpc
+from nomad_nvidia_vgpu.rpc.status import status_text
 
 PLUGIN_NAME = "nvidia-vgpu"
 """The plugin's name, and the name its file in plugin_dir must have."""
@@ -54,7 +55,7 @@ class BaseService(base_pb2_grpc.BasePluginServicer):
         try:
             config = decode_msgpack(request.msgpack_config)
         except ConfigError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, status_text(error))
         if self._at_work():
             if config != self.config:
                 _log.warning("a new config came while serving: restart the agent to apply it")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import grpc
 import msgpack
 
-from nomad_nvidia_vgpu.config.options import LABELLED
+from nomad_nvidia_vgpu.config.declaring import LABELLED
 from nomad_nvidia_vgpu.device.fingerprint import Attribute, DeviceGroup, Instance
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.device.stats import Stat

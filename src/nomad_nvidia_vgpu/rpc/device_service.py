@@ -10,14 +10,14 @@ from typing import TypeVar
 
 import grpc
 
-from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
-from nomad_nvidia_vgpu.errors import RequestError
+from nomad_nvidia_vgpu.device.plugin import RETRY_S, HangUp, Plugin
+from nomad_nvidia_vgpu.errors import NotBegunError, RequestError
 from nomad_nvidia_vgpu.goplugin.late import Handlers
 from nomad_nvidia_vgpu.rpc import device_messages
 from nomad_nvidia_vgpu.rpc.generated import device_pb2
+from nomad_nvidia_vgpu.rpc.status import status_text
 
 _T = TypeVar("_T")
-_RETRY_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class DeviceService:
         """The environment of a task, or a failure whose text is in the task's events."""
         try:
             reserved = self._plugin.reserve(list(request.device_ids))
-        except RequestError as error:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except (RequestError, NotBegunError) as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, status_text(error))
         return device_messages.reservation(reserved)
 
     def Stats(  # noqa: N802  Nomad's name
@@ -98,6 +98,8 @@ def _unending(start: Callable[[], Iterator[_T]], hang_up: HangUp) -> Iterator[_T
             yield from start()
         except GeneratorExit:
             raise
+        except NotBegunError:
+            pass  # the log has it
         except Exception:  # noqa: BLE001  see above
             _log.exception("a stream failed in an unforeseen way: starting it anew")
-        ended.wait(_RETRY_S)
+        ended.wait(RETRY_S)

@@ -14,6 +14,9 @@ import threading
 from pathlib import Path
 
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, ComputeModes
+from nomad_nvidia_vgpu.node_files import read_bounded
+
+_MAX_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class ComputeModeJournal:
 
     def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(self._path.read_text())
+            found = json.loads(read_bounded(self._path, _MAX_BYTES))
             return {str(uuid): str(mode) for uuid, mode in found.items()}
         except FileNotFoundError:
             return {}

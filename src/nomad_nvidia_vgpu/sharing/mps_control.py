@@ -8,6 +8,7 @@ not check device numbers: what was set counts only when it has been read back.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -35,6 +36,7 @@ _MIB = {"": 2**-20, "K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*%?")
 _MAX_SHOWN = 120
+_MOST_SAID = 1 << 16
 
 _log = logging.getLogger(__name__)
 
@@ -193,6 +195,7 @@ class MpsControl:
     def _command(self, command: str) -> tuple[int, str]:
         """The exit status and all that the tool wrote, for one command."""
         with _in_memory() as stdin, _in_memory() as output:
+            _seal(output)
             stdin.write(f"{command}\n".encode())
             stdin.seek(0)
             process = self._started((), stdin, output)
@@ -259,12 +262,23 @@ def find_program() -> str:
 
 def _in_memory() -> IO[bytes]:
     """A file that no full disk can prevent."""
-    return open(os.memfd_create("mps"), "w+b")  # noqa: PTH123  it has no path
+    file = os.memfd_create("mps", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    return open(file, "w+b")  # noqa: PTH123  it has no path
+
+
+def _seal(output: IO[bytes]) -> None:
+    """Lets nobody write more than an answer into it.
+
+    Root in a container with the pipe directory can answer in the daemon's place, for ever.
+    """
+    output.truncate(_MOST_SAID)
+    fcntl.fcntl(output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
 
 
 def _written(output: IO[bytes]) -> str:
-    output.seek(0)
-    return output.read().decode("utf-8", "replace")
+    # It was written by way of the same open file, whose place is after the last word.
+    length = min(os.lseek(output.fileno(), 0, os.SEEK_CUR), _MOST_SAID)
+    return os.pread(output.fileno(), length, 0).decode("utf-8", "replace")
 
 
 def _same_number(read: str, wanted: str, *, rounded: bool = True) -> bool:  # noqa: ARG001

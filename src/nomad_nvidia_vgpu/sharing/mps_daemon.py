@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.errors import MpsError
+from nomad_nvidia_vgpu.node_files import read_bounded, read_start
 from nomad_nvidia_vgpu.sharing.mps import Limits, directory_of
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, Unsettled
 
@@ -28,6 +29,9 @@ FAULT = "FAULT"
 _END_S = 3.0
 _SERVER_S = 1.0
 _MAX_PID = 20  # characters
+_MAX_RECORD = 1 << 16
+_MAX_PROC = 1 << 16
+"""Of a process' command line and environment, which it can make as long as it likes."""
 _POLL_S = 0.02
 _RECORD = "daemon.json"
 _SERVER_PROGRAM = "nvidia-cuda-mps-server"
@@ -65,13 +69,18 @@ class MpsDaemon:
 
     def alive(self) -> bool:
         """Whether its process is there, answering or not; needs no tool."""
-        pid = self._pid()
+        return self.pid() is not None
+
+    def pid(self) -> int | None:
+        """Its process, answering or not; None if it has none."""
+        pid = self._noted_pid()
         if pid is None:
-            return False
+            return None
         try:
-            return PROGRAM.encode() in (self._proc / str(pid) / "cmdline").read_bytes()
+            command = read_start(self._proc / str(pid) / "cmdline", _MAX_PROC)
         except OSError:
-            return False
+            return None  # it has ended
+        return pid if PROGRAM.encode() in command else None
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
@@ -99,7 +108,7 @@ class MpsDaemon:
 
     def stop(self) -> None:
         """Ends it; the caller knows that nobody uses it."""
-        pid = self._pid() if self.alive() else None
+        pid = self.pid()
         self._control.quit()
         if pid is not None and not _ended(pid, _END_S):
             raise MpsError(
@@ -139,7 +148,7 @@ class MpsDaemon:
     def record(self) -> Record | None:
         """How it was started, None when that is not known."""
         try:
-            found = json.loads((self._directory / _RECORD).read_text())
+            found = json.loads(read_bounded(self._directory / _RECORD, _MAX_RECORD))
             record = Record(**found)
         except (OSError, ValueError, TypeError):
             return None
@@ -154,7 +163,7 @@ class MpsDaemon:
         fresh.write_text(json.dumps(record._asdict()))
         fresh.replace(self._directory / _RECORD)
 
-    def _pid(self) -> int | None:
+    def _noted_pid(self) -> int | None:
         try:
             # A task's container may have put anything there: a pipe must not be waited for.
             file = os.open(self._control.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -167,17 +176,25 @@ class MpsDaemon:
                 return None
 
     def orphaned_servers(self) -> Iterator[int]:
-        """The servers of its pipe directory by pid, to be asked for when no daemon is there."""
-        mark = f"CUDA_MPS_PIPE_DIRECTORY={self._directory / 'pipe'}".encode()
+        """The servers of its pipe directory by pid, to be asked for when no daemon is there.
+
+        A task has the same variable, and can call itself what it likes. But the server of all users
+        is its daemon's user's; that of one user only is that user's, and cannot be told from a task.
+        """
+        record = self.record()
+        any_user = record is not None and not record.multi_user
+        mark = f"\0CUDA_MPS_PIPE_DIRECTORY={self._directory / 'pipe'}\0".encode()
         for entry in self._proc.iterdir():
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                program = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                if _SERVER_PROGRAM.encode() in program and mark in (
-                    entry / "environ"
-                ).read_bytes().split(b"\0"):
-                    yield int(entry.name)
+                if not any_user and _started_by(entry) not in (0, os.geteuid()):
+                    continue
+                program = read_start(entry / "cmdline", _MAX_PROC).replace(b"\0", b" ")
+                if _SERVER_PROGRAM.encode() in program:
+                    environment = read_start(entry / "environ", _MAX_PROC)
+                    if mark in b"\0%b\0" % environment:
+                        yield int(entry.name)
 
 
 def gpu_directory(config: MpsConfig, uuid: str) -> Path:
@@ -198,6 +215,23 @@ def known_uuids(root: Path) -> list[str]:
         return []
     records = (MpsDaemon(e, e.name).record() for e in entries if e.is_dir())
     return [record.uuid for record in records if record is not None]
+
+
+def daemon_pids(root: str, proc: str) -> set[int]:
+    """The daemons under `root` that live, by what their pid files say."""
+    try:
+        directories = list(Path(root).iterdir())
+    except OSError:
+        return set()
+    found = (MpsDaemon(each, each.name, proc=Path(proc)).pid() for each in directories)
+    return {pid for pid in found if pid is not None}
+
+
+def _started_by(process: Path) -> int | None:
+    """The user who started it, also if the program is set-uid; None: the kernel does not say."""
+    lines = read_start(process / "status", _MAX_PROC).split(b"\n")
+    uids = next((line.split() for line in lines if line.startswith(b"Uid:")), [])
+    return int(uids[1]) if uids else None
 
 
 def _ended(pid: int, timeout_s: float) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.errors import HardwareError, MpsError
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
+from nomad_nvidia_vgpu.node_files import unsafe
 from nomad_nvidia_vgpu.sharing.compute_mode import ComputeModeJournal
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.mps import Limits, server_limits
@@ -30,6 +31,7 @@ from nomad_nvidia_vgpu.sharing.mps_daemon import (
     gpu_directory,
     known_uuids,
 )
+from nomad_nvidia_vgpu.sharing.mps_logs import bound_logs
 
 _JOURNAL = "compute-modes.json"
 _SERVER_TRIES = 3
@@ -58,8 +60,11 @@ class MpsEnforcer:
         try:
             program = find_program()
             self._prepare_root()
-            daemon = MpsDaemon(gpu_directory(self._config, gpu.uuid), gpu.uuid, program)
+            directory = gpu_directory(self._config, gpu.uuid)
+            daemon = MpsDaemon(directory, gpu.uuid, program)
             owner = self._owns()
+            if owner:
+                bound_logs(directory / "log")
             servers = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
             return self._settle(daemon, gpu, vgpus, servers, owner=owner)
         except (HardwareError, OSError) as error:
@@ -241,7 +246,11 @@ class MpsEnforcer:
         """Whether this process is the one that changes things; it stays so until it ends."""
         with self._lock:
             if self._owner is None:
-                lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                lock = os.open(
+                    self._root / "lock",
+                    os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                    0o600,
+                )
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -267,7 +276,8 @@ class MpsEnforcer:
         """
         for path in (*reversed(self._root.parents), self._root):
             if not path.exists():
-                path.mkdir(exist_ok=True)
+                path.mkdir(0o755, exist_ok=True)
+                self._check_way(path)
                 path.chmod(0o755)
         self._check_root()
 
@@ -283,6 +293,14 @@ class MpsEnforcer:
             raise MpsError(
                 f"mps.root {self._root} can be written by other users (mode"
                 f" {stat.S_IMODE(found.st_mode):o}): chmod 755 {self._root}, or set another"
+            )
+        self._check_way(self._root)
+
+    def _check_way(self, path: Path) -> None:
+        """Sees that nobody else can put a link in its place after any look at it; MpsError."""
+        if (why := unsafe(str(path), {0, os.geteuid()})) is not None:
+            raise MpsError(
+                f"mps.root {self._root} can be replaced by other users ({why}): set another"
             )
 
 

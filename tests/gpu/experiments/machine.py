@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 import os
 import platform
@@ -127,8 +126,8 @@ def driver_calls(lab: Lab) -> None:
             )
     with lab.part("Which figures are missing?"):
         (gpu,) = (g for g in source.look(index).gpus if g.uuid == lab.setup.uuid)
-        missing = [name for name, value in dataclasses.asdict(gpu).items() if value is None]
-        sample = dataclasses.asdict(source.sample(index)[gpu.uuid])
+        missing = [name for name, value in gpu._asdict().items() if value is None]
+        sample = source.sample(index)[gpu.uuid]._asdict()
         missing += [f"{name} (stats)" for name, value in sample.items() if value is None]
         lab.answer("Which figures does the plugin not get?", ", ".join(missing) or "none")
         lab.answer(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -127,8 +128,34 @@ def test_a_file_that_is_no_text_is_a_config_error(tmp_path: Path) -> None:
 
 def test_wrong_hcl_says_where(tmp_path: Path) -> None:
     """HCL that does not parse is refused with file and line."""
-    with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL \(line 2\)"):
+    with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL \(line 2\): '"):
         read(tmp_path, "vgpus = 4\nvendor = = 5\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vault {\n token = s3cret-abc def\n}",
+        'encrypt = "s3cret" "s3cret"',
+        "a = [s3cret s3cret",
+        "token = s3cret==",
+        's3cret "s3cret',
+        "s3cret { s3cret } s3cret",
+    ],
+)
+def test_wrong_hcl_is_not_quoted(tmp_path: Path, text: str) -> None:
+    """An agent's file holds tokens and keys, and people put these words into reports."""
+    with pytest.raises(ConfigError, match="is not valid HCL") as raised:
+        read(tmp_path, text)
+    assert "s3cret" not in str(raised.value).replace(str(tmp_path), "")
+
+
+def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    """It is refused with a sentence."""
+    (tmp_path / "agent.hcl").touch()
+    os.truncate(tmp_path / "agent.hcl", 1 << 40)
+    with pytest.raises(ConfigError, match=r"agent\.hcl cannot be read: it is longer than"):
+        read_config_file(tmp_path / "agent.hcl")
 
 
 def test_quoted_keys_of_hcl_1_are_read(tmp_path: Path) -> None:

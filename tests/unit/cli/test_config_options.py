@@ -15,9 +15,9 @@ from nomad_nvidia_vgpu.cli.config_options import (
     given_config,
     with_any_size,
 )
+from nomad_nvidia_vgpu.config.declaring import LABELLED
 from nomad_nvidia_vgpu.config.decode import decode
 from nomad_nvidia_vgpu.config.options import (
-    LABELLED,
     GpuBlock,
     GpuConfig,
     HealthConfig,

@@ -3,58 +3,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from nomad_nvidia_vgpu.cli import install, plugin_dir
 from nomad_nvidia_vgpu.cli.install import UNPACKED
 from nomad_nvidia_vgpu.cli.main import run
+from nomad_nvidia_vgpu.cli.plugin_block import block_text
 from scripts.onefile import __main__ as start
 from scripts.onefile.build import archive
-
-HEAD = b"#!/bin/sh\n# nvidia-vgpu, a Nomad device plugin\n"
-
-
-class Node(NamedTuple):
-    """A node to install on."""
-
-    config: Path
-    plugins: Path
-    program: Path
-
-    @property
-    def entry(self) -> Path:
-        """Where the plugin belongs."""
-        return self.plugins / "nvidia-vgpu"
-
-    def run(self, *arguments: str) -> int:
-        """Runs a command with this node's configuration."""
-        return run([*arguments, "--agent-config", str(self.config)])
+from unit.cli.installing import HEAD, InstallNode
 
 
-@pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    """A node that has nothing of ours; the command runs as the single file."""
-    tmp_path.chmod(0o755)
-    made = Node(tmp_path / "nomad.d", tmp_path / "plugins", tmp_path / "nvidia-vgpu-1")
-    made.config.mkdir()
-    made.plugins.mkdir()
-    (made.config / "nomad.hcl").write_text(f'plugin_dir = "{made.plugins}"\n')
-    made.program.write_bytes(archive({"__main__.py": b""}, prefix=HEAD))
-    made.program.chmod(0o755)
-    monkeypatch.setattr(sys, "argv", [str(made.program)])
-    # Where the tests' own temporary files lie is not what is tested here.
-    monkeypatch.setattr(plugin_dir, "unsafe", lambda _path, _trusted: None)
-    monkeypatch.setattr(install, "unsafe", lambda _path, _trusted: None)
-    return made
-
-
-def test_it_puts_the_entry_and_the_block(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_puts_the_entry_and_the_block(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An executable copy under the right name, a file of its own, and what to restart."""
     assert node.run("install", "--vgpus", "4") == 0
     assert node.entry.read_bytes() == node.program.read_bytes()
@@ -65,7 +32,7 @@ def test_it_puts_the_entry_and_the_block(node: Node, capsys: pytest.CaptureFixtu
     assert "systemctl restart nomad" in capsys.readouterr().err
 
 
-def test_a_second_time_it_replaces_the_file_and_leaves_the_block(node: Node) -> None:
+def test_a_second_time_it_replaces_the_file_and_leaves_the_block(node: InstallNode) -> None:
     """An upgrade; a plugin that runs keeps the file that it was started from."""
     assert node.run("install", "--vgpus", "4") == 0
     with node.entry.open("rb") as running:
@@ -75,18 +42,19 @@ def test_a_second_time_it_replaces_the_file_and_leaves_the_block(node: Node) -> 
     assert node.entry.read_bytes() == node.program.read_bytes()
 
 
-def test_a_dry_run_does_nothing(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_does_nothing(node: InstallNode, capsys: pytest.CaptureFixture[str]) -> None:
     """It says each step."""
     assert node.run("install", "--vgpus", "4", "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"would copy {node.program} to {node.entry}",
         f"would write {node.config}/nvidia-vgpu.hcl",
+        f"would copy {node.program} to {node.entry}",
+        *block_text({"vgpus": 4}).splitlines(),
     ]
     assert list(node.plugins.iterdir()) == []
     assert [path.name for path in node.config.iterdir()] == ["nomad.hcl"]
 
 
-def test_a_console_script_is_linked_to(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_console_script_is_linked_to(node: InstallNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """It needs the environment that it stands in."""
     script = node.program.with_name("nvidia-vgpu")
     script.write_text("#!/usr/bin/python3\nimport nomad_nvidia_vgpu\n")
@@ -97,7 +65,7 @@ def test_a_console_script_is_linked_to(node: Node, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_nomad_cannot_start_is_not_installed(
-    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    node: InstallNode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`python -m nomad_nvidia_vgpu` is no file."""
     monkeypatch.setattr(sys, "argv", ["/x/nomad_nvidia_vgpu/__main__.py"])
@@ -107,7 +75,7 @@ def test_what_nomad_cannot_start_is_not_installed(
 
 
 def test_where_one_file_is_all_the_block_is_shown(
-    node: Node, capsys: pytest.CaptureFixture[str]
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file itself is the operator's."""
     file = node.config / "nomad.hcl"
@@ -119,7 +87,7 @@ def test_where_one_file_is_all_the_block_is_shown(
 
 
 def test_every_problem_is_a_line_and_nothing_is_done(
-    node: Node, capsys: pytest.CaptureFixture[str]
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The operator mends all and runs it once more."""
     (node.plugins / "gone").symlink_to("nowhere")
@@ -131,7 +99,37 @@ def test_every_problem_is_a_line_and_nothing_is_done(
     assert not node.entry.exists()
 
 
-def test_another_folder_can_be_named(node: Node, tmp_path: Path) -> None:
+def test_a_label_is_a_name_and_no_path(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a block is called decides where nothing goes, and speaks to no terminal."""
+    label = "../../vgpu[red]\x1b[31m\u202e"
+    (node.config / "z.json").write_text(json.dumps({"plugin": {label: {"config": {}}}}))
+    assert node.run("install", "--vgpus", "4") == 1
+    said = capsys.readouterr().err
+    assert r'plugin "../../vgpu[red]\x1b[31m\u202e" block' in said
+    assert all(line.isprintable() for line in said.splitlines())
+    assert list(node.plugins.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_links_that_lie_ready_are_not_followed(node: InstallNode, *, there: bool) -> None:
+    """Neither where the entry belongs, nor where the block does."""
+    victims = [node.program.with_name(name) for name in ("victim", "other")]
+    if there:
+        for victim in victims:
+            victim.write_bytes(HEAD)
+    node.entry.symlink_to(victims[0])
+    (node.config / "nvidia-vgpu.hcl").symlink_to(victims[1])
+    assert node.run("install", "--vgpus", "4") == 1
+    assert [victim.exists() for victim in victims] == [there, there]
+    (node.config / "nvidia-vgpu.hcl").unlink()
+    assert node.run("install", "--vgpus", "4") == 0
+    assert not node.entry.is_symlink()
+    assert not there or victims[0].read_bytes() == HEAD
+
+
+def test_another_folder_can_be_named(node: InstallNode, tmp_path: Path) -> None:
     """For an agent whose configuration this program cannot find out."""
     other = tmp_path / "other"
     other.mkdir()
@@ -141,7 +139,7 @@ def test_another_folder_can_be_named(node: Node, tmp_path: Path) -> None:
 
 
 def test_uninstall_takes_away_what_install_put(
-    node: Node, capsys: pytest.CaptureFixture[str]
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The entry and our own file; the rest of the configuration stays."""
     assert node.run("install", "--vgpus", "4") == 0
@@ -157,7 +155,9 @@ def test_uninstall_takes_away_what_install_put(
     assert [path.name for path in node.config.iterdir()] == ["nomad.hcl"]
 
 
-def test_uninstall_leaves_what_is_not_ours(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uninstall_leaves_what_is_not_ours(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Another's program of that name, and a block that a person wrote: it says so."""
     node.entry.write_text("#!/bin/sh\n")
     node.entry.chmod(0o755)
@@ -169,7 +169,9 @@ def test_uninstall_leaves_what_is_not_ours(node: Node, capsys: pytest.CaptureFix
     assert node.entry.exists()
 
 
-def test_uninstall_says_what_of_mps_is_left(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uninstall_says_what_of_mps_is_left(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Daemons and compute modes outlive the plugin, for tasks do too."""
     with tempfile.TemporaryDirectory(prefix="v", dir="/tmp") as root:  # it must be short
         Path(root, "GPU-1").mkdir()
@@ -183,18 +185,21 @@ def test_uninstall_says_what_of_mps_is_left(node: Node, capsys: pytest.CaptureFi
 
 
 def test_a_write_that_fails_is_a_sentence(
-    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    node: InstallNode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says what could not be done."""
 
-    def full(_self: Path, _target: Path) -> None:
+    def full(_fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert node.run("install", "--vgpus", "4") == 1
-    said = capsys.readouterr().err
-    assert f"could not copy {node.program} to {node.entry}: No space left on device" in said
-    assert list(node.plugins.iterdir()) == []
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == (
+        f"nvidia-vgpu: could not write {node.config}/nvidia-vgpu.hcl (No space left on device):"
+        " mend that, and run this again"
+    )
+    node.assert_untouched()
 
 
 def test_the_places_of_the_single_file_are_known() -> None:

@@ -6,17 +6,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import hcl2
 import pytest
 
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
-from nomad_nvidia_vgpu.cli.installation import Source, as_written, block_text, planned
+from nomad_nvidia_vgpu.cli.installation import Source, as_written, planned
+from nomad_nvidia_vgpu.cli.plugin_block import block_text
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, Program
 from nomad_nvidia_vgpu.errors import ConfigError
 
 FILE = Path("/etc/nomad.d/client.hcl")
 GOOD = PluginDir("/p", exists=True)
 SINGLE = Source(Path("/root/nvidia-vgpu-1"), single_file=True)
+FOUR = {"vgpus": "4"}
 OURS = PluginBlock("nvidia-vgpu", FILE, has_config=True, options={"vgpus": 8})
 
 
@@ -35,7 +36,7 @@ def refused(*arguments: Any) -> tuple[str, ...]:
 
 def test_a_configured_node_needs_the_entry_alone() -> None:
     """The single file is copied, and the block that is there is left as it is."""
-    todo = planned(agent(None, OURS), GOOD, SINGLE, None)
+    todo = planned(agent(None, OURS), GOOD, SINGLE, {})
     assert (todo.entry, todo.link, todo.block) == (Path("/p/nvidia-vgpu"), False, None)
     assert not todo.there_already
 
@@ -43,40 +44,33 @@ def test_a_configured_node_needs_the_entry_alone() -> None:
 def test_a_program_in_a_virtual_environment_is_linked_to() -> None:
     """It is nothing without the rest of the environment."""
     source = Source(Path("/opt/nvidia-vgpu/bin/nvidia-vgpu"), single_file=False)
-    assert planned(agent(None, OURS), GOOD, source, None).link
+    assert planned(agent(None, OURS), GOOD, source, {}).link
 
 
 def test_what_runs_from_its_place_is_there_already() -> None:
     """It is not copied onto itself."""
     source = Source(Path("/p/nvidia-vgpu"), single_file=True)
-    assert planned(agent(None, OURS), GOOD, source, None).there_already
+    assert planned(agent(None, OURS), GOOD, source, {}).there_already
 
 
 def test_a_missing_block_goes_into_a_file_of_its_own(tmp_path: Path) -> None:
     """No file of the operator's is touched."""
-    todo = planned(agent(tmp_path), GOOD, SINGLE, 4)
+    todo = planned(agent(tmp_path), GOOD, SINGLE, FOUR)
     assert todo.block_file == tmp_path / "nvidia-vgpu.hcl"
-    assert todo.block == block_text(4)
+    assert todo.block == block_text(FOUR)
 
 
 def test_where_one_file_is_all_the_block_is_for_a_person_to_add() -> None:
     """A file beside it would not be read."""
-    todo = planned(agent(None), GOOD, SINGLE, 4)
-    assert (todo.block_file, todo.block) == (None, block_text(4))
-
-
-def test_the_block_says_what_it_should() -> None:
-    """It parses, with the label of the file."""
-    (block,) = hcl2.loads(block_text(4))["plugin"]
-    assert "vgpus" in str(block)
-    assert "nvidia-vgpu" in str(block)
+    todo = planned(agent(None), GOOD, SINGLE, FOUR)
+    assert (todo.block_file, todo.block) == (None, block_text(FOUR))
 
 
 def test_all_reasons_come_at_once(tmp_path: Path) -> None:
     """Of the folder, of the block, and of the program."""
     wrong = PluginBlock("nvidia-vgpu", FILE, has_config=True, options={"vgpus": 0, "vgpu": 1})
     source = Source(Path("/x"), single_file=False, problem="the program is nothing")
-    said = refused(agent(tmp_path, wrong), PluginDir("/p", exists=False), source, None)
+    said = refused(agent(tmp_path, wrong), PluginDir("/p", exists=False), source, {})
     assert len(said) == 4
     assert "is not there" in said[0]
     assert "client.hcl: " in said[1]
@@ -88,7 +82,7 @@ def test_all_reasons_come_at_once(tmp_path: Path) -> None:
 def test_a_label_that_is_not_the_files_name_is_refused(label: str, tmp_path: Path) -> None:
     """Nomad 1.10 would not start the file, and 1.9 start it without its config."""
     block = PluginBlock(label, FILE, has_config=True, options={"vgpus": 8})
-    (said,) = refused(agent(tmp_path, block), GOOD, SINGLE, 8)
+    (said,) = refused(agent(tmp_path, block), GOOD, SINGLE, {"vgpus": "8"})
     assert f'plugin "{label}" block' in said
     assert said.endswith('write "nvidia-vgpu"')
 
@@ -96,36 +90,50 @@ def test_a_label_that_is_not_the_files_name_is_refused(label: str, tmp_path: Pat
 def test_other_plugins_are_none_of_our_business(tmp_path: Path) -> None:
     """A block of another name says nothing about us."""
     block = PluginBlock("raw_exec", FILE, has_config=True, options={})
-    assert planned(agent(tmp_path, block), GOOD, SINGLE, 8).block
+    assert planned(agent(tmp_path, block), GOOD, SINGLE, {"vgpus": "8"}).block
 
 
 def test_a_block_without_config_is_refused() -> None:
     """Nothing would be offered."""
     bare = PluginBlock("nvidia-vgpu", FILE, has_config=False, options={})
-    (said,) = refused(agent(None, bare), GOOD, SINGLE, None)
+    (said,) = refused(agent(None, bare), GOOD, SINGLE, {})
     assert "has no config block" in said
 
 
 def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
     """There is no number that fits every node."""
-    assert refused(agent(tmp_path), GOOD, SINGLE, None) == (
-        "the number of vGPUs per GPU is not set: say --vgpus",
+    assert refused(agent(tmp_path), GOOD, SINGLE, {}) == (
+        "it is not set how GPUs are divided: say --vgpus or --vgpu-memory",
     )
-    (said,) = refused(agent(tmp_path), GOOD, SINGLE, 300)
-    assert "vgpus must be a whole number from 1 to 256, got 300" in said
+    (said,) = refused(agent(tmp_path), GOOD, SINGLE, {"vgpus": "300"})
+    assert "vgpus must be a whole number from 1 to 256, got '300'" in said
 
 
-def test_an_existing_block_is_not_changed_by_a_flag() -> None:
-    """What it says already is fine; another number must be written by a person."""
-    assert planned(agent(None, OURS), GOOD, SINGLE, 8).block is None
-    (said,) = refused(agent(None, OURS), GOOD, SINGLE, 9)
-    assert said == f"{FILE} has a plugin block already: set vgpus there, not by --vgpus"
+def test_an_existing_block_is_not_changed_by_flags() -> None:
+    """What it says already is fine; what differs is said, for a person to write."""
+    assert planned(agent(None, OURS), GOOD, SINGLE, {"vgpus": "8"}).notes == ()
+    given = {"vgpus": "9", "mps": {"root": "/x"}, "gpu": {"*L4*": {"vgpus": "2"}}}
+    todo = planned(agent(None, OURS), GOOD, SINGLE, given)
+    assert todo.block is None
+    stays = f"{FILE} has a plugin block, which stays:"
+    assert todo.notes == (
+        f"{stays} vgpus is 8 in it, and 9 was asked for: edit that file",
+        f'{stays} gpu "*L4*".vgpus = 2 was asked for, and is not in it: edit that file',
+        f'{stays} mps.root = "/x" was asked for, and is not in it: edit that file',
+    )
+
+
+@pytest.mark.parametrize("blocks", [(), (OURS,)], ids=["no block", "a block"])
+def test_flags_are_refused_as_the_plugin_would(blocks: tuple[PluginBlock, ...]) -> None:
+    """In its own words, whether they would be written or not."""
+    said = refused(agent(None, *blocks), GOOD, SINGLE, {"vgpus": "4", "sharing": "mig"})
+    assert said == ('sharing must be "time-slicing" or "mps", got \'mig\'',)
 
 
 def test_a_file_that_is_in_the_way_is_refused(tmp_path: Path) -> None:
     """One of ours by name, without our block in it."""
-    files = (tmp_path / "nvidia-vgpu.hcl",)
-    (said,) = refused(agent(tmp_path, files=files), GOOD, SINGLE, 8)
+    (tmp_path / "nvidia-vgpu.hcl").symlink_to("nowhere")
+    (said,) = refused(agent(tmp_path), GOOD, SINGLE, {"vgpus": "8"})
     assert 'nvidia-vgpu.hcl has no plugin "nvidia-vgpu" block' in said
 
 
@@ -139,18 +147,20 @@ def test_a_file_that_is_in_the_way_is_refused(tmp_path: Path) -> None:
 )
 def test_a_folder_that_cannot_be_found_is_refused(given: dict[str, Any], said: str) -> None:
     """Nomad refuses a relative one too."""
-    (problem,) = refused(agent(None, OURS, **given), None, SINGLE, None)
+    (problem,) = refused(agent(None, OURS, **given), None, SINGLE, {})
     assert said in problem
 
 
 def test_the_original_in_our_place_is_replaced() -> None:
     """Same name, same ids: that is how one goes over."""
     found = PluginDir("/p", exists=True, programs=(Program("nvidia-vgpu", Kind.ORIGINAL),))
-    assert planned(agent(None, OURS), found, SINGLE, None).replaced is Kind.ORIGINAL
+    assert planned(agent(None, OURS), found, SINGLE, {}).replaced is Kind.ORIGINAL
 
 
 def test_only_what_install_wrote_may_be_removed() -> None:
     """A file that somebody has changed since is his."""
-    assert as_written(block_text(8), OURS)
-    assert not as_written(block_text(8) + "# mine\n", OURS)
+    assert as_written(block_text({"vgpus": 8}), OURS)
+    assert not as_written(block_text({"vgpus": 8}) + "# mine\n", OURS)
+    wrong = PluginBlock("nvidia-vgpu", FILE, has_config=True, options={"vgpus": "x", "mps": 1})
+    assert not as_written("", wrong)
     assert not as_written("", PluginBlock("nvidia-vgpu", FILE, has_config=False, options={}))

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.launch import (
+    _environment,
     _reservation_document,
     _reservation_table,
     _sample_ids,
@@ -37,6 +40,29 @@ STATS: StatsOfGroups = {
 def groups(*gpus: Gpu | SeenGpu, vgpus: int = 4) -> tuple[DeviceGroup, ...]:
     """Gives the groups of these GPUs."""
     return device_groups(make_plan(PluginConfig(vgpus=vgpus), inventory(*gpus)), "letmutx")
+
+
+SECRETS = (
+    "NOMAD_TOKEN",
+    "VAULT_TOKEN",
+    "CONSUL_HTTP_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GITHUB_TOKEN",
+    "MY_PASSWORD",
+    "SSH_AUTH_SOCK",
+)
+
+
+def test_the_plugin_gets_no_secrets_of_the_person_who_launches_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It needs none; what a plugin does need is still there."""
+    for name in (*SECRETS, "TMPDIR", "LD_LIBRARY_PATH", "NVIDIA_VGPU_UNPACK_DIR"):
+        monkeypatch.setenv(name, "here")
+    given = _environment()
+    assert not given.keys() & set(SECRETS)
+    assert {"PATH", "TMPDIR", "LD_LIBRARY_PATH", "NVIDIA_VGPU_UNPACK_DIR"} <= given.keys()
 
 
 def test_the_sample_reservation_is_of_healthy_vgpus() -> None:

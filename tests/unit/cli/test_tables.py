@@ -34,6 +34,33 @@ def test_a_cell_shows_what_it_holds(capsys: pytest.CaptureFixture[str], cell: st
     assert cell in capsys.readouterr().out
 
 
+ESCAPES = "\x1b[31m\x1b]0;title\x07\r\n\u202e\u2028"
+
+
+def test_nothing_in_a_table_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name is spelled out that holds what would move the cursor or turn the text around."""
+    tables.show(tables.table(f"T{ESCAPES}", (f"C{ESCAPES}",), [(f"c{ESCAPES}",)]))
+    lines = capsys.readouterr().out.split("\n")
+    assert len(lines) == 5
+    assert all(line.isprintable() for line in lines)
+    assert r"c\x1b[31m" in lines[2]
+
+
+@pytest.mark.parametrize("name", ["[bold]text[/bold]", "[/]", "[/red]"])
+def test_titles_and_headings_show_what_they_hold(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """The names of groups and GPUs stand there too."""
+    tables.show(tables.table(name, (name,), [("x",)]))
+    assert capsys.readouterr().out.count(name) == 2
+
+
+def test_a_note_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names stand in sentences, too."""
+    tables.note(f"a {ESCAPES} b")
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
+
+
 def test_notes_stay_beside_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     """A sentence for people does not get into what a pipe reads."""
     tables.note("something is odd")

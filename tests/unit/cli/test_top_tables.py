@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 
@@ -22,6 +21,7 @@ from nomad_nvidia_vgpu.device.foresight import Foresight
 from nomad_nvidia_vgpu.device.observer import Observation
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
+    MpsServer,
     Share,
     StrayProcess,
     Task,
@@ -49,13 +49,14 @@ def observed(
     seen: SeenGpu | None = None,
     strays: tuple[StrayProcess, ...] = (),
     disputed: tuple[int, ...] = (),
+    servers: tuple[MpsServer, ...] = (),
 ) -> Observation:
     """Gives a node with one GPU in eight vGPUs."""
     vgpus = {f"{UUID}-{n}": VgpuUse(0, 2879, 0) for n in range(8) if n not in disputed}
     for one in shares:
         vgpus.update(parts_of(one, 2879))
     said = tuple(f"{UUID}-{number}" for number in disputed)
-    use = GpuUse(UUID, 0.0, vgpus, shares, strays, said)
+    use = GpuUse(UUID, 0.0, vgpus, shares, strays, said, servers)
     plan = make_plan(PluginConfig(vgpus=8), inventory(seen or gpu(UUID)))
     return Observation(NOON, plan, {UUID: FULL_SAMPLE}, Usage(NOON, {UUID: use}))
 
@@ -102,11 +103,20 @@ def test_a_task_says_what_is_wrong_with_it(one: Share, said: str) -> None:
     assert " ".join(rows(observed(one))[1]).endswith(said)
 
 
+def test_names_of_tasks_are_shown_as_they_stand() -> None:
+    """What looks like markup, or speaks to the terminal, is text like any other."""
+    odd = TASK._replace(job="[red]", group="\x1b[31m", name="[/]\u202e")
+    seen = observed(share(0, task=odd))
+    assert rows(seen)[1][1] == r"[red]/\x1b[31m/[/]\u202e"
+    forecasts = Foresight(MemoryGuardConfig()).forecasts(seen.usage)
+    assert r"[red]/\x1b[31m/[/]\u202e" in text(guard_table(forecasts, "warn", bars=False))[-1]
+
+
 def test_unknown_figures_are_dashes() -> None:
     """A figure that is not known is not zero, and a GPU whose users are not known says so."""
     seen = observed(share(0, used=None))
     assert rows(seen)[1][3:] == ["1", "-", "/", "2.0"]
-    sample = dataclasses.replace(FULL_SAMPLE, temperature_c=None, gpu_utilization_percent=None)
+    sample = FULL_SAMPLE._replace(temperature_c=None, gpu_utilization_percent=None)
     seen = seen._replace(samples={UUID: sample}, usage=Usage())
     assert rows(seen)[0][3:] == ["-", "1.0", "/", "22.5", "-", "-", "30", "healthy"]
     assert rows(seen)[1] == ["0-7", "who", "uses", "them", "is", "not", "known"]
@@ -127,6 +137,17 @@ def test_strays_and_disputes_are_shown() -> None:
     assert shown[-1].startswith("- no task: pid 10, 11, 12, 13, 14, 15 and 2 more 8 0.8 / 22.5")
     listed = text(stray_table(seen, bars=False))
     assert listed[2] == ["GPU-27742447", "10", "100", "no", "cgroup"]
+
+
+def test_an_mps_server_is_shown_as_what_it_is() -> None:
+    """Its memory is no task's, and nobody's neither."""
+    seen = observed(share(0), servers=(MpsServer(31, 512),))
+    shown = [" ".join(row) for row in rows(seen)]
+    assert shown[0].startswith("GPU-27742447 NVIDIA L4 2 1.0 / 22.5")
+    assert shown[-1] == "- MPS server: pid 31 1 0.5 / 22.5"
+    (one,) = json.loads(json.dumps(node_document(seen)))["gpus"]
+    assert one["usage"]["mps_servers"] == [{"pid": 31, "memory_mib": 512}]
+    assert one["usage"]["unattributed"] == []
 
 
 @pytest.mark.parametrize(

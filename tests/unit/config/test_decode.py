@@ -39,6 +39,8 @@ FULL: dict[str, Any] = {
     "visible_devices_envs": ["CUDA_VISIBLE_DEVICES"],
     "device_nodes": "cdi",
     "cdi_spec_dirs": ["/srv/cdi"],
+    "framework_hints": ["pytorch", "jax"],
+    "framework_headroom": "1GiB",
     "metrics_address": "[::1]:9400",
     "simulate": ["l4:2"],
     "log_level": "debug",
@@ -74,6 +76,8 @@ FULL_CONFIG = PluginConfig(
     visible_devices_envs=("CUDA_VISIBLE_DEVICES",),
     device_nodes="cdi",
     cdi_spec_dirs=("/srv/cdi",),
+    framework_hints=("pytorch", "jax"),
+    framework_headroom_mib=1024,
     metrics_address="[::1]:9400",
     simulate=(SimulatedGpus("l4", 2),),
     log_level="debug",
@@ -331,6 +335,25 @@ def test_deep_nesting_is_a_config_error(before: bytes, depth: int) -> None:
     """Msgpack nested deeper than anyone would write is refused like any other damage."""
     with pytest.raises(ConfigError):
         decode_msgpack(before + b"\x91" * depth + b"\xc0")
+
+
+def test_a_huge_config_is_refused_before_it_is_read() -> None:
+    """Half a million blocks cost nothing, and the sentence says how large it is."""
+    huge = msgpack.packb({"vgpus": 1, "vendor": "x" * (1 << 18)})
+    with pytest.raises(ConfigError, match=rf"has {len(huge)} bytes"):
+        decode_msgpack(huge)
+
+
+def test_lengths_that_are_only_declared_reserve_no_memory() -> None:
+    """A list that says it has a billion entries, in a list that says so too, and so on."""
+    with pytest.raises(ConfigError, match="not valid msgpack"):
+        decode_msgpack(b"\xdd\x3b\x9a\xca\x00" * 500)
+
+
+def test_a_duration_without_end_is_not_parsed() -> None:
+    """A second a million times takes hundreds of MiB to add up."""
+    with pytest.raises(ConfigError, match=r"^fingerprint_period must be a duration"):
+        decode({"vgpus": 1, "fingerprint_period": "1s" * 33})
 
 
 @pytest.mark.parametrize("vgpus", ["1_6", " 16 ", "16\n", "\u0661\u0666", "+ 1"])

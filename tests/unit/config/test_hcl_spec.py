@@ -20,6 +20,8 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "visible_devices_envs": "list(string)",
         "device_nodes": "string",
         "cdi_spec_dirs": "list(string)",
+        "framework_hints": "list(string)",
+        "framework_headroom": "string",
         "metrics_address": "string",
         "simulate": "list(string)",
         "log_level": "string",

@@ -39,7 +39,8 @@ class Node:
         """Nobody uses these GPUs yet."""
         self.made = MadeProc(root, pid_namespace=pid_namespace, own=own)
         self.now = 1000.0
-        self.attributor = Attributor(self.made.proc)
+        self.attributor = Attributor(self.made.proc, str(root / "mps"))
+        self.mps_root = root / "mps"
         self._plan = make_plan(PluginConfig(vgpus=vgpus), inventory(*(gpus or (A, B))))
         self._listings: dict[str, Listing] = {}
 
@@ -47,6 +48,13 @@ class Node:
         """Lets the driver list these pids with their MiB."""
         listed: Sequence[GpuProcess] = [GpuProcess(pid, mib, kind) for pid, mib in uses.items()]
         self._listings[gpu_uuid] = Listing(self.now, listed)
+
+    def add_daemon(self, pid: int, *, user: int = 0, name: str = "nvidia-cuda-mps-control") -> None:
+        """Starts the MPS daemon of GPU-a, as its pid file says."""
+        self.made.add(pid, name=name, user=user)
+        pipe = self.mps_root / "GPU-a/pipe"
+        pipe.mkdir(parents=True)
+        (pipe / "nvidia-cuda-mps-control.pid").write_text(f"{pid}\n")
 
     def look(self) -> Usage:
         """Makes a pass."""

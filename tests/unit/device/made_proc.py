@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from nomad_nvidia_vgpu.device.proc import Proc
+from unit.manual_clock import DEADLINE_S
 
 HOST_PIDS = "pid:[4026531836]"
 ALLOCATION = "11111111-2222-3333-4444-555555555555"
 OTHER_ALLOCATION = "99999999-8888-7777-6666-555555555555"
 CONTAINER = "c0ffee" + "0" * 58
 PLUGIN = 1
+PATIENCE_S = 0.5
+"""For environments: short for the tests of stuck processes, long for all that are read."""
 
 
 def nomad_v2(allocation: str = ALLOCATION, task: str = "train") -> str:
@@ -55,7 +60,7 @@ class MadeProc:
     @property
     def proc(self) -> Proc:
         """Reads it."""
-        return Proc(str(self.root))
+        return Proc(str(self.root), PATIENCE_S)
 
     def add(  # noqa: PLR0913  what a process is
         self,
@@ -66,6 +71,7 @@ class MadeProc:
         environment: Mapping[str, str] | None = None,
         parent: int = 1,
         name: str = "python",
+        user: int = 1000,
     ) -> None:
         """Starts a process, or starts another one with this pid."""
         self.end(pid)
@@ -73,6 +79,8 @@ class MadeProc:
         place.mkdir()
         fields = ["S", str(parent), *["0"] * 17, str(started), "0", "0"]
         (place / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
+        (place / "status").write_text(f"Name:\t{name}\nUid:\t{user}\t0\t0\t0\nGid:\t7\t7\t7\t7\n")
+        (place / "cmdline").write_text(f"{name}\0-d\0")
         (place / "cgroup").write_text(cgroup)
         self.change_environment(pid, environment or {})
         for line in cgroup.splitlines():
@@ -88,6 +96,22 @@ class MadeProc:
         """Gives a process another environment, as one that executes another program has."""
         text = "".join(f"{name}={value}\0" for name, value in environment.items())
         (self.root / str(pid) / "environ").write_text(text)
+
+    def get_stuck(self, pid: int) -> None:
+        """Lets whoever reads the environment of a process hang."""
+        place = self.root / str(pid) / "environ"
+        place.unlink()
+        os.mkfifo(place)
+
+    def get_going(self, pid: int, environment: Mapping[str, str]) -> None:
+        """Lets it be read again; returns when all who hung on it have gone on."""
+        place = self.root / str(pid) / "environ"
+        hanging = [thread for thread in threading.enumerate() if thread.name == "environ"]
+        os.close(os.open(place, os.O_WRONLY | os.O_NONBLOCK))
+        for thread in hanging:
+            thread.join(DEADLINE_S)
+        place.unlink()
+        self.change_environment(pid, environment)
 
     def end(self, pid: int) -> None:
         """Ends a process if there is one."""

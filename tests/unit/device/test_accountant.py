@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
-from nomad_nvidia_vgpu.device.accountant import Accountant
+from nomad_nvidia_vgpu.device.accountant import Accountant, Tools
 from nomad_nvidia_vgpu.device.attribution import Attributor
 from nomad_nvidia_vgpu.device.catalog import Catalog, Listing
 from nomad_nvidia_vgpu.device.guard import Guard
@@ -37,6 +37,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         """No pass was made yet."""
         self.made = MadeProc(root)
+        self.mps_root = str(root / "mps")
         self.made.add(20, cgroup=nomad_v2(), environment={"NVIDIA_VGPU_IDS": "GPU-a-0"})
         self.clock = ManualClock()
         self.catalog = Catalog(PluginConfig(vgpus=4), self.clock)
@@ -46,8 +47,8 @@ class Node:
 
     def accountant(self, attributor: Attributor | None = None) -> Accountant:
         """Gives who makes the passes."""
-        made = attributor or Attributor(self.made.proc)
-        return Accountant(self.catalog, made, self.guard, QUICK_S)
+        tools = Tools(attributor or Attributor(self.made.proc, self.mps_root), self.guard)
+        return Accountant(self.catalog, lambda: tools, QUICK_S)
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_passes_are_made_within_their_context_until_stopped(node: Node) -> None:
             looked.release()
             return super().attribute(plan, listings, now, taken_at)
 
-    accountant = node.accountant(Counted(node.made.proc))
+    accountant = node.accountant(Counted(node.made.proc, node.mps_root))
     accountant.start(within())
     for _ in range(3):
         assert looked.acquire(timeout=DEADLINE_S)
@@ -126,9 +127,45 @@ def test_an_error_of_ours_does_not_end_the_passes(
             failed.release()
             raise ZeroDivisionError
 
-    accountant = node.accountant(Broken(node.made.proc))
+    accountant = node.accountant(Broken(node.made.proc, node.mps_root))
     accountant.start(contextlib.nullcontext())
     for _ in range(4):
         assert failed.acquire(timeout=DEADLINE_S)
     accountant.stop()
     assert len([m for m in caplog.messages if "report this as a bug" in m]) == 1
+
+
+def test_what_the_passes_need_is_made_when_it_can_be(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it cannot be made, each pass tries again, and the log says so once."""
+    usual = Tools(Attributor(node.made.proc, node.mps_root), node.guard)
+    results: list[Tools | Exception] = [usual, *[OSError("no memory")] * 3]
+    tried = threading.Semaphore(0)
+
+    def tools() -> Tools:
+        result = results.pop()
+        tried.release()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    accountant = Accountant(node.catalog, tools, QUICK_S)
+    assert len(results) == 4
+    accountant.start(contextlib.nullcontext())
+    for _ in range(4):
+        assert tried.acquire(timeout=DEADLINE_S)
+    accountant.stop()
+    assert len([m for m in caplog.messages if "report this as a bug" in m]) == 1
+
+
+def test_a_process_of_a_pass_can_be_looked_at_again(node: Node) -> None:
+    """Whoever is to end it can ask whether it is still the one, and of this task."""
+    accountant = node.accountant()
+    node.accountant().look()
+    (share,) = node.catalog.usage.shares
+    assert not accountant.still_belongs(share.processes[0], share.task)  # it has seen nothing yet
+    accountant.look()
+    assert accountant.still_belongs(share.processes[0], share.task)
+    node.made.end(20)
+    assert not accountant.still_belongs(share.processes[0], share.task)

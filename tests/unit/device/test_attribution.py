@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nomad_nvidia_vgpu.device.attribution import STALE_S
-from nomad_nvidia_vgpu.device.usage import Task, TaskProcess
+from nomad_nvidia_vgpu.device.usage import MpsServer, Task, TaskProcess
 from unit.device.attributing import A, B, Node, claims, strays, used
 from unit.device.made_proc import (
     ALLOCATION,
@@ -273,3 +273,105 @@ def test_an_agent_in_a_container_has_tasks(tmp_path: Path) -> None:
     node.made.add(20, cgroup=inner, environment=claims("GPU-a-0"))
     node.use("GPU-a", {20: 100})
     assert node.on().shares[0].task.allocation == ALLOCATION
+
+
+def test_a_task_that_is_stuck_is_known_when_it_can_be(tmp_path: Path) -> None:
+    """Until its environment can be read it is a stray, however many passes that takes."""
+    node = Node(tmp_path)
+    node.made.add(20, cgroup=nomad_v2())
+    node.made.get_stuck(20)
+    node.use("GPU-a", {20: 300})
+    for _ in range(10):
+        assert strays(node.on()) == {20: "its task claims no vGPU"}
+    node.made.get_going(20, claims("GPU-a-1"))
+    (share,) = node.on().shares
+    assert share.vgpu_ids == ("GPU-a-1",)
+
+
+def test_a_task_that_gets_stuck_is_known_all_the_same(tmp_path: Path) -> None:
+    """What was read once need not be read again."""
+    node = Node(tmp_path)
+    node.made.add(20, cgroup=nomad_v2(), environment=claims("GPU-a-1"))
+    node.use("GPU-a", {20: 300})
+    node.look()
+    node.made.get_stuck(20)
+    (share,) = node.on().shares
+    assert share.used_mib == 300
+
+
+def test_a_stuck_process_without_a_cgroup_is_left_out(tmp_path: Path) -> None:
+    """Nobody can tell what it, or its parent, would claim; the others are counted."""
+    node = Node(tmp_path)
+    node.made.add(19)
+    node.made.add(20, parent=19)
+    node.made.add(30, cgroup=nomad_v2(), environment=claims("GPU-a-1"))
+    node.use("GPU-a", {20: 300, 30: 400})
+    node.made.get_stuck(19)
+    use = node.on()
+    assert (strays(use), [share.used_mib for share in use.shares]) == ({}, [400])
+    node.made.get_going(19, claims("GPU-a-0"))
+    assert [share.used_mib for share in node.on().shares] == [400, 300]
+
+
+# MPS servers
+
+DAEMON, SERVER = 30, 31
+
+
+@pytest.mark.parametrize("user", [0, 1000], ids=["multi-user", "the client's user"])
+def test_the_server_of_our_daemon_is_no_stray(tmp_path: Path, user: int) -> None:
+    """Known by its parent, whoever it runs as and whatever it is called."""
+    node = Node(tmp_path)
+    node.add_daemon(DAEMON)
+    node.made.add(SERVER, parent=DAEMON, user=user, name="anything")
+    node.made.add(20, cgroup=nomad_v2(), environment=claims("GPU-a-0"))
+    node.use("GPU-a", {SERVER: 300, 20: 100})
+    use = node.on()
+    assert use.servers == (MpsServer(SERVER, 300),)
+    assert (use.strays, use.processes) == ((), 2)
+    assert used(use)["GPU-a-0"] == (100, 1000, 1)
+
+
+def test_a_server_that_outlives_its_daemon_stays_one(tmp_path: Path) -> None:
+    """It goes on for the tasks that use it."""
+    node = Node(tmp_path)
+    node.add_daemon(DAEMON)
+    node.made.add(SERVER, parent=DAEMON)
+    node.use("GPU-a", {SERVER: 300})
+    node.look()
+    node.made.end(DAEMON)
+    assert node.on().servers == (MpsServer(SERVER, 300),)
+
+
+def test_no_name_and_no_variable_makes_a_server(tmp_path: Path) -> None:
+    """Any user can call his process so, and make its files here root's."""
+    node = Node(tmp_path)
+    node.add_daemon(DAEMON)
+    pipe = {"CUDA_MPS_PIPE_DIRECTORY": str(node.mps_root / "GPU-a/pipe")}
+    node.made.add(SERVER, name="nvidia-cuda-mps-server", environment=pipe, user=0)
+    node.use("GPU-a", {SERVER: 300})
+    assert strays(node.on()) == {SERVER: "it is in no task's cgroup"}
+
+
+def test_what_a_task_starts_is_never_a_server(tmp_path: Path) -> None:
+    """A container may write the pid file, and name any process there."""
+    node = Node(tmp_path)
+    node.add_daemon(DAEMON)
+    node.made.add(SERVER, parent=DAEMON, cgroup=docker_v2(), environment=claims("GPU-a-0"))
+    node.use("GPU-a", {SERVER: 300})
+    use = node.on()
+    assert (use.servers, [share.used_mib for share in use.shares]) == ((), [300])
+
+
+@pytest.mark.parametrize(
+    ("user", "name"),
+    [(1000, "nvidia-cuda-mps-control"), (0, "sshd")],
+    ids=["a user's program", "another program of root's"],
+)
+def test_a_pid_file_that_lies_makes_no_server(tmp_path: Path, user: int, name: str) -> None:
+    """It must lead to a daemon that root or this program's user has started."""
+    node = Node(tmp_path)
+    node.add_daemon(DAEMON, user=user, name=name)
+    node.made.add(SERVER, parent=DAEMON)
+    node.use("GPU-a", {SERVER: 300})
+    assert set(strays(node.on())) == {SERVER}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,7 +215,7 @@ def test_the_later_directory_decides(node: CdiNode) -> None:
 
 def test_simulated_gpus_have_no_files(node: CdiNode) -> None:
     """They need no specification either."""
-    assert deliver(node, replace(gpu("GPU-simulated"), simulated=True)) == Delivery()
+    assert deliver(node, gpu("GPU-simulated", simulated=True)) == Delivery()
 
 
 def test_libraries_are_read_again_only_when_they_have_changed(node: CdiNode) -> None:

@@ -127,6 +127,23 @@ def test_the_oldest_process_may_be_further_down(tmp_path: Path) -> None:
     assert Members(made.proc).oldest(cgroup) == Identity(40, 200)
 
 
+def test_cgroups_without_end_are_looked_at_in_part(tmp_path: Path) -> None:
+    """A container that nests its cgroups deeper than Python can go hides nobody else's use."""
+    made = MadeProc(tmp_path)
+    made.add(30, started=300, cgroup=docker_v2())
+    cgroup = task_cgroup(docker_v2())
+    assert cgroup is not None
+    place = made.cgroups / "unified" / cgroup.path.lstrip("/")
+    nested = [Path(f"{place}{'/d' * depth}") for depth in range(1, 1200)]
+    for one in nested:
+        one.mkdir()
+    try:
+        assert Members(made.proc).oldest(cgroup) == Identity(30, 300)
+    finally:
+        for one in reversed(nested):
+            one.rmdir()
+
+
 def test_members_are_found_under_cgroup_v1(tmp_path: Path) -> None:
     """The hierarchy of the freezer says who belongs to a task."""
     made = MadeProc(tmp_path)

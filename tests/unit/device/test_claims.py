@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nomad_nvidia_vgpu.device.cgroups import TaskCgroup, task_cgroup
 from nomad_nvidia_vgpu.device.claims import claim_of
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
@@ -95,6 +97,37 @@ def test_nonsense_is_no_hindrance() -> None:
     assert claim.task.allocation is not None
     assert claim.task.allocation.startswith("evil??[2J")
     assert len(claim.task.allocation) < 200
+
+
+@pytest.mark.parametrize(
+    "uuid",
+    [
+        "a",
+        "GPU-",
+        "gpu-a",
+        "XGPU-a",
+        "GPU-a b",
+        "GPU-a\n",
+        "GPU-\x1b[2J",
+        "GPU-\u0430",
+        "MIG-" + "a" * 200,
+    ],
+)
+def test_what_looks_like_no_uuid_is_no_claim(uuid: str) -> None:
+    """What a task makes up as the UUID of a GPU reaches no log, label or terminal."""
+    assert claim_of({**TOLD, "NVIDIA_VGPU_IDS": f"{uuid}-0"}, None, certain=False) is None
+    claim = claim_of({**TOLD, "NVIDIA_VGPU_BUDGETS": f"{uuid}=1,GPU-a=2"}, None, certain=False)
+    assert claim is not None
+    assert claim.promised_mib == {"GPU-a": 2}
+
+
+@pytest.mark.parametrize("uuid", ["GPU-4e1f-0", "MIG-1a2b", "MIG-GPU-4e1f-0/1/0"])
+def test_all_forms_of_uuids_are_known(uuid: str) -> None:
+    """GPUs, MIG devices, and MIG devices as drivers before R470 named them."""
+    told = {"NVIDIA_VGPU_IDS": f"{uuid}-3", "NVIDIA_VGPU_BUDGETS": f"{uuid}=5"}
+    claim = claim_of(told, None, certain=False)
+    assert claim is not None
+    assert (claim.task.vgpu_ids, claim.promised_mib) == ((f"{uuid}-3",), {uuid: 5})
 
 
 def test_a_claim_of_very_many_vgpus_is_cut_off() -> None:

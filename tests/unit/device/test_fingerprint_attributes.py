@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,7 +193,7 @@ def test_nothing_that_moves_is_told() -> None:
 
 def test_a_mig_device_of_unknown_profile_is_not_taken_to_be_isolated() -> None:
     """A MIG device whose profile is unknown promises nothing about its memory."""
-    nameless = replace(mig("MIG-a"), mig_profile=None)
+    nameless = mig("MIG-a")._replace(mig_profile=None)
     attributes = group_of(nameless, vgpus=1).attributes
     assert attributes["memory_isolation"] == Attribute("none")
     assert "mig" not in attributes

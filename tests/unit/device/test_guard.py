@@ -6,7 +6,6 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,7 +187,7 @@ def test_a_pid_that_was_reused_is_spared() -> None:
 
 def test_with_no_grace_two_lists_are_needed() -> None:
     """Even at once means after a second list, for the first proves no identity."""
-    config = replace(KILL, grace_s=0.0)
+    config = KILL._replace(grace_s=0.0)
     one = share(process(1, 9000))
     assert killed(follow(config, (0.0, one), (2.0, one))) == [(2.0, [1])]
 

@@ -16,6 +16,7 @@ from nomad_nvidia_vgpu.device.holdings import HoldingsWatch, environments, holdi
 from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from unit.device.made_proc import MadeProc
 
 TASK = {
     "NOMAD_ALLOC_ID": "5c9a",
@@ -109,3 +110,15 @@ def test_the_watch_tells_what_it_finds(tmp_path: Path) -> None:
     while found.get(timeout=30):
         pass
     watch.stop()
+
+
+def test_a_stuck_process_hides_no_other(tmp_path: Path) -> None:
+    """While one cannot be read, what the others hold is told all the same."""
+    made = MadeProc(tmp_path)
+    made.add(11, environment=TASK)
+    made.get_stuck(11)
+    made.add(12, environment={**TASK, "NOMAD_ALLOC_ID": "99aa"})
+    (holding,) = holdings_of(environments(made.proc))
+    assert holding.task == "99aa/train"
+    made.get_going(11, TASK)
+    assert {h.task for h in holdings_of(environments(made.proc))} == {"5c9a/train", "99aa/train"}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -22,6 +21,7 @@ from nomad_nvidia_vgpu.device.metrics import FAMILIES, STALE_S, CatalogCollector
 from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.device.usage import (
     GpuUse,
+    MpsServer,
     Share,
     StrayProcess,
     Task,
@@ -128,8 +128,8 @@ def test_the_figures_of_a_gpu_are_in_base_units(scraped: Scraped) -> None:
 
 def test_what_is_not_known_is_left_out(scraped: Scraped) -> None:
     """A figure that the GPU does not give is not zero, but not there."""
-    sample = dataclasses.replace(FULL_SAMPLE, temperature_c=None, energy_mj=None)
-    scraped.catalog.take_samples({"GPU-a": dataclasses.replace(sample, power_w=Ratio(9))})
+    sample = FULL_SAMPLE._replace(temperature_c=None, energy_mj=None)
+    scraped.catalog.take_samples({"GPU-a": sample._replace(power_w=Ratio(9))})
     assert scraped.value("gpu_power_watts", **OWN) == 9
     for name in ("gpu_temperature_celsius", "gpu_energy_joules_total", "gpu_power_limit_watts"):
         assert scraped.named(name) == {}
@@ -248,6 +248,16 @@ def test_daemons_are_told_where_there_are_any(scraped: Scraped) -> None:
     assert mps.value("gpu_mps_memory_limited", **OWN) == 0
 
 
+def test_the_memory_of_an_mps_server_is_its_own() -> None:
+    """It counts as a process of the GPU, and neither as a task's nor as nobody's."""
+    mps = Scraped(gpu(), config=PluginConfig(vgpus=2, sharing="mps"))
+    use = GpuUse("GPU-a", 0.0, {}, (), (), servers=(MpsServer(31, 300),))
+    mps.catalog.take_usage(Usage(NOON, {"GPU-a": use}))
+    assert mps.value("gpu_mps_server_memory_bytes", **OWN) == 300 << 20
+    assert mps.value("gpu_processes", **OWN) == 1
+    assert mps.value("gpu_unattributed_memory_bytes", **OWN) == 0
+
+
 def test_what_the_plugin_did_is_counted(scraped: Scraped) -> None:
     """Reservations and what the guard did, each from zero."""
     scraped.tally.reserved(MADE)
@@ -305,6 +315,6 @@ def test_a_scrape_has_one_clock() -> None:
     """Without a clock of a test, a sample of this moment is fresh."""
     scraped = Scraped(gpu())
     now = datetime.now(tz=NOON.tzinfo)
-    scraped.catalog.take_samples({"GPU-a": dataclasses.replace(FULL_SAMPLE, taken_at=now)})
+    scraped.catalog.take_samples({"GPU-a": FULL_SAMPLE._replace(taken_at=now)})
     text = generate_latest(registry_of(scraped.catalog, scraped.tally, "letmutx")).decode()
     assert "nvidia_vgpu_gpu_temperature_celsius{" in text

@@ -8,19 +8,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 
 from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
-from nomad_nvidia_vgpu.device import plugin
-from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin, _policy
+from nomad_nvidia_vgpu.device import background, plugin
+from nomad_nvidia_vgpu.device.accountant import Accountant
+from nomad_nvidia_vgpu.device.background import policy_of
+from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
 from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation
-from nomad_nvidia_vgpu.errors import RequestError, StaleLibraryError
+from nomad_nvidia_vgpu.errors import NotBegunError, RequestError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from nomad_nvidia_vgpu.gpu.watch import GpuWatch
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 from unit.manual_clock import DEADLINE_S
@@ -44,11 +46,21 @@ class Tried:
         """Starts nothing."""
         self.source = ScriptedSource(gpu("GPU-a"))
         self.sources_for: list[Sequence[SimulatedGpus]] = []
+        self.failure: Exception | None = None
+        """What is raised in place of making a source."""
         self.left = threading.Event()
         self.plugin = Plugin(self._source_of, config, self.left.set)
 
+    @property
+    def watch(self) -> GpuWatch:
+        """The watch, which has begun."""
+        assert self.plugin._background is not None
+        return self.plugin._background.watch
+
     def _source_of(self, simulate: Sequence[SimulatedGpus]) -> GpuSource:
         self.sources_for.append(simulate)
+        if self.failure is not None:
+            raise self.failure
         return self.source
 
 
@@ -58,10 +70,7 @@ def tried(request: pytest.FixtureRequest) -> Iterator[Tried]:
     before = set(threading.enumerate())
     made = Tried(getattr(request, "param", CONFIG))
     yield made
-    if made.plugin._watch is not None:
-        assert made.plugin._accountant is not None
-        made.plugin._accountant.stop()
-        made.plugin._watch.stop()
+    made.plugin.stop()
     made.source.release()
     for thread in set(threading.enumerate()) - before:
         thread.join(DEADLINE_S)
@@ -148,9 +157,8 @@ def test_stats_make_samples(tried: Tried) -> None:
     with contextlib.closing(tried.plugin.stats(HangUp(), 0.01)) as stats:  # type: ignore[type-var]
         next(stats)
         tried.source.wait_for_more("sample 0", 3)
-        assert tried.plugin._watch is not None
-        assert tried.plugin._watch._intervals_s == [0.01]
-    assert tried.plugin._watch._intervals_s == []
+        assert tried.watch._intervals_s == [0.01]
+    assert tried.watch._intervals_s == []
 
 
 def test_an_open_stream_ends_when_the_host_hangs_up(tried: Tried) -> None:
@@ -185,15 +193,18 @@ def test_hanging_up_is_told_to_all() -> None:
 def test_a_replaced_driver_ends_the_process(tried: Tried) -> None:
     """When only a new process can use the driver, the plugin asks to leave."""
     tried.source.driver(StaleLibraryError("the driver was replaced"))
-    tried.plugin.fingerprint(HangUp())
+    hang_up = HangUp()
+    stream = tried.plugin.fingerprint(hang_up)
+    threading.Thread(target=next, args=(stream, None), daemon=True).start()
     assert tried.left.wait(DEADLINE_S)
+    hang_up.hang_up()
 
 
 @pytest.mark.parametrize(
     "tried",
     [
-        replace(CONFIG, health=HealthConfig(end_tasks=True)),
-        replace(CONFIG, memory_guard=MemoryGuardConfig("warn")),
+        CONFIG._replace(health=HealthConfig(end_tasks=True)),
+        CONFIG._replace(memory_guard=MemoryGuardConfig("warn")),
     ],
     indirect=True,
 )
@@ -203,25 +214,30 @@ def test_who_acts_on_processes_has_them_listed(tried: Tried) -> None:
     tried.source.wait_for_calls("processes 0", 2)
 
 
-@pytest.mark.parametrize("host_pids", [True, False])
+@pytest.fixture
+def host_pids(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Gives whether this program sees the pids of the host."""
+    monkeypatch.setattr(Proc, "sees_host_pids", lambda _: request.param)
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("host_pids", [True, False], indirect=True)
 @pytest.mark.parametrize(
-    "tried", [replace(CONFIG, memory_guard=MemoryGuardConfig("kill"))], indirect=True
+    "tried", [CONFIG._replace(memory_guard=MemoryGuardConfig("kill"))], indirect=True
 )
 def test_a_guard_that_cannot_be_sure_promises_nothing(
+    host_pids: bool,  # noqa: FBT001  a fixture
     tried: Tried,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    *,
-    host_pids: bool,
 ) -> None:
     """Where pids may mean other processes, "kill" only warns, and jobs are not told otherwise."""
-    monkeypatch.setattr(Proc, "sees_host_pids", lambda _: host_pids)
     (group,) = next(tried.plugin.fingerprint(HangUp()))
     assert group.attributes["memory_isolation"].value == ("guard" if host_pids else "none")
-    assert ("it only warns" in caplog.text) is not host_pids
+    told = [record.getMessage() for record in caplog.get_records("setup")]
+    assert any("it only warns" in message for message in told) is not host_pids
 
 
-@pytest.mark.parametrize("tried", [replace(CONFIG, metrics_address="[::1]:9400")], indirect=True)
+@pytest.mark.parametrize("tried", [CONFIG._replace(metrics_address="[::1]:9400")], indirect=True)
 def test_metrics_are_served_from_the_first_fingerprint_on(
     tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +249,7 @@ def test_metrics_are_served_from_the_first_fingerprint_on(
         addresses.append(config.metrics_address)
         began.release()
 
-    monkeypatch.setattr(plugin, "_serve_metrics", serve)
+    monkeypatch.setattr(background, "serve_metrics", serve)
     assert not addresses
     for _ in range(2):
         next(tried.plugin.fingerprint(HangUp()))
@@ -250,7 +266,81 @@ def test_reservations_are_counted(tried: Tried) -> None:
     assert tried.plugin._tally.reservations == {"made": 1, "refused": 1}
 
 
-WITHOUT_METRICS = """
+def own_threads(before: set[threading.Thread]) -> list[str]:
+    """Gives the names of the threads that were started since, when those told to end have ended."""
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE_S)
+    return [thread.name for thread in set(threading.enumerate()) - before]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets streams try again at once."""
+    monkeypatch.setattr(plugin, "RETRY_S", 1 / 256)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_fingerprint_that_cannot_begin_goes_on_without_gpus(
+    tried: Tried, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The host is answered, the log says once why there are no GPUs, and they come when it can be."""
+    tried.failure = ImportError("no pynvml here")
+    stream = tried.plugin.fingerprint(HangUp())
+    assert next(stream) == ()
+    assert len(tried.sources_for) > 1
+    tried.failure = None
+    (group,) = next(stream)
+    assert group.name == "NVIDIA L4"
+    (told,) = caplog.messages
+    assert "no GPU is offered" in told
+    assert "no pynvml here" in told
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_host_can_hang_up_on_a_fingerprint_that_cannot_begin(tried: Tried) -> None:
+    """The stream ends, whether it waits or not."""
+    tried.failure = ImportError("no pynvml here")
+    hang_up = HangUp()
+    stream = tried.plugin.fingerprint(hang_up)
+    next(stream)
+    hang_up.hang_up()
+    assert list(stream) == []
+
+
+def test_each_call_tries_to_begin_anew(tried: Tried, caplog: pytest.LogCaptureFixture) -> None:
+    """A call that cannot begin says why and leaves nothing behind; the next may have more luck."""
+    tried.failure = ImportError("no pynvml here")
+    for _ in range(2):
+        with pytest.raises(NotBegunError, match="no pynvml here"):
+            tried.plugin.reserve(["GPU-a-0"])
+        with pytest.raises(NotBegunError, match="no pynvml here"):
+            next(tried.plugin.stats(HangUp(), 1.0))
+    assert len(caplog.messages) == 1
+    tried.failure = None
+    tried.plugin.reserve(["GPU-a-0"])
+
+
+@pytest.mark.parametrize("failing", [Accountant, GpuWatch])
+def test_what_cannot_be_started_whole_is_not_started(
+    tried: Tried, failing: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When one thread cannot be started, those that were are told to end."""
+    before = set(threading.enumerate())
+    with monkeypatch.context() as broken:
+        started = failing.start  # type: ignore[attr-defined]
+
+        def start(*args: object) -> None:
+            started(*args)
+            raise RuntimeError("can't start new thread")
+
+        broken.setattr(failing, "start", start)
+        with pytest.raises(NotBegunError, match="can't start new thread"):
+            tried.plugin.reserve(["GPU-a-0"])
+    assert own_threads(before) == []
+    assert tried.plugin.reserve(["GPU-a-0"]).envs["NVIDIA_VGPU_IDS"] == "GPU-a-0"
+
+
+FIRST_FINGERPRINT = """
 import sys
 from nomad_nvidia_vgpu.config.decode import decode
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
@@ -261,18 +351,24 @@ print(*sys.modules)
 """
 
 
-def test_without_an_address_nothing_of_the_metrics_is_imported() -> None:
-    """Who wants none does not pay for them."""
+def test_the_first_fingerprint_imports_only_what_it_needs() -> None:
+    """Who wants no metrics does not pay for them, and who uses what is found out later."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_METRICS], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FIRST_FINGERPRINT], capture_output=True, text=True, check=True
     )
-    assert not {"prometheus_client", "http.server"} & set(done.stdout.split())
+    late = ("attribution", "cdi", "guard", "holdings", "metrics", "task_ending", "upkeep")
+    unwanted = {
+        "prometheus_client",
+        "http.server",
+        *(f"nomad_nvidia_vgpu.device.{m}" for m in late),
+    }
+    assert not unwanted & set(done.stdout.split())
 
 
 def test_the_operators_policy_is_the_watchs() -> None:
     """What the health block says is what GPUs are judged by; without it, the defaults."""
     health = HealthConfig((13,), (79,), recovery_period_s=1.0)
-    assert _policy(PluginConfig(health=health)) == HealthPolicy(
+    assert policy_of(PluginConfig(health=health)) == HealthPolicy(
         frozenset({13}), frozenset({79}), recovery_period_s=1.0
     )
-    assert _policy(PluginConfig()) == DEFAULT_POLICY
+    assert policy_of(PluginConfig()) == DEFAULT_POLICY

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.device.reserve import reserve
 from nomad_nvidia_vgpu.errors import RequestError
-from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
+from nomad_nvidia_vgpu.gpu.model import Gpu, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Mount
 from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
-from unit.example_gpus import LOST, gpu, inventory
+from unit.example_gpus import LOST, gpu, inventory, mig
 
 CONFIG = PluginConfig(vgpus=16)
 NODE = inventory(
@@ -260,3 +260,42 @@ def test_mps_and_device_files_go_together() -> None:
     ]
     assert reserved.envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "6"
     assert reserved.devices
+
+
+def hinted(*ids: str, node: Inventory = NODE, vgpus: int = 16) -> dict[str, str]:
+    """Gives what the frameworks of a task are told."""
+    config = PluginConfig(vgpus=vgpus, framework_hints=("jax", "tensorflow"))
+    given_envs = reserve(config, make_plan(config, node), ids).envs
+    return {n: v for n, v in given_envs.items() if n.startswith(("XLA_", "TF_"))}
+
+
+def test_frameworks_are_told_nothing_unless_asked() -> None:
+    """A job cannot override what a plugin sets."""
+    assert not [name for name in envs("GPU-a-0") if name.startswith(("XLA_", "TF_", "PYTORCH_"))]
+
+
+def test_frameworks_are_told_the_share_of_the_grant() -> None:
+    """Four of sixteen vGPUs of 81,559 MiB are a quarter; 512 MiB of it are the context's."""
+    assert hinted(*(f"GPU-a-{n}" for n in range(4))) == {
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2437",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }
+
+
+def test_frameworks_with_a_whole_gpu_are_told_nothing() -> None:
+    """There is nobody to leave memory to."""
+    assert hinted(*(f"GPU-a-{n}" for n in range(16))) == {}
+    assert hinted("GPU-a-0", vgpus=1) == {}
+    assert hinted("GPU-a-0", *(f"GPU-b-{n}" for n in range(16))) != {}
+
+
+def test_frameworks_on_a_part_of_a_gpu_instance_are_told_its_part() -> None:
+    """Such a MIG device shows the memory of the whole GPU instance, and owns a third of it."""
+    device = mig("MIG-1", profile="1c.3g.20gb", memory_mib=20_000)
+    told = hinted("MIG-1-0", node=inventory(device), vgpus=1)
+    assert told["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.3077"  # (6,666 - 512) / 20,000
+
+
+def test_frameworks_where_no_memory_is_known() -> None:
+    """No fraction can be told, but not to take all there is can be."""
+    assert hinted("GPU-dark-0") == {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}

@@ -21,6 +21,7 @@ from nomad_nvidia_vgpu.goplugin.logs import (
     StderrHandler,
     configure,
     level_name,
+    printable,
 )
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -104,6 +105,18 @@ def test_fields_cannot_take_the_hosts_keys(key: str) -> None:
 def test_arguments_that_do_not_fit_are_reported() -> None:
     """A log call whose arguments do not fit still says what it meant."""
     assert "%d GPUs" in line_of(record("%d GPUs", "many"))["@message"]
+
+
+@given(message=ANY_TEXT, value=ANY_TEXT, key=ANY_TEXT)
+def test_nothing_in_a_line_speaks_to_a_terminal(message: str, value: str, key: str) -> None:
+    """No name forges a line or an escape sequence in the host's log, which shows text as it is."""
+    line = line_of(record("%s", message, fields={key: value}))
+    assert all(k.isprintable() and str(v).isprintable() for k, v in line.items())
+
+
+def test_what_is_not_printable_is_spelled_out() -> None:
+    """It can still be told what it was."""
+    assert printable("a\r\x1b[31m\u202eb\0\udcff é") == r"a\r\x1b[31m\u202eb\x00\udcff é"
 
 
 def test_line_ends_become_bars() -> None:

@@ -6,19 +6,29 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.goplugin.server import _make_directory, _socket_directory, _wait
+from nomad_nvidia_vgpu.goplugin import server
+from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
+from nomad_nvidia_vgpu.goplugin.server import _wait
 from unit.manual_clock import DEADLINE_S
 
 NO_PROCESS = -1
 
 
+def make_directory(environment: Mapping[str, str]) -> Path:
+    """Gives a socket's directory, where nobody objects to any."""
+    return Path(server._make_directory(environment, lambda _: None))
+
+
 def test_the_socket_directory_is_for_us_alone(tmp_path: Path) -> None:
     """The directory of the socket is fresh, in the host's place, and closed to others."""
-    with _socket_directory({"PLUGIN_UNIX_SOCKET_DIR": str(tmp_path)}) as place:
+    with server._socket_directory(
+        {"PLUGIN_UNIX_SOCKET_DIR": str(tmp_path)}, lambda _: None
+    ) as place:
         directory = Path(place)
         assert directory.parent == tmp_path
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -27,7 +37,7 @@ def test_the_socket_directory_is_for_us_alone(tmp_path: Path) -> None:
 
 def test_the_socket_directory_is_removed(tmp_path: Path) -> None:
     """Nothing is left of the socket and its directory afterwards."""
-    with _socket_directory({"TMPDIR": str(tmp_path)}) as directory:
+    with server._socket_directory({"TMPDIR": str(tmp_path)}, lambda _: None) as directory:
         (Path(directory) / "plugin.sock").touch()
     assert not list(tmp_path.iterdir())
 
@@ -35,7 +45,7 @@ def test_the_socket_directory_is_removed(tmp_path: Path) -> None:
 def test_each_plugin_has_a_directory_of_its_own(tmp_path: Path) -> None:
     """Two plugins started in one place do not meet."""
     environment = {"TMPDIR": str(tmp_path)}
-    assert _make_directory(environment) != _make_directory(environment)
+    assert make_directory(environment) != make_directory(environment)
 
 
 def test_the_hosts_place_goes_before_the_systems(tmp_path: Path) -> None:
@@ -43,8 +53,8 @@ def test_the_hosts_place_goes_before_the_systems(tmp_path: Path) -> None:
     wish, usual = tmp_path / "wish", tmp_path / "usual"
     wish.mkdir()
     usual.mkdir()
-    made = _make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(wish), "TMPDIR": str(usual)})
-    assert Path(made).parent == wish
+    made = make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(wish), "TMPDIR": str(usual)})
+    assert made.parent == wish
 
 
 @pytest.mark.parametrize("place", ["missing", "x" * 100, "with|bar"])
@@ -53,7 +63,7 @@ def test_a_place_that_does_not_serve_is_passed_over(tmp_path: Path, place: str) 
     unfit = tmp_path / place
     if place != "missing":
         unfit.mkdir()
-    made = Path(_make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(unfit), "TMPDIR": "/tmp"}))
+    made = make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(unfit), "TMPDIR": "/tmp"})
     made.rmdir()
     assert made.parent == Path("/tmp")
 
@@ -61,9 +71,35 @@ def test_a_place_that_does_not_serve_is_passed_over(tmp_path: Path, place: str) 
 def test_a_file_in_the_place_of_a_directory_is_passed_over(tmp_path: Path) -> None:
     """A TMPDIR that is a file does not keep the plugin from starting."""
     (tmp_path / "file").touch()
-    made = Path(_make_directory({"TMPDIR": str(tmp_path / "file")}))
+    made = make_directory({"TMPDIR": str(tmp_path / "file")})
     made.rmdir()
     assert made.parent == Path("/tmp")
+
+
+def test_a_place_that_others_can_change_is_passed_over(tmp_path: Path) -> None:
+    """Whoever could take the directory away would put his own socket where the host expects ours."""
+    made = Path(
+        server._make_directory(
+            {"TMPDIR": str(tmp_path)},
+            lambda path: "it is a stranger's" if path.startswith(str(tmp_path)) else None,
+        )
+    )
+    made.rmdir()
+    assert made.parent == Path("/tmp")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_place_it_says_every_reason(tmp_path: Path) -> None:
+    """The host logs the sentence, and the operator learns what to mend."""
+    with pytest.raises(HandshakeError, match=r"(a stranger's.*){3}set TMPDIR to"):
+        server._make_directory({"TMPDIR": str(tmp_path)}, lambda _: "it is a stranger's")
+
+
+def test_the_host_is_told_the_real_path(tmp_path: Path) -> None:
+    """A link on the way could be turned elsewhere once it has been judged."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert make_directory({"TMPDIR": str(tmp_path / "link")}).parent == tmp_path / "real"
 
 
 def test_a_host_that_lives_is_served_until_stop() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,8 @@ def test_no_directory_is_no_specification(tmp_path: Path) -> None:
         (MINIMAL + 'containerEdits: {env: ["A\\0=1"]}\n', "not NAME=value"),
         (MINIMAL + "containerEdits: {hooks: [x]}\n", "an entry of hooks is 'x', not a mapping"),
         ("\udcff", "utf-8"),
+        ("a: " + "[" * 500_000, "nested more than 32 deep"),
+        ("a: &a [x]\nb: [*a, *a]\n", "it has an alias, *a"),
     ],
 )
 def test_a_malformed_file_is_a_sentence(node: CdiNode, text: str, why: str) -> None:
@@ -156,7 +159,15 @@ def test_a_huge_file_is_not_parsed(node: CdiNode, monkeypatch: pytest.MonkeyPatc
     """A file of a size that no specification has does not hold up a task."""
     monkeypatch.setattr(cdi_spec, "_MAX_BYTES", 10)
     (problem,) = read(node).problems
-    assert "bytes)" in problem
+    assert "longer than 10 bytes" in problem
+
+
+def test_a_pipe_is_not_waited_for(node: CdiNode) -> None:
+    """Every reservation would wait for whoever is to write to it."""
+    os.mkfifo(node.etc / "pipe.yaml")
+    assert read(node).problems == (
+        f"{node.etc / 'pipe.yaml'} cannot be read (it is not a regular file)",
+    )
 
 
 def test_a_file_is_parsed_again_only_when_it_has_changed(

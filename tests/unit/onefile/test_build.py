@@ -10,22 +10,13 @@ from pathlib import Path
 import pytest
 
 from scripts.onefile import build
-from scripts.onefile.wheels import PYTHONS, Target, requirements_for
+from scripts.wheels import Target
 
 OLD, NEW = Target("3.9", "x86_64"), Target("3.14", "x86_64")
 TREES = {
     OLD.tag: {"shared.py": b"1", "differs.py": b"old", "c.39.so": b"\0"},
     NEW.tag: {"shared.py": b"1", "differs.py": b"new", "c.314.so": b"\0"},
 }
-PINS = """\
-click==8.5.1 \\
-    --hash=sha256:aa \\
-    --hash=sha256:bb
-regex==1 ; python_full_version < '3.11' \\
-    --hash=sha256:cc
-regex==2 ; python_full_version >= '3.11' \\
-    --hash=sha256:dd
-"""
 
 
 def inner(file: bytes, member: str) -> dict[str, bytes]:
@@ -71,37 +62,38 @@ def test_people_read_which_pythons_it_runs_on() -> None:
     assert build.needed([NEW]) == "CPython 3.14 for x86_64 with glibc"
 
 
-@pytest.mark.parametrize(("python", "regex"), [("3.10", "1"), ("3.11", "2"), ("3.14", "2")])
-def test_pins_are_those_of_the_target(python: str, regex: str) -> None:
-    """Conditions are judged by the Python that the file is for, not the one that builds it."""
-    kept = requirements_for(Target(python, "x86_64"), PINS)
-    assert [line.split()[0] for line in kept.splitlines() if "==" in line] == [
-        "click==8.5.1",
-        f"regex=={regex}",
-    ]
-    assert kept.count("--hash=") == 3
-    assert ";" not in kept
-
-
-def test_every_pin_of_ours_is_understood() -> None:
-    """No line of requirements/run.txt is dropped for want of a pattern."""
-    text = build.REQUIREMENTS.read_text()
-    for python in PYTHONS:
-        kept = requirements_for(Target(python, "x86_64"), text)
-        assert {line.split("==")[0] for line in kept.splitlines() if "==" in line} == {
-            line.split("==")[0] for line in text.splitlines() if "==" in line
-        }
-
-
-def test_the_oldest_python_is_the_packages() -> None:
-    """The single file promises no less than the wheel."""
-    pyproject = (build.ROOT / "pyproject.toml").read_text()
-    assert f'requires-python = ">={PYTHONS[0]}"' in pyproject
-
-
 def test_a_wheel_that_needs_more_than_unpacking_is_refused(tmp_path: Path) -> None:
     """Scripts and headers would be lost without a word."""
     wheel = tmp_path / "x-1-py3-none-any.whl"
     wheel.write_bytes(build.archive({"x-1.data/scripts/x": b""}))
     with pytest.raises(AssertionError, match=r"x-1\.data/scripts/x would need more"):
-        build.merged([wheel])
+        build.merged(NEW, [wheel])
+
+
+def elf(machine: int) -> bytes:
+    """How a compiled module begins that is for this machine, as ELF numbers them."""
+    return b"\x7fELF\2\1\1" + bytes(9) + b"\3\0" + machine.to_bytes(2, "little")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a/b.cpython-314-aarch64-linux-gnu.so", elf(62), "is not compiled for aarch64"),
+        ("a.libs/libb.so.1", elf(62), "is not compiled for aarch64"),
+        ("a/b.abi3.so", b"\xcf\xfa\xed\xfe", "is not compiled for aarch64"),
+        ("a/b.cpython-313-aarch64-linux-gnu.so", elf(183), "is not what cpython-314-aarch64"),
+        ("a/b.cpython-314-x86_64-linux-gnu.so", elf(183), "is not what cpython-314-aarch64"),
+    ],
+)
+def test_native_code_of_another_machine_or_python_is_refused(
+    name: str, data: bytes, said: str
+) -> None:
+    """It would be missed on the node only, when the module is imported."""
+    with pytest.raises(AssertionError, match=said):
+        build.check_native(Target("3.14", "aarch64"), name, data)
+
+
+@pytest.mark.parametrize("name", ["a/b.cpython-314-aarch64-linux-gnu.so", "a/b.abi3.so"])
+def test_native_code_of_the_machine_is_taken(name: str) -> None:
+    """For this Python, or for each from some version on."""
+    build.check_native(Target("3.14", "aarch64"), name, elf(183))

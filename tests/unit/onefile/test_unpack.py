@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.onefile import __main__ as start
 from scripts.onefile import unpack
 from scripts.onefile.build import archive
 
@@ -92,17 +93,39 @@ def aged(directory: Path, age_s: float) -> Path:
 
 def test_old_contents_and_debris_are_removed(place: Path) -> None:
     """Contents unused for a week, and what a killed process left an hour ago."""
-    for name, age_s in (("old", WEEK_S), ("recent", WEEK_S - 9), ("name", 2 * WEEK_S)):
-        aged(place / name, age_s)
+    old, recent, name = (f"0.{n}.0-{'a' * 16}-cpython-311-x86_64-linux-gnu" for n in range(3))
+    for contents, age_s in ((old, WEEK_S), (recent, WEEK_S - 9), (name, 2 * WEEK_S)):
+        aged(place / contents, age_s)
     aged(place / ".unpacking-dead", 3600)
     aged(place / ".unpacking-young", 3500)
+    unpack.clean(str(place), keep=name, now_s=10 * WEEK_S)
+    assert names(place) == [".unpacking-young", recent, name]
+
+
+def test_what_is_not_ours_stays_however_old(place: Path) -> None:
+    """Whoever sets NVIDIA_VGPU_UNPACK_DIR to /opt must not lose what he has there."""
+    for name in ("somebody", "1.2", ".hidden", f"1.0-{'a' * 16}"):
+        aged(place / name, 5 * WEEK_S)
+    before = names(place)
     unpack.clean(str(place), keep="name", now_s=10 * WEEK_S)
-    assert names(place) == [".unpacking-young", "name", "recent"]
+    assert names(place) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make links in another's name")
+def test_a_strangers_link_is_not_followed(tmp_path: Path) -> None:
+    """In /tmp anybody can make the name that root would take, and point it at a directory of root's."""
+    roots, link = tmp_path / "roots", tmp_path / "nvidia-vgpu-0"
+    roots.mkdir()
+    link.symlink_to(roots)
+    assert unpack.prepare(str(link)) == os.path.realpath(roots)
+    os.chown(link, 12345, -1, follow_symlinks=False)
+    made = unpack.prepare(str(link))
+    assert start.objection(made) == f"{made} belongs to uid 12345"
 
 
 def test_what_is_in_use_stays_however_old(place: Path) -> None:
     """A plugin that has run for months imports modules yet."""
-    used = aged(place / "used", 5 * WEEK_S)
+    used = aged(place / f"0.1.0-{'a' * 16}-cpython-311-x86_64-linux-gnu", 5 * WEEK_S)
     lock = os.open(used, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)

@@ -29,9 +29,7 @@ def service() -> Iterator[DeviceService]:
     before = set(threading.enumerate())
     plugin = Plugin(SimulatedSource, PluginConfig(vgpus=2, simulate=(SimulatedGpus("l4", 1),)))
     yield DeviceService(plugin)
-    if plugin._watch is not None and plugin._accountant is not None:
-        plugin._accountant.stop()
-        plugin._watch.stop()
+    plugin.stop()
     for thread in set(threading.enumerate()) - before:
         thread.join(DEADLINE_S)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,25 @@ def test_a_spoilt_journal_is_put_aside_and_told(
         assert ComputeModeJournal(path, Modes()).uuids() == []
     assert "nvidia-smi -i <UUID> -c DEFAULT" in caplog.text
     assert path.with_suffix(".spoilt").read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless"])
+def test_a_journal_that_is_no_small_file_is_told(path: Path, kind: str) -> None:
+    """The pass ends with a reason; it neither waits nor fills the memory."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    with pytest.raises(OSError, match=r"not a regular file|longer than"):
+        ComputeModeJournal(path, Modes(a=DEFAULT)).set_exclusive("a")
+
+
+def test_another_name_of_the_journal_keeps_what_it_had(path: Path, tmp_path: Path) -> None:
+    """The file is replaced, never written into: a hard link elsewhere is no way in, or out."""
+    other = tmp_path / "other"
+    other.write_text("{}")
+    path.hardlink_to(other)
+    ComputeModeJournal(path, Modes(a=DEFAULT)).set_exclusive("a")
+    assert other.read_text() == "{}"
+    assert json.loads(path.read_text()) == {"a": DEFAULT}

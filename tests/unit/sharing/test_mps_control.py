@@ -335,3 +335,14 @@ def test_a_tool_that_cannot_be_run_is_no_daemon_that_does_not_answer(
     node.fake.control.write_text("#!/nowhere/at/all\n")
     with pytest.raises(MpsError, match="cannot be run"):
         control.running()
+
+
+@pytest.mark.parametrize("said", ["yes 1", "head -c 1000000000 /dev/zero"])
+def test_an_answer_without_end_costs_no_memory(
+    node: MpsNode, control: MpsControl, said: str
+) -> None:
+    """Root in a container that has the pipe directory can answer in the place of the daemon."""
+    node.fake.control.write_text(f"#!/bin/sh\nexec {said}\n")
+    with pytest.raises(MpsError, match="refuses 'get_server_list'") as raised:
+        control.servers()
+    assert len(str(raised.value)) < 500

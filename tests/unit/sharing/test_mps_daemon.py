@@ -111,12 +111,47 @@ def test_what_a_killed_daemon_left_is_no_hindrance(node: MpsNode, daemon: MpsDae
     assert node.pid() != before
 
 
+@pytest.mark.parametrize("kind", ["fifo", "link", "endless"])
+def test_what_a_container_put_in_the_place_of_the_pid_file_is_none(
+    node: MpsNode, daemon: MpsDaemon, tmp_path: Path, kind: str
+) -> None:
+    """Root in a container can write to the pipe directory that is mounted there."""
+    start(daemon)
+    path = node.pipe() / "nvidia-cuda-mps-control.pid"
+    pid = path.read_text()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        (tmp_path / "pid").write_text(pid)
+        path.symlink_to(tmp_path / "pid")
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    assert not daemon.alive()
+
+
+def test_what_a_container_put_beside_the_pipes_leads_nowhere(
+    node: MpsNode, daemon: MpsDaemon, tmp_path: Path
+) -> None:
+    """The old directory is removed before a start, and no link in it is followed."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/file").touch()
+    node.pipe().mkdir(parents=True)
+    (node.pipe() / "link").symlink_to(tmp_path / "victim")
+    (node.pipe() / "control").symlink_to(tmp_path / "victim/file")
+    start(daemon)
+    assert (tmp_path / "victim/file").exists()
+    assert not (node.pipe() / "link").is_symlink()
+
+
 def process(proc: Path, pid: int, program: str, **environment: str) -> None:
     """Makes a process as `/proc` shows it."""
     (proc / str(pid)).mkdir(parents=True)
     (proc / str(pid) / "cmdline").write_bytes(program.encode() + b"\0")
     lines = [f"{name}={value}".encode() for name, value in environment.items()]
     (proc / str(pid) / "environ").write_bytes(b"\0".join(lines) + b"\0")
+    (proc / str(pid) / "status").write_text(f"Name:\tx\nUid:\t{os.geteuid()}\t0\t0\t0\n")
 
 
 def test_a_server_that_outlived_its_daemon_is_left_to_its_tasks(
@@ -143,6 +178,50 @@ def test_other_processes_are_none_of_its_servers(node: MpsNode, tmp_path: Path) 
     (proc / "4").mkdir()
     start(daemon_of(node, proc=proc))
     assert node.pid()
+
+
+def test_a_task_cannot_pass_for_a_server_and_keep_the_daemon_from_starting(
+    node: MpsNode, tmp_path: Path
+) -> None:
+    """Any task has the variable and may call itself what it likes, also with a set-uid program."""
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    (proc / "1/status").write_text("Name:\tsu\nUid:\t65534\t0\t0\t0\n")
+    start(daemon_of(node, proc=proc))
+    assert node.pid()
+
+
+def test_a_server_of_one_user_may_be_any_users(node: MpsNode, tmp_path: Path) -> None:
+    """Without a multi-user mode the server runs as the user whose task came first."""
+    start(daemon_of(node), multi_user=False)
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    (proc / "1/status").write_text("Uid:\t1000\t1000\t1000\t1000\n")
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == [1]
+
+
+def test_a_process_without_end_costs_no_memory(node: MpsNode, tmp_path: Path) -> None:
+    """A task can have the kernel show gigabytes as its command line and environment."""
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    for name in ("cmdline", "environ"):
+        os.truncate(proc / "1" / name, 1 << 40)
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == [1]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless"])
+def test_a_record_that_is_no_small_file_is_none(
+    node: MpsNode, daemon: MpsDaemon, kind: str
+) -> None:
+    """Neither waited for, nor read to the end."""
+    node.directory().mkdir()
+    path = node.directory() / "daemon.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    assert daemon.record() is None
 
 
 def no_pidfd(pid: int) -> int:

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import stat
 import threading
-from pathlib import Path
 
 import psutil
 import pytest
@@ -13,8 +11,7 @@ from mps_control.node import wait_until
 
 from nomad_nvidia_vgpu.sharing import mps_control
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
-from nomad_nvidia_vgpu.sharing.mps_daemon import MpsDaemon
-from unit.example_gpus import gpu, mig
+from unit.example_gpus import gpu
 from unit.sharing.mps_node import EXCLUSIVE, A, B, MpsNode, Plugins, weak, without_sentence
 
 MEMORY, PERCENTAGE = "default_device_pinned_mem_limit", "default_active_thread_percentage"
@@ -156,62 +153,6 @@ def test_a_daemon_that_came_of_a_start_that_hung_is_adopted(
     node.fake.heal()
     assert enforcer.keep(A, 4) == IN_FORCE
     assert len(node.fake.starts()) == 1
-
-
-# The root
-
-
-def test_the_root_is_made_open_to_all_and_written_by_us(node: MpsNode, plugins: Plugins) -> None:
-    """With all that is missing above it."""
-    plugins.keep()
-    assert stat.S_IMODE(node.root.stat().st_mode) == 0o755
-    deep = node.root / "x" / "y"
-    plugins.keep(root=str(deep))
-    assert {stat.S_IMODE(p.stat().st_mode) for p in (deep, deep.parent)} == {0o755}
-
-
-@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
-def test_a_root_that_others_can_write_to_is_refused(
-    node: MpsNode, plugins: Plugins, mode: int
-) -> None:
-    """Whoever can put a directory there can play the server for other users' tasks."""
-    node.root.mkdir()
-    node.root.chmod(mode)
-    problem = plugins.keep().problem
-    assert f"can be written by other users (mode {mode:o}): chmod 755 {node.root}" in problem
-    assert node.fake.starts() == []
-
-
-def test_a_root_that_is_a_link_or_a_file_is_refused(
-    node: MpsNode, plugins: Plugins, tmp_path: Path
-) -> None:
-    """A link can be turned round."""
-    node.root.symlink_to(tmp_path)
-    assert "is not a directory of the user" in plugins.keep().problem
-    node.root.unlink()
-    node.root.touch()
-    assert "is not a directory of the user" in plugins.keep().problem
-    assert node.fake.starts() == []
-
-
-def test_a_root_that_cannot_be_made_is_a_problem_with_its_path(
-    node: MpsNode, plugins: Plugins
-) -> None:
-    """Never a traceback."""
-    node.root.touch()
-    problem = plugins.keep(root=str(node.root / "mps")).problem
-    assert problem.startswith("GPU-a: its MPS daemon cannot be kept (Not a directory")
-    assert str(node.root) in problem
-
-
-def test_daemons_are_kept_under_the_longest_root(node: MpsNode, plugins: Plugins) -> None:
-    """40 characters and a MIG device's UUID still make a socket's name (107 bytes)."""
-    root = node.root / ("r" * (39 - len(str(node.root))))
-    uuid = "MIG-21610264-a49c-6561-2890-83b6ae53b7e5"
-    found = plugins.start(root=str(root)).keep(mig(uuid, memory_mib=8000), 1)
-    assert found.problem == ""
-    assert len(str(root)) == 40
-    assert MpsDaemon(root / uuid, uuid, str(node.fake.control)).running()
 
 
 # Limits that may not hold

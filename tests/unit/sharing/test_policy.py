@@ -75,6 +75,13 @@ def test_a_block_for_others_says_nothing(selector: str) -> None:
     assert [str(block) for block in unmatched(given_config, [A100])] == [f'gpu "{selector}"']
 
 
+def test_a_glob_of_many_stars_takes_no_time() -> None:
+    """A pattern that tries each star against each other would not come back in this life."""
+    long = gpu(model="a" * 90)
+    given_config = config({"*a" * 90 + "*b": {"vgpus": 3}, "*?" * 90: {"vgpus": 5}}, vgpus=8)
+    assert decide(given_config, long).vgpus == 5
+
+
 def test_a_domain_of_32_bits_selects_as_the_kernel_spells_it() -> None:
     """Old Azure drivers report domains of which the kernel knows the lower half."""
     one = gpu(pci_bus_id="cfdd:00:00.0")

@@ -36,6 +36,8 @@ def module(facts: Facts) -> Iterator[Verdict]:
     try:
         text = (facts.node.proc / "driver/nvidia/version").read_text()
     except OSError:
+        if look.problem and look.library is None:
+            return  # without a driver there is no module to load
         if look.problem:
             yield error("NVIDIA's kernel module is not loaded", "modprobe nvidia, then see dmesg")
         else:

@@ -15,7 +15,7 @@ from nomad_nvidia_vgpu.cli.config_options import checked_config
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
-from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import DEFAULT_ADDRESS, NomadLook
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import DEFAULT_ADDRESS, NomadLook, without_login
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
 from nomad_nvidia_vgpu.errors import ConfigError
@@ -81,7 +81,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             ),
         )
     config = configured.config
-    address = node.environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS
+    address = without_login(node.environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS)
     with ExitStack() as stack:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config)))

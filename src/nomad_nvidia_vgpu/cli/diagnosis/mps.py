@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,14 +14,21 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
+from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
 from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
-from nomad_nvidia_vgpu.sharing.mps_daemon import FAULT, gpu_directory, pipe_directory
+from nomad_nvidia_vgpu.sharing.mps_daemon import (
+    FAULT,
+    gpu_directory,
+    known_uuids,
+    pipe_directory,
+)
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 
 JOURNAL = "compute-modes.json"
 _SERVER = "nvidia-cuda-mps-server"
 _DAEMON_FLAGS = ("-d", "-f")
+_MAX_BYTES = 1 << 16
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _RELEASE = "stop the Nomad agent, run nvidia-vgpu release, start the agent"
 UNUSED = ok("GPUs are not shared by MPS, and never were")
@@ -137,6 +145,10 @@ def permissions(facts: Facts) -> Iterator[Verdict]:
                 f"chmod 755 {root}",
             )
         )
+    elif (why := unsafe(str(root), {0, facts.node.uid})) is not None:
+        verdicts.append(
+            error(f"mps.root {root} can be replaced by other users ({why})", "set another")
+        )
     verdicts += _closed(_ways(facts, root))
     yield from verdicts or [ok(f"tasks of all users reach the MPS daemons under {root}")]
 
@@ -165,7 +177,7 @@ def _journal(facts: Facts) -> tuple[dict[str, str], list[Verdict]]:
     """The modes before ours by GPU, and what is wrong with the file, which the plugin would mend."""
     path = Path(facts.config.mps.root) / JOURNAL
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_bounded(path, _MAX_BYTES))
         return {str(uuid): str(mode) for uuid, mode in found.items()}, []
     except FileNotFoundError:
         return {}, []
@@ -240,11 +252,20 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 " cannot reach it, and it keeps the GPU",
                 f"stop the tasks on that GPU, then kill {one.pid}",
             )
+        elif one.pipe.name == "pipe" and known_uuids(one.pipe.parents[1]):
+            other = one.pipe.parents[1]
+            said = error if facts.config.shares_by("mps") else warning
+            yield said(
+                f"an MPS daemon of this plugin (pid {one.pid}, {one.pipe}) runs under another"
+                " mps.root than the config's, and keeps its GPU",
+                "stop the Nomad agent and the tasks on that GPU, run nvidia-vgpu release"
+                f" --mps-root {other}, start the agent",
+            )
         elif facts.config.shares_by("mps"):
             yield error(
                 f"another MPS daemon (pid {one.pid}, {one.pipe}) runs beside this plugin's, and can"
                 " take a GPU in EXCLUSIVE_PROCESS for itself",
-                f"end it: echo quit | {PIPE_ENV}={one.pipe} {PROGRAM}",
+                f"end it: echo quit | {PIPE_ENV}={shlex.quote(str(one.pipe))} {PROGRAM}",
             )
         else:
             yield warning(
@@ -266,7 +287,7 @@ def _running(proc: Path) -> Iterator[_Process]:
         if not entry.name.isdigit():
             continue
         try:
-            words = (entry / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            words = _start(entry / "cmdline").split("\0")
         except OSError:
             continue  # it has ended
         # Before the program there may be an interpreter and an option of it.
@@ -280,14 +301,14 @@ def _running(proc: Path) -> Iterator[_Process]:
 def _parent(process: Path) -> int | None:
     try:
         # After the name, which may hold anything, come state and parent.
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        return int(_start(process / "stat").rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return None
 
 
 def _pipe(process: Path) -> Path | None:
     try:
-        lines = (process / "environ").read_bytes().decode("utf-8", "replace").split("\0")
+        lines = _start(process / "environ").split("\0")
     except OSError:
         return None
     given = dict(line.partition("=")[::2] for line in lines)
@@ -296,6 +317,10 @@ def _pipe(process: Path) -> Path | None:
 
 def _kept_pid(pipe: Path) -> int | None:
     try:
-        return int((pipe / f"{PROGRAM}.pid").read_text())
+        return int(read_bounded(pipe / f"{PROGRAM}.pid", _MAX_BYTES))
     except (OSError, ValueError):
         return None
+
+
+def _start(file: Path) -> str:
+    return read_start(file, _MAX_BYTES).decode("utf-8", "replace")

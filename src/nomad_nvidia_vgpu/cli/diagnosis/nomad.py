@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nomad_nvidia_vgpu.cli import plugin_dir
@@ -14,6 +14,7 @@ from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir
+from nomad_nvidia_vgpu.node_files import unsafe
 
 _RESTART = "restart the agent"
 
@@ -87,7 +88,7 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
     where = f'plugin "{LABEL}" in {ours.file}'
     for problem in configured.option_problems:
         said = error_of(problem)
-        yield error(f"{where}: {said.sentence}", f"{said.remedy}; the agent does not start so")
+        yield error(f"{where}: {said.sentence}, so the agent does not start", said.remedy)
     if configured.option_problems:
         return
     if not facts.config.enabled:
@@ -139,15 +140,22 @@ def plugin_files(facts: Facts) -> Iterator[Verdict]:
     verdicts = [
         error_of(text) for text in plugin_dir.problems(dataclasses.replace(folder, writable=True))
     ]
-    verdicts += _entry(folder)
+    verdicts += _entry(folder, trusted)
     yield from verdicts or [ok(f"{folder.path}/{LABEL} is this plugin")]
 
 
-def _entry(folder: PluginDir) -> Iterator[Verdict]:
+def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
     path = Path(folder.path) / LABEL
     kind = folder.holds(LABEL)
     others = [one.name for one in folder.programs if one.kind is Kind.OURS and one.name != LABEL]
-    if kind is Kind.DANGLING:
+    if kind is Kind.OURS and not folder.unsafe:
+        if who := unsafe(str(path), trusted):  # what a link leads to, too
+            yield error(
+                f"{who}, and Nomad starts it as {path}",
+                f"chown root, chmod 755, or nvidia-vgpu install from where only root can write;"
+                f" {_RESTART}",
+            )
+    elif kind is Kind.DANGLING:
         yield error(f"{path} is {kind.value}, and stops the agent", "nvidia-vgpu install")
     elif kind is Kind.ORIGINAL:
         yield warning(f"{path} is {kind.value}", f"nvidia-vgpu install, then {_RESTART}")
@@ -165,7 +173,7 @@ def api(facts: Facts) -> Iterator[Verdict]:
     if look.refused:
         yield error(
             f"no Nomad agent listens at {look.address}",
-            "start it (systemctl status nomad), or set NOMAD_ADDR to where it listens",
+            "start it (systemctl start nomad), or set NOMAD_ADDR to where it listens",
         )
     elif look.problem:
         yield warning(

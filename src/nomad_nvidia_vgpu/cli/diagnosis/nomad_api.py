@@ -65,6 +65,7 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
     requests.
     """
     address = environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS
+    shown = without_login(address)
     version = None
     try:
         api = _Api(address, environment)
@@ -78,14 +79,20 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
         node_id = _at(agent, "stats", "client", "node_id") or _listed(api, name)
         node = api.get(f"/v1/node/{quote(str(node_id))}")
     except ApiError as error:
-        return NomadLook(address, str(error), error.refused, version)
+        return NomadLook(shown, str(error), error.refused, version)
     devices = _at(node, "NodeResources", "Devices") or []
     return NomadLook(
-        address,
+        shown,
         version=version or _at(node, "Attributes", "nomad.version"),
         node_id=node_id,
         groups=tuple(_group(raw) for raw in devices if isinstance(raw, dict)),
     )
+
+
+def without_login(address: str) -> str:
+    """An address without the name and the password that may stand in it, to be shown."""
+    scheme, slashes, rest = address.rpartition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
 
 
 def _listed(api: _Api, name: str) -> str:
@@ -116,9 +123,14 @@ def _at(document: Any, *path: str) -> Any:
 
 class _Api:
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:
-        self._parts = urlsplit(address)
-        if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
-            raise ApiError("is not an address of the form http://host:port or https://host:port")
+        try:
+            self._parts = urlsplit(address)
+            good = self._parts.scheme in ("http", "https") and bool(self._parts.hostname)
+            self._port = self._parts.port
+        except ValueError:  # whose text holds the address
+            good = False
+        if not good:
+            raise ApiError("has no address of the form http://host:port or https://host:port")
         self._environment = environment
         self._headers = _headers(environment)
         region = environment.get("NOMAD_REGION")
@@ -148,7 +160,7 @@ class _Api:
             raise ApiError(f"answers {path} with something that is not JSON") from error
 
     def _connection(self) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
+        host, port = self._parts.hostname or "", self._port
         if self._parts.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
         return _Https(host, port, self._environment)
@@ -190,6 +202,9 @@ def _tls(environment: Mapping[str, str]) -> ssl.SSLContext:
 def _headers(environment: Mapping[str, str]) -> dict[str, str]:
     headers = {"Accept": "application/json"}
     if token := environment.get("NOMAD_TOKEN"):
+        if not (token.isascii() and token.isprintable()):
+            # Said here, for http.client would quote it.
+            raise ApiError("cannot be asked: NOMAD_TOKEN holds a line end, or what is not ASCII")
         headers["X-Nomad-Token"] = token
     if login := environment.get("NOMAD_HTTP_AUTH"):
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"

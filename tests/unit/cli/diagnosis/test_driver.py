@@ -10,7 +10,7 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.driver import library, module
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import division
-from unit.cli.diagnosis.nodes import driver, facts, one, written
+from unit.cli.diagnosis.nodes import driver, facts, levels, one, written
 from unit.example_gpus import gpu
 
 FILE = "/usr/lib/libnvidia-ml.so.590.48.01"
@@ -54,8 +54,14 @@ def test_a_driver_that_was_upgraded_in_place_is_an_error(tmp_path: Path) -> None
 
 def test_a_module_that_is_not_loaded_is_an_error(tmp_path: Path) -> None:
     """Unless the driver works without telling, as in some containers."""
-    one(module, facts(tmp_path, look=driver(problem="x: y")), Level.ERROR, "modprobe nvidia")
+    look = driver(library=FILE, problem="x: y")
+    one(module, facts(tmp_path, look=look), Level.ERROR, "modprobe nvidia")
     one(module, facts(tmp_path, look=driver(gpu())), Level.OK)
+
+
+def test_without_a_driver_its_module_is_not_asked_for(tmp_path: Path) -> None:
+    """To load it would be no remedy; that the driver is missing is said of the library."""
+    assert levels(module, facts(tmp_path, look=driver(problem="x: y"))) == []
 
 
 def test_an_odd_version_file_is_a_warning(tmp_path: Path) -> None:

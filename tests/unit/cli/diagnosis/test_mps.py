@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,14 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.mps import compute_modes, daemons, permissions, tools
+from nomad_nvidia_vgpu.cli.diagnosis.mps import (
+    JOURNAL,
+    compute_modes,
+    daemons,
+    permissions,
+    tools,
+)
+from nomad_nvidia_vgpu.sharing.mps_daemon import Record
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 from unit.cli.diagnosis.nodes import driver, facts, levels, node, one, said, written
 from unit.example_gpus import gpu
@@ -198,6 +206,41 @@ def test_somebody_elses_daemon_is_in_the_way_of_ours(tmp_path: Path, mps_root: P
     one(daemons, found, Level.WARNING, "pid 30")
 
 
+def test_our_daemon_under_another_root_is_known_by_its_record(
+    tmp_path: Path, mps_root: Path
+) -> None:
+    """Left when mps.root was changed; the remedy names the root that release needs."""
+    old = tmp_path / "old"
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], old / "GPU-a/pipe")
+    record = Record("GPU-a", multi_user_asked=True, multi_user=True, memory_limited=True)
+    written(old / "GPU-a/daemon.json", json.dumps(record._asdict()))
+    remedy = f"run nvidia-vgpu release --mps-root {old}, start the agent"
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "another mps.root", remedy)
+    found = known(tmp_path, mps_root, sharing="time-slicing", views=())
+    one(daemons, found, Level.WARNING, remedy)
+
+
+def test_a_remedy_holds_no_words_of_a_task_that_a_shell_would_run(
+    tmp_path: Path, mps_root: Path
+) -> None:
+    """Whoever runs as such a daemon decides what stands in his environment."""
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/x; reboot #"))
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "DIRECTORY='/tmp/x; reboot #' nvidia")
+
+
+def test_files_without_end_do_not_fill_the_doctors_memory(tmp_path: Path, mps_root: Path) -> None:
+    """Of a process, and of what stands in the place of a pid file or the journal."""
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/nvidia-mps"))
+    written(mps_root / f"GPU-a/pipe/{CONTROL}.pid", "")
+    written(mps_root / JOURNAL, "")
+    proc = tmp_path / "proc/30"
+    places = (mps_root / f"GPU-a/pipe/{CONTROL}.pid", mps_root / JOURNAL)
+    for path in (proc / "cmdline", proc / "environ", *places):
+        os.truncate(path, 1 << 40)
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30")
+    one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "is spoilt")
+
+
 def test_a_server_that_outlived_its_daemon_is_an_error(tmp_path: Path, mps_root: Path) -> None:
     """No new daemon can be started before it has ended."""
     process(tmp_path, 9, ["nvidia-cuda-mps-server"], mps_root / "GPU-a/pipe")
@@ -238,6 +281,14 @@ def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path
     mps_root.parent.chmod(0o755)
     mps_root.chmod(0o777)
     one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 777", "chmod 755")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_root_that_others_can_replace_is_an_error(tmp_path: Path, mps_root: Path) -> None:
+    """As the plugin refuses it."""
+    mps_root.mkdir()
+    os.chown(mps_root.parent, 12345, -1)
+    one(permissions, known(tmp_path, mps_root), Level.ERROR, "belongs to uid 12345", "set another")
 
 
 def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> None:

@@ -125,6 +125,14 @@ def test_each_wrong_option_is_an_error(tmp_path: Path) -> None:
     found = said(agent_config, facts(tmp_path, options='vgpus = 0\nvgpu = 4\nvendor = "a b"'))
     assert [level for level, _ in found] == [Level.ERROR] * 3
     assert all("agent.hcl" in text for _, text in found)
+    assert all("so the agent does not start | " in text for _, text in found)
+    assert any(text.endswith("| did you mean vgpus?") for _, text in found)
+
+
+def test_a_file_that_only_root_reads_is_not_spoilt(tmp_path: Path) -> None:
+    """Whoever looks must become root; the agent starts."""
+    problem = f"{tmp_path}/a.hcl cannot be read: Permission denied; run this command as root"
+    one(agent_config, unread(tmp_path, problem), Level.ERROR, "denied | run this command as root")
 
 
 def test_a_block_that_offers_nothing_is_said(tmp_path: Path) -> None:
@@ -158,6 +166,20 @@ def test_a_file_that_is_missing_or_dangling_is_an_error(tmp_path: Path) -> None:
     one(plugin_files, facts(tmp_path), Level.ERROR, "no executable file", "nvidia-vgpu install")
     (tmp_path / "plugins/nvidia-vgpu").symlink_to("/no/such")
     one(plugin_files, facts(tmp_path), Level.ERROR, "leads nowhere")
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["file", "link"])
+def test_a_program_that_others_can_write_is_an_error(tmp_path: Path, *, link: bool) -> None:
+    """In a folder that is as it should be; of a link it is what it leads to that counts."""
+    entry = tmp_path / "plugins/nvidia-vgpu"
+    program = written(tmp_path / "venv/nvidia-vgpu" if link else entry, PLUGIN)
+    program.chmod(0o777)
+    if link:
+        entry.parent.mkdir()
+        entry.symlink_to(program)
+    one(plugin_files, facts(tmp_path), Level.ERROR, f"{program} can be written", "chmod 755")
+    program.chmod(0o755)
+    one(plugin_files, facts(tmp_path), Level.OK)
 
 
 def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:

@@ -109,6 +109,32 @@ def test_token_login_and_region_are_sent_and_never_shown() -> None:
     assert "s3cret" not in str(look)
 
 
+@pytest.mark.parametrize("token", ["s3cret\n", "s3cret\r\nX-Forged: 1", "s3cret\u2026"])
+def test_a_token_that_cannot_be_sent_is_not_quoted(token: str) -> None:
+    """The library would, and people put the doctor's words into reports."""
+    with serving({}) as seen:
+        look = seen.look(NOMAD_TOKEN=token)
+    assert "NOMAD_TOKEN holds a line end" in look.problem
+    assert "s3cret" not in str(look)
+    assert list(seen) == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:s3cret@127.0.0.1:1",
+        "http://me:s3cret/x@127.0.0.1:1",
+        "me:s3cret@h",
+        "//s3cret@h:p",
+    ],
+)
+def test_a_password_in_the_address_is_not_shown(address: str) -> None:
+    """Whether the address is one or not."""
+    look = look_at_nomad({"NOMAD_ADDR": address}, "x")
+    assert look.problem
+    assert "s3cret" not in str(look)
+
+
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
@@ -147,7 +173,9 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
     assert "does not answer" in look.problem
 
 
-@pytest.mark.parametrize("address", ["unix:///run/nomad.sock", "localhost:4646", "http://"])
+@pytest.mark.parametrize(
+    "address", ["unix:///run/nomad.sock", "localhost:4646", "http://", "http://a:b", "http://[::1"]
+)
 def test_other_addresses_are_refused_with_their_form(address: str) -> None:
     """Nothing is tried."""
     assert "http://host:port" in look_at_nomad({"NOMAD_ADDR": address}, "x").problem

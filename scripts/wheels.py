@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The pinned wheels of requirements/run.txt for one kind of Python, hashes checked by pip."""
+"""The pinned wheels for one kind of Python, whichever runs here; pip checks their hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from packaging.markers import Marker
+
+from scripts.pins import Pin
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 """CPythons that all pinned wheels exist for."""
 
 ARCHITECTURES = ("x86_64", "aarch64")
 
+CACHE = Path(__file__).resolve().parents[1] / "build" / "wheels"
+
 _MANYLINUX = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
-"""What wheels may ask of the C library: the file then needs glibc 2.28 at most (2018)."""
+"""What wheels may ask of the C library: they then need glibc 2.28 at most (2018)."""
 
 
 class DownloadError(Exception):
@@ -37,39 +41,34 @@ class Target(NamedTuple):
         """What it calls its compiled modules."""
         return f"cpython-{self.python.replace('.', '')}-{self.architecture}-linux-gnu"
 
+    def meets(self, marker: Marker | None) -> bool:
+        """Whether it needs what is needed under this condition, if no extra is asked for."""
+        environment = {
+            "python_version": self.python,
+            "python_full_version": f"{self.python}.0",
+            "platform_machine": self.architecture,
+            "platform_system": "Linux",
+            "sys_platform": "linux",
+            "os_name": "posix",
+            "implementation_name": "cpython",
+            "platform_python_implementation": "CPython",
+            "extra": "",
+        }
+        return marker is None or marker.evaluate(environment)
 
-def requirements_for(target: Target, requirements: str) -> str:
-    """The lines of a requirements file that hold for `target`, without their conditions.
+    def needed(self, pins: Iterable[Pin]) -> list[Pin]:
+        """Those of the pins that hold for it."""
+        return [pin for pin in pins if self.meets(Marker(pin.marker) if pin.marker else None)]
 
-    pip would judge the conditions by the Python that it runs under.
+
+def download(target: Target, pins: Sequence[Pin]) -> list[Path]:
+    """The wheels for `target`, sorted by name; downloads only if the pins changed. DownloadError.
+
+    All pins have to hold for it.
     """
-    return "".join(
-        f"{pin}{hashes}\n"
-        for pin, condition, hashes in re.findall(
-            r"^([^\s;]+)(?: *; *([^\\\n]+?))?( *\\\n(?:[ ]+.*\n?)*)", requirements, re.MULTILINE
-        )
-        if not condition or Marker(condition).evaluate(_environment(target))
-    )
-
-
-def _environment(target: Target) -> dict[str, str]:
-    return {
-        "python_version": target.python,
-        "python_full_version": f"{target.python}.0",
-        "platform_machine": target.architecture,
-        "platform_system": "Linux",
-        "sys_platform": "linux",
-        "os_name": "posix",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-    }
-
-
-def download(target: Target, requirements: Path, cache: Path) -> list[Path]:
-    """The wheels for `target`, sorted by name; downloads only if the pins changed. DownloadError."""
-    wanted = requirements_for(target, requirements.read_text(encoding="utf-8"))
+    wanted = "".join(f"{pin.text}\n" for pin in pins)
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:16]
-    directory = cache / f"{target.tag}-{digest}"
+    directory = CACHE / f"{target.tag}-{digest}"
     complete = directory / "complete"
     if not complete.exists():
         directory.mkdir(parents=True, exist_ok=True)

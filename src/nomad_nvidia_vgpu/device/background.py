@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What runs behind Nomad's calls from the first fingerprint on: built whole, then started whole."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.device.accountant import Accountant, Tools
+from nomad_nvidia_vgpu.device.catalog import Catalog
+from nomad_nvidia_vgpu.device.proc import Proc
+from nomad_nvidia_vgpu.device.tally import Tally
+from nomad_nvidia_vgpu.gpu.health import HealthPolicy
+from nomad_nvidia_vgpu.gpu.model import GpuSource
+from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch, Sink
+from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
+
+if TYPE_CHECKING:
+    from nomad_nvidia_vgpu.device.holdings import HoldingsWatch
+    from nomad_nvidia_vgpu.device.upkeep import Upkeep
+
+METRICS_SAMPLE_S = 10.0
+"""How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
+
+_log = logging.getLogger(__name__)
+
+
+class Background(NamedTuple):
+    """The threads behind the calls, and what they work with."""
+
+    catalog: Catalog
+    watch: GpuWatch
+    accountant: Accountant
+    lists_always: bool
+    """Whether the processes on the GPUs are listed though nobody reads stats."""
+    upkeep: Upkeep | None = None
+    """None: no GPU of this node needs, or has left, more than the driver holds."""
+    holdings: HoldingsWatch | None = None
+    """None: nothing is kept on the GPUs, for they are simulated."""
+    metrics: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts all of it; what does not start takes the rest with it."""
+        try:
+            if self.upkeep is not None:
+                self.upkeep.start()
+            if self.holdings is not None:
+                self.catalog.expect_holdings()
+                self.holdings.start()
+            self.watch.start()
+            listing = self.watch.sampling(LIST_EVERY_S) if self.lists_always else None
+            self.accountant.start(listing or contextlib.nullcontext())
+            if self.metrics is not None:
+                self.metrics.start()
+        except Exception:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Tells all threads to end, but for that of the metrics; waits for none."""
+        for part in (self.accountant, self.watch, self.holdings, self.upkeep):
+            if part is not None:
+                part.stop()
+
+
+def background_of(
+    config: PluginConfig,
+    catalog: Catalog,
+    tally: Tally,
+    source: GpuSource,
+    leave: Callable[[], None],
+) -> Background:
+    """What this config wants to run over these GPUs; starts nothing and changes nothing.
+
+    `leave` is called when only a new process can go on.
+    """
+    proc = Proc()
+    accountant = Accountant(catalog, lambda: _tools(config, proc), LIST_EVERY_S)
+    watch = GpuWatch(
+        source,
+        _sink(config, catalog, accountant),
+        period_s=config.fingerprint_period_s,
+        policy=policy_of(config),
+        leave=leave,
+    )
+    acts = config.memory_guard.action != "off" or config.health.end_tasks
+    metrics = None
+    if config.metrics_address:
+        metrics = threading.Thread(
+            target=serve_metrics, args=(config, catalog, tally, watch), name="metrics", daemon=True
+        )
+    background = Background(catalog, watch, accountant, lists_always=acts, metrics=metrics)
+    # Simulated GPUs have the same UUIDs in every agent, and nothing is kept on them.
+    if config.simulate:
+        return background
+    # Imported late: of no use for simulated GPUs.
+    from nomad_nvidia_vgpu.device.holdings import HoldingsWatch  # noqa: PLC0415
+
+    return background._replace(
+        upkeep=_upkeep(config, catalog, source),
+        holdings=HoldingsWatch(catalog.take_holdings, config.fingerprint_period_s, proc),
+    )
+
+
+def policy_of(config: PluginConfig) -> HealthPolicy:
+    """What the `health` block says, as the GPUs are judged by."""
+    health = config.health
+    return HealthPolicy(
+        fatal_xids=frozenset(health.fatal_xids),
+        ignored_xids=frozenset(health.ignored_xids),
+        recovery_period_s=health.recovery_period_s,
+    )
+
+
+def _tools(config: PluginConfig, proc: Proc) -> Tools:
+    # Imported late, in the thread of the passes: the first fingerprint has no use for them.
+    from nomad_nvidia_vgpu.device.attribution import Attributor  # noqa: PLC0415
+    from nomad_nvidia_vgpu.device.guard import Guard  # noqa: PLC0415
+
+    attributor = Attributor(proc, config.mps.root)
+    return Tools(attributor, Guard(config.memory_guard, attributor.still_belongs))
+
+
+def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
+    if not config.health.end_tasks:
+        return catalog
+    # Imported late: few nodes have their tasks ended.
+    from nomad_nvidia_vgpu.device.task_ending import TaskEnder  # noqa: PLC0415
+
+    return TaskEnder(catalog, accountant.last_use, accountant.still_belongs)
+
+
+def _upkeep(config: PluginConfig, catalog: Catalog, source: GpuSource) -> Upkeep | None:
+    enforcers = enforcers_of(config, source)
+    if not enforcers:
+        return None
+    # Imported late: most nodes share by time-slicing alone.
+    from nomad_nvidia_vgpu.device.upkeep import Upkeep  # noqa: PLC0415
+
+    return Upkeep(catalog, enforcers, config.fingerprint_period_s)
+
+
+def serve_metrics(config: PluginConfig, catalog: Catalog, tally: Tally, watch: GpuWatch) -> None:
+    """Serves for ever. Whatever goes wrong, the plugin goes on without metrics."""
+    try:
+        # Imported late: 45 ms, and few nodes have a metrics_address.
+        from nomad_nvidia_vgpu.device.metrics import registry_of  # noqa: PLC0415
+        from nomad_nvidia_vgpu.device.metrics_server import MetricsServer  # noqa: PLC0415
+
+        registry = registry_of(catalog, tally, config.vendor)
+        server = MetricsServer(config.metrics_address, registry, config.fingerprint_period_s)
+        with watch.sampling(METRICS_SAMPLE_S):
+            server.run()
+    except Exception:  # noqa: BLE001  the GPUs matter more
+        _log.exception("the metrics failed in an unforeseen way: report this as a bug")

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Files and folders of the node that somebody else may have put there, looked at warily."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection
+
+
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """The whole of a small regular file; OSError when it is longer than `most`, or is none.
+
+    Neither a pipe that nobody writes to nor a file without end can hold up who reads it.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(file, "rb") as opened:  # noqa: PTH123  it is open already
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+        data = opened.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is longer than {most} bytes", os.fspath(path))
+    return data
+
+
+def read_start(path: str | os.PathLike[str], most: int) -> bytes:
+    """No more than the first bytes of a file of `/proc`, of which a task decides how long it is."""
+    with open(path, "rb") as opened:  # noqa: PTH123  many small reads
+        return opened.read(most)
+
+
+def unsafe(path: str, trusted: Collection[int]) -> str | None:
+    """Who but the uids in `trusted` could change what is at `path`, or put something in its place.
+
+    As half a sentence; None: nobody. OSError if it cannot be looked at.
+    """
+    real = os.path.realpath(path)
+    one = real
+    while True:
+        status = os.stat(one)  # noqa: PTH116  on the way to the handshake
+        if status.st_uid not in trusted:
+            return f"{one} belongs to uid {status.st_uid}"
+        others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        # In a sticky folder above it others can add names, but not take ours away.
+        if others and (one == real or not status.st_mode & stat.S_ISVTX):
+            return f"{one} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
+        if one == "/":
+            return None
+        one = os.path.dirname(one)  # noqa: PTH120  as above

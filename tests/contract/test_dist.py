@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What `make dist` makes, for both machines: whole, described, and the same wherever it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import single_file
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from scripts import dist
+from scripts.onefile import build
+from scripts.pins import REQUIREMENTS, pins
+from scripts.wheels import ARCHITECTURES, PYTHONS, DownloadError, Target
+
+pytestmark = pytest.mark.timeout(600)  # wheels are downloaded
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+SOURCES = ("src", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with all that is made, for one Python."""
+    out = tmp_path_factory.mktemp("made")
+    if dist.main(["--out", str(out), "--python", PYTHON]) != 0:
+        single_file.missing("the wheels cannot be had")
+    return out
+
+
+def bills(made: Path) -> dict[str, Any]:
+    """The bill of each thing."""
+    return {
+        path.name.removesuffix(".cdx.json"): json.loads(path.read_text())
+        for path in made.glob("*.cdx.json")
+    }
+
+
+def test_each_thing_has_a_bill_and_a_sum(made: Path) -> None:
+    """Three things, three bills, and all of them are as SHA256SUMS says."""
+    things = {path.name for path in made.iterdir()} - {"SHA256SUMS"}
+    assert len(things) == 6
+    assert {name for name in things if not name.endswith(".json")} == set(bills(made))
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    done = subprocess.run(command, cwd=made, check=True, capture_output=True, text=True)
+    assert {line.removesuffix(": OK") for line in done.stdout.splitlines()} == things
+
+
+def test_the_bills_are_cyclonedx(made: Path) -> None:
+    """By the schema that they name."""
+    validator = JsonStrictValidator(SchemaVersion.V1_6)
+    for path in made.glob("*.cdx.json"):
+        assert validator.validate_str(path.read_text()) is None
+
+
+def test_the_bills_have_every_pin_with_a_licence(made: Path) -> None:
+    """All that run.txt pins for this Python, under licences that the wheels declare."""
+    pinned = pins((REQUIREMENTS / "run.txt").read_text())
+    wanted = {(p.name, p.version) for p in Target(PYTHON, "x86_64").needed(pinned)}
+    for name, bill in bills(made).items():
+        found = {(one["name"], one["version"]) for one in bill["components"]}
+        assert wanted == {one for one in found if one[0] != "nomad-nvidia-vgpu"}, name
+        assert all(one["licenses"] for one in bill["components"]), name
+
+
+def test_the_digests_in_the_bills_are_the_pinned_ones(made: Path) -> None:
+    """Of each wheel in a single file, and of ours the one that lies beside it."""
+    hashes = {h for pin in pins((REQUIREMENTS / "run.txt").read_text()) for h in pin.hashes}
+    (ours,) = made.glob("*.whl")
+    hashes.add(f"sha256:{hashlib.sha256(ours.read_bytes()).hexdigest()}")
+    files = {name: bill for name, bill in bills(made).items() if name != ours.name}
+    assert len(files) == 2
+    for bill in files.values():
+        assert {f"sha256:{one['hashes'][0]['content']}" for one in bill["components"]} < hashes
+
+
+def test_the_graph_leads_to_everything(made: Path) -> None:
+    """Nothing is in it that nothing needs."""
+    for bill in bills(made).values():
+        needs = {one["ref"]: one.get("dependsOn", []) for one in bill["dependencies"]}
+        reached = {bill["metadata"]["component"]["bom-ref"]}
+        for _ in needs:
+            reached |= {need for one in reached for need in needs[one]}
+        assert reached == set(needs)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_python_has_the_same_modules_on_both_machines(
+    python: str, made: Path, tmp_path: Path
+) -> None:
+    """None is missing on aarch64, where nothing of this can be started in tests.
+
+    `merged` has looked at each compiled one: for that machine, under a name which that Python takes.
+    """
+    (ours,) = made.glob("*.whl")
+    modules = []
+    for architecture in ARCHITECTURES:
+        target = Target(python, architecture)
+        try:
+            wheels = build.contents(ours, [target])[target]
+        except DownloadError as error:
+            single_file.missing(str(error))
+        tree = build.merged(target, wheels)
+        assert sum(name.endswith(".so") for name in tree) >= 5
+        modules.append({n.replace(architecture, "") for n in tree if ".dist-info/" not in n})
+    assert modules[0] == modules[1]
+
+
+def test_no_wheel_tells_what_it_was_linked_from(made: Path) -> None:
+    """As docs/packaging.md says. When one does, its list belongs into our bills."""
+    wheels = build.contents(next(made.glob("*.whl")), [Target(PYTHON, "aarch64")])
+    for paths in wheels.values():
+        for path in paths:
+            with zipfile.ZipFile(path) as archive:
+                assert not [name for name in archive.namelist() if ".dist-info/sboms/" in name]
+
+
+def test_the_same_sources_give_the_same_wheel(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever, whenever, by whomever they were checked out, and whatever their environment says."""
+    source, out = tmp_path / "elsewhere", tmp_path / "out"
+    source.mkdir()
+    for name in SOURCES:
+        copy = shutil.copytree if (dist.ROOT / name).is_dir() else shutil.copy
+        copy(dist.ROOT / name, source / name)
+    for path in source.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    environment = {
+        "SOURCE_DATE_EPOCH": "1700000000",
+        "TZ": "Pacific/Auckland",
+        "LC_ALL": "C",
+        "PYTHONHASHSEED": "1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = os.umask(0o077)
+    try:
+        again = dist.build_wheel(out, source)
+    finally:
+        os.umask(before)
+    assert again.read_bytes() == (made / again.name).read_bytes()

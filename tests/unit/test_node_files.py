@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Files of the node that somebody else may have put there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
+
+US = {0, os.geteuid()}
+
+
+def test_a_small_file_is_read_whole(tmp_path: Path) -> None:
+    """Up to the very last byte that it may have, and behind a link."""
+    (tmp_path / "file").write_bytes(b"1234")
+    (tmp_path / "link").symlink_to("file")
+    assert read_bounded(tmp_path / "link", 4) == b"1234"
+
+
+def test_a_file_without_end_is_an_error(tmp_path: Path) -> None:
+    """It costs no more memory than one that is just too long."""
+    (tmp_path / "file").touch()
+    os.truncate(tmp_path / "file", 1 << 40)
+    with pytest.raises(OSError, match="longer than 4 bytes") as caught:
+        read_bounded(tmp_path / "file", 4)
+    assert caught.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_file_is_an_error(tmp_path: Path, kind: str) -> None:
+    """A pipe would be waited for, and /dev/zero has no end."""
+    path = tmp_path / "path"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_bounded(path, 4)
+
+
+def test_of_what_a_task_makes_long_only_the_start_is_read(tmp_path: Path) -> None:
+    """As of the command line of a process."""
+    (tmp_path / "cmdline").touch()
+    os.truncate(tmp_path / "cmdline", 1 << 40)
+    assert read_start(tmp_path / "cmdline", 4) == bytes(4)
+
+
+def test_folders_that_others_can_write_to_are_unsafe(tmp_path: Path) -> None:
+    """At the folder and above it, save for sticky ones."""
+    below = tmp_path / "below"
+    below.mkdir()
+    if unsafe(str(below), US):
+        pytest.skip("the temporary directory of this machine is not to be trusted")
+    tmp_path.chmod(0o770)
+    assert unsafe(str(below), US) == f"{tmp_path} can be written to by others (mode 0770)"
+    tmp_path.chmod(0o1777)
+    assert unsafe(str(below), US) is None
+    below.chmod(0o1777)
+    assert unsafe(str(below), US) == f"{below} can be written to by others (mode 1777)"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_strangers_folder_is_unsafe(tmp_path: Path) -> None:
+    """Unless he is who owns the agent's configuration and so decides what it runs anyway."""
+    os.chown(tmp_path, 12345, -1)
+    assert unsafe(str(tmp_path), US) == f"{tmp_path} belongs to uid 12345"
+    assert unsafe(str(tmp_path), {*US, 12345}) is None
