@@ -42,6 +42,7 @@ OF_NO_MODULE = {
 """Test files that test no module, and what they test."""
 
 MORE_THAN_ONE = {
+    "cli/test_install_hostile.py": "cli/install.py",
     "config/test_decode_gpu_blocks.py": "config/decode.py",
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",

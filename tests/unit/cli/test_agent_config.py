@@ -71,17 +71,19 @@ def test_several_are_read_in_the_order_given(tmp_path: Path) -> None:
     assert read_agent_config([tmp_path / "b.hcl", tmp_path / "a.hcl"]).plugins == "/a"
 
 
-def test_what_only_root_reads_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is closed, and a file."""
+@pytest.mark.parametrize("call", [(Path, "open"), (Path, "iterdir")])
+def test_what_only_root_reads_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[type, str]
+) -> None:
+    """A file, and a folder, that are closed."""
     written(tmp_path, a_hcl=OURS)
 
-    def closed(_self: Path) -> None:
+    def closed(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    for method in ("read_text", "iterdir"):
-        monkeypatch.setattr(Path, method, closed)
-        with pytest.raises(ConfigError, match=r"Permission denied; run this command as root$"):
-            read_agent_config([tmp_path])
+    monkeypatch.setattr(*call, closed)
+    with pytest.raises(ConfigError, match=r"Permission denied; run this command as root$"):
+        read_agent_config([tmp_path])
 
 
 def test_every_wrong_file_is_named(tmp_path: Path) -> None:

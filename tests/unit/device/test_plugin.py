@@ -14,12 +14,10 @@ import pytest
 from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.device import background, plugin
 from nomad_nvidia_vgpu.device.accountant import Accountant
-from nomad_nvidia_vgpu.device.background import policy_of
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
 from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.errors import NotBegunError, RequestError, StaleLibraryError
-from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch
@@ -363,12 +361,3 @@ def test_the_first_fingerprint_imports_only_what_it_needs() -> None:
         *(f"nomad_nvidia_vgpu.device.{m}" for m in late),
     }
     assert not unwanted & set(done.stdout.split())
-
-
-def test_the_operators_policy_is_the_watchs() -> None:
-    """What the health block says is what GPUs are judged by; without it, the defaults."""
-    health = HealthConfig((13,), (79,), recovery_period_s=1.0)
-    assert policy_of(PluginConfig(health=health)) == HealthPolicy(
-        frozenset({13}), frozenset({79}), recovery_period_s=1.0
-    )
-    assert policy_of(PluginConfig()) == DEFAULT_POLICY

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What runs behind Nomad's calls. How it begins and ends with them is in `test_plugin.py`."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.device.background import Background, background_of, policy_of
+from nomad_nvidia_vgpu.device.catalog import Catalog
+from nomad_nvidia_vgpu.device.tally import Tally
+from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
+from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from unit.example_gpus import gpu
+from unit.gpu.scripted_source import ScriptedSource
+
+CONFIG = PluginConfig(vgpus=2, memory_guard=MemoryGuardConfig("off"))
+SIMULATED = CONFIG._replace(simulate=(SimulatedGpus("l4", 1),))
+
+
+def built(config: PluginConfig) -> Background:
+    """Gives what this config wants to run."""
+    return background_of(
+        config, Catalog(config), Tally(), ScriptedSource(gpu("GPU-a")), leave=lambda: None
+    )
+
+
+@pytest.mark.parametrize("config", [CONFIG, SIMULATED])
+def test_what_is_built_does_not_run(config: PluginConfig) -> None:
+    """So that what cannot be built whole leaves nothing behind."""
+    before = threading.active_count()
+    background = built(config._replace(metrics_address="[::1]:9400"))
+    assert threading.active_count() == before
+    assert background.metrics is not None
+    assert not background.metrics.is_alive()
+
+
+def test_metrics_only_with_an_address() -> None:
+    """They cost memory and a port."""
+    assert built(CONFIG).metrics is None
+
+
+def test_what_tasks_hold_is_looked_for_on_real_gpus_only() -> None:
+    """Simulated ones have the same UUIDs in every agent of a machine."""
+    assert built(CONFIG).holdings is not None
+    assert built(SIMULATED).holdings is None
+
+
+@pytest.mark.parametrize(
+    ("config", "always"),
+    [
+        (CONFIG, False),
+        (CONFIG._replace(memory_guard=MemoryGuardConfig("warn")), True),
+        (CONFIG._replace(health=HealthConfig(end_tasks=True)), True),
+    ],
+)
+def test_processes_are_listed_for_who_acts_on_them(config: PluginConfig, always: object) -> None:
+    """For stats alone, only while somebody reads them."""
+    assert built(config).lists_always is always
+
+
+def test_the_operators_policy_is_the_watchs() -> None:
+    """What the health block says is what GPUs are judged by; without it, the defaults."""
+    health = HealthConfig((13,), (79,), recovery_period_s=1.0)
+    assert policy_of(PluginConfig(health=health)) == HealthPolicy(
+        frozenset({13}), frozenset({79}), recovery_period_s=1.0
+    )
+    assert policy_of(PluginConfig()) == DEFAULT_POLICY
