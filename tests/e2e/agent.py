@@ -208,8 +208,12 @@ class Agent:
 
     def plugin_processes(self) -> list[psutil.Process]:
         """The processes of our plugin that run from this agent's plugin_dir."""
-        prefix = f"{self.plugin_dir}/"
-        return [p for p, line in _processes() if any(word.startswith(prefix) for word in line)]
+        prefix, root = f"{self.plugin_dir}/", str(self.root)
+        return [
+            process
+            for process, line in _processes()
+            if any(word.startswith(prefix) for word in line) and _is_below(process, root)
+        ]
 
     def the_plugin(self) -> psutil.Process:
         """The one plugin process that is left once the agent's three launches are over."""

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import psutil
 import pytest
+import single_file
 from libnvidia_ml.driver import BuildError, build
 
 from e2e import binaries
@@ -62,6 +63,12 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return build(tmp_path_factory.mktemp("nvml"))
     except BuildError as error:
         binaries.missing(f"the fake driver does not build: {error}")
+
+
+@pytest.fixture(scope="session")
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin as the one file that is given out."""
+    return single_file.make(tmp_path_factory.mktemp("dist"))
 
 
 class StartAgent(Protocol):

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import single_file
 
 from e2e import binaries
 from e2e.api import granted_ids
@@ -19,15 +18,9 @@ UNPACK_DIR = "NVIDIA_VGPU_UNPACK_DIR"
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds it
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file as it is given out."""
-    return single_file.make(tmp_path_factory.mktemp("dist"))
-
-
 @pytest.mark.parametrize("nomad", ["nomad", "nomad-1.9"])
 def test_a_job_runs_on_a_vgpu(
-    nomad: str, file: Path, start_agent: StartAgent, tmp_path: Path
+    nomad: str, one_file: Path, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     """Installed by itself; of the three starts, without HOME, the first unpacks."""
     unpacked = tmp_path / "unpacked"
@@ -41,7 +34,7 @@ def test_a_job_runs_on_a_vgpu(
     entry.unlink()  # the link to the program that other tests run
     configs = [f"--agent-config={path}" for path in agent.configs]
     done = subprocess.run(
-        [file, "install", *configs],
+        [one_file, "install", *configs],
         env={**os.environ, UNPACK_DIR: str(unpacked)},
         capture_output=True,
         text=True,

@@ -24,6 +24,8 @@ WITHOUT_TESTS = {
 OF_NO_MODULE = {
     "test_mirror.py": "this file",
     "test_docs.py": "what is written in docs/",
+    "test_doc_commands.py": "the commands and blocks in docs/",
+    "test_quoted_messages.py": "what docs/troubleshooting.md quotes",
     "test_check_table.py": "the table of checks in docs/operations.md",
     "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
     "test_fault_table.py": "the fault table in docs/health.md",

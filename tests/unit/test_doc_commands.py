@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Every command and every block in the docs is of a kind that some test runs or parses.
+
+`contract/test_doc_commands.py` runs those of nvidia-vgpu, `e2e/test_docs.py` asks Nomad about its
+own and about the HCL, `e2e/test_quickstart.py` follows the quickstart to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import doc_pages
+import pytest
+import yaml
+from doc_pages import Block, Command
+
+from nomad_nvidia_vgpu import __version__
+from nomad_nvidia_vgpu.cli.config_file import read_config_file
+from nomad_nvidia_vgpu.cli.config_options import checked_config
+from nomad_nvidia_vgpu.cli.main import cli
+
+ELSEWHERE = {
+    "systemctl restart nomad": "the machine's agent; e2e/test_quickstart.py restarts its own",
+    "install -m 755 nvidia-vgpu-0.2.0-linux-x86_64 /usr/local/bin/nvidia-vgpu": (
+        "e2e/test_quickstart.py runs it"
+    ),
+    "mkdir -p /opt/nomad/data/plugins": "e2e/test_quickstart.py runs it",
+    "cp /opt/nomad/data/plugins/nvidia-vgpu /opt/nvidia-vgpu.original": (
+        "e2e/test_migration.py runs it"
+    ),
+    "install -m 755 /opt/nvidia-vgpu.original /opt/nomad/data/plugins/nvidia-vgpu": "the same",
+    "curl -s http://127.0.0.1:9400/metrics": "contract/test_metrics.py reads what it would",
+    "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml": (
+        "NVIDIA's; tests/cdi_node has what it writes"
+    ),
+    "python3 -m venv /opt/nvidia-vgpu": "what `make setup` does, elsewhere",
+    "/opt/nvidia-vgpu/bin/pip install --require-hashes -r requirements/run.txt": "the same",
+    "/opt/nvidia-vgpu/bin/pip install --no-deps nomad_nvidia_vgpu-0.2.0-py3-none-any.whl": (
+        "the wheel that `make dist` writes"
+    ),
+    "sha256sum --check --ignore-missing SHA256SUMS": "unit/scripts/test_dist.py runs it",
+    "diff dist/SHA256SUMS SHA256SUMS": "contract/test_dist.py compares two builds",
+    "OUT=/path/for/results scripts/gpu-session.sh": "needs a GPU; `make gpu-test` starts it too",
+}
+"""Commands that are neither ours nor Nomad's, and why no test here runs them."""
+
+OF_OTHERS = {
+    "--venv": "pex",
+    "--sh-boot": "pex",
+    "--upgrade": "scripts/lock.sh",
+    "--gpu-memory-utilization": "vLLM",
+}
+"""Flags that stand alone in a sentence and are not ours, and whose they are."""
+
+MAKEFILE = (doc_pages.ROOT / "Makefile").read_text()
+CONSOLE = doc_pages.commands()
+INLINE = list(doc_pages.inline())
+
+
+def is_ours(command: Command) -> bool:
+    """Whether it is our program, by its name or as the single file is called."""
+    return re.match(r"\S*\bnvidia-vgpu(-\S+)? \S", command.text) is not None
+
+
+def is_makes(command: Command) -> bool:
+    """Whether it runs make, in a clone."""
+    return command.text.startswith("make ")
+
+
+OURS = [c for c in (*CONSOLE, *INLINE) if is_ours(c) and c.text not in ELSEWHERE]
+
+
+def test_every_command_line_is_of_a_kind_that_is_tested() -> None:
+    """Nobody adds one that no test knows, nor leaves an excuse behind."""
+    texts = {command.text for command in CONSOLE}
+    known = {c.text for c in CONSOLE if is_ours(c) or is_makes(c) or c.program == "nomad"}
+    assert texts - known == set(ELSEWHERE)
+
+
+def test_only_lines_with_a_prompt_stand_in_a_console_block() -> None:
+    """What a program answers would need a test of its own."""
+    lines = [line for block in doc_pages.blocks("console") for line in block.text.splitlines()]
+    assert [line for line in lines if line and not line.startswith(("$ ", "# "))] == []
+
+
+@pytest.mark.parametrize("command", OURS, ids=str)
+def test_our_command_exists_with_these_flags(command: Command, tmp_path: Path) -> None:
+    """The real command line takes it; where the page names a file, a file is there."""
+    file = tmp_path / "client.hcl"
+    file.write_text("vgpus = 8\n")
+    arguments = doc_pages.with_file(command.words[1:], file)
+    if arguments[0].startswith("-"):
+        assert arguments[0] in {name for option in cli.params for name in option.opts}
+        return
+    verb, *rest = arguments
+    context = cli.commands[verb].make_context(verb, rest)  # UsageError for a flag or a value
+    assert context.args == []
+
+
+@pytest.mark.parametrize("command", [c for c in INLINE if re.match(r"--[a-z]", c.text)], ids=str)
+def test_a_flag_in_a_sentence_is_one_of_ours(command: Command) -> None:
+    """Of whichever command the sentence is about."""
+    ours = {name for verb in cli.commands.values() for o in verb.params for name in o.opts}
+    flags = {word.partition("=")[0] for word in command.text.split() if word.startswith("--")}
+    assert flags - OF_OTHERS.keys() <= ours
+
+
+@pytest.mark.parametrize("command", [c for c in (*CONSOLE, *INLINE) if is_makes(c)], ids=str)
+def test_a_target_of_make_exists(command: Command) -> None:
+    """With the variable that the page sets for it."""
+    target, *variables = command.words[1:]
+    assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+    assert all(f"$({variable.partition('=')[0]})" in MAKEFILE for variable in variables)
+
+
+def test_files_have_the_version_that_is_built() -> None:
+    """A reader copies the name of the file."""
+    pages = "".join(page.read_text() for page in doc_pages.PAGES)
+    named = re.findall(r"(?:nvidia-vgpu|nomad_nvidia_vgpu)-(\d[\d.]*\d)-(?:linux|py3)", pages)
+    assert named
+    assert set(named) == {__version__}
+
+
+@pytest.mark.parametrize("block", doc_pages.blocks("hcl"), ids=str)
+def test_hcl_is_of_a_job_or_a_config_that_the_plugin_takes(block: Block, tmp_path: Path) -> None:
+    """The plugin's own decoder finds no fault; e2e/test_docs.py hands both kinds to Nomad."""
+    agent = block.as_agent()
+    assert (agent is None) != (block.as_job() is None)
+    if agent is not None:
+        file = tmp_path / "agent.hcl"
+        file.write_text(agent)
+        assert checked_config(read_config_file(file)).configured
+
+
+@pytest.mark.parametrize("block", doc_pages.blocks("json", "yaml"), ids=str)
+def test_json_and_yaml_parse(block: Block) -> None:
+    """A reader copies it."""
+    load = json.loads if block.language == "json" else yaml.safe_load
+    assert isinstance(load(block.text), dict)
+
+
+def test_every_block_is_in_a_language_that_is_looked_at() -> None:
+    """Drawings have none; a query of Prometheus is parsed by no library that we have."""
+    languages = {block.language for block in doc_pages.blocks()}
+    assert languages <= {"console", "hcl", "json", "yaml", "promql", ""}
