@@ -129,7 +129,7 @@ def test_odd_ids_are_refused_in_one_short_line(start: Start, ids: list[str]) -> 
         host.reserve(ids)
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
     assert caught.value.text.isprintable()
-    assert len(caught.value.text.encode()) < 5_000
+    assert len(caught.value.text) < 8_000
     assert host.info().name == "nvidia-vgpu"
 
 
@@ -152,7 +152,7 @@ def test_odd_configs_are_refused_in_one_short_line(start: Start, config: object)
         host.set_config_bytes(msgpack.packb(config))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.text.isprintable()
-    assert len(caught.value.text.encode()) < 5_000
+    assert len(caught.value.text) < 8_000
     host.set_config(SIMULATED)
     assert next(host.fingerprints())
 
