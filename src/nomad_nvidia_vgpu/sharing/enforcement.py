@@ -18,7 +18,7 @@ class Enforcement(NamedTuple):
 
 
 IN_FORCE = Enforcement(holds_memory=True)
-"""All is as the config asks: what a plan assumes, and what simulated GPUs have."""
+"""All is as the config asks, and that is all there can be."""
 
 STARTING = Enforcement(problem="what holds its shares is being started: wait a moment")
 """Nothing is known yet."""

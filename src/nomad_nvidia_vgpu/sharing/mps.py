@@ -68,6 +68,13 @@ class Mps:
         """Nothing that is not read back from the server."""
         return ""
 
+    def expected(self, config: PluginConfig, gpu: Gpu) -> Enforcement:
+        """Limits hold memory where there are any, and where no process can run beside the server."""
+        limited = limits_of(config.mps, Grant(gpu, 1, 1)).memory_mib is not None
+        # A MIG device has no compute mode, so nothing keeps a process from running beside.
+        exclusive = config.mps.exclusive_process and gpu.parent_uuid is None
+        return Enforcement(holds_memory=limited and exclusive)
+
     def memory_isolation(self, gpu: Gpu, vgpus: int, enforcement: Enforcement) -> str:
         """`mps` while the limits hold, unless the hardware alone holds more."""
         alone = undivided_isolation(gpu, vgpus)

@@ -143,10 +143,9 @@ def _divide(
 ) -> SharedGpu:
     gpu, health = seen
     strategy = STRATEGIES[policy.sharing]
-    if enforced is None or gpu.simulated:
-        enforcement = IN_FORCE
-    else:
-        enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else IN_FORCE)
+    enforcement = strategy.expected(config, gpu)
+    if enforced is not None and not gpu.simulated:
+        enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else enforcement)
     unfit = policy.problem or strategy.problem(gpu, policy.vgpus)
     if unfit and enforcement is STARTING:
         enforcement = Enforcement()  # nothing is started for it
@@ -154,8 +153,7 @@ def _divide(
     if health.healthy and problem:
         health = Health(False, problem)
     # Where the GPU's memory is not known, nothing can be said to exceed a share of it.
-    knows = gpu.own_memory_mib is not None and not gpu.simulated
-    guarded = config.memory_guard.action == "kill" and knows
+    guarded = config.memory_guard.action == "kill" and gpu.own_memory_mib is not None
     return SharedGpu(
         gpu,
         health,

@@ -50,6 +50,9 @@ class Strategy(Protocol):
     def weakness(self, gpu: Gpu, vgpus: int) -> str:
         """What is odd about sharing `gpu` so, for the log; empty: nothing."""
 
+    def expected(self, config: PluginConfig, gpu: Gpu) -> Enforcement:
+        """What is in force when all works: what a plan assumes, and what simulated GPUs have."""
+
     def memory_isolation(self, gpu: Gpu, vgpus: int, enforcement: Enforcement) -> str:
         """One of `ISOLATION`: what holds while `enforcement` is as it is."""
 

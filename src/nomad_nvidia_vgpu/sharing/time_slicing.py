@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
-from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
 
 
@@ -32,6 +32,10 @@ class TimeSlicing:
             f" can be used at a time: nvidia-smi -i {gpu.uuid} -c DEFAULT, or set sharing to"
             ' "mps"'
         )
+
+    def expected(self, config: PluginConfig, gpu: Gpu) -> Enforcement:  # noqa: ARG002
+        """There is nothing that could fail."""
+        return IN_FORCE
 
     def memory_isolation(self, gpu: Gpu, vgpus: int, enforcement: Enforcement) -> str:  # noqa: ARG002
         """`whole` or `mig` for a GPU that is not divided, else `none`."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.errors import RequestError
+from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.gpu.profiles import parse_simulated
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant, Mount
@@ -146,3 +147,22 @@ def test_nothing_runs_for_simulated_gpus_nor_where_mps_never_was(tmp_path: Path)
 def test_an_old_mig_uuid_is_one_directory() -> None:
     """UUIDs of drivers before 470 have slashes."""
     assert directory_of(MpsConfig(), "MIG-GPU-x/1/0").endswith("/mps/MIG-GPU-x_1_0")
+
+
+@pytest.mark.parametrize(
+    ("options", "one", "holds"),
+    [
+        ({}, gpu(), True),
+        ({"memory_limit": False}, gpu(), False),
+        ({"exclusive_process": False}, gpu(), False),
+        ({"compute_limit": False}, gpu(), True),
+        ({}, gpu(memory_mib=None), False),
+        ({}, gpu(unified_memory=True), False),
+        ({}, mig("MIG-1"), False),
+    ],
+)
+def test_what_is_expected_is_what_the_config_can_hold(
+    options: dict[str, Any], one: Gpu, holds: object
+) -> None:
+    """Who tries a config with `plan` or simulated GPUs must not read more than a node would offer."""
+    assert Mps().expected(config(**options), one) == Enforcement(holds_memory=holds is True)

@@ -9,9 +9,12 @@ import psutil
 import pytest
 from mps_control.node import wait_until
 
+from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
+from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing import mps_control
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
-from unit.example_gpus import gpu
+from nomad_nvidia_vgpu.sharing.mps import Mps
+from unit.example_gpus import gpu, mig
 from unit.sharing.mps_node import EXCLUSIVE, A, B, MpsNode, Plugins, weak, without_sentence
 
 MEMORY, PERCENTAGE = "default_device_pinned_mem_limit", "default_active_thread_percentage"
@@ -28,6 +31,19 @@ def test_all_is_in_force_after_the_first_pass(node: MpsNode, plugins: Plugins) -
     assert plugins.modes.modes == {"GPU-a": EXCLUSIVE}
     facts = node.client().facts
     assert (facts["memory_mib"], facts["percentage"]) == (4000, 25)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"memory_limit": False}, {"exclusive_process": False}], ids=str
+)
+@pytest.mark.parametrize("one", [A, gpu("GPU-b", unified_memory=True), mig("MIG-1")])
+def test_a_plan_expects_what_is_brought_into_force(
+    plugins: Plugins, options: dict[str, bool], one: Gpu
+) -> None:
+    """`plan` and simulated GPUs show what a node would."""
+    config = PluginConfig(vgpus=4, sharing="mps", mps=MpsConfig(**options))  # type: ignore[arg-type]
+    kept = plugins.start(**options).keep(one, 4)
+    assert kept.holds_memory is Mps().expected(config, one).holds_memory
 
 
 def test_a_server_holds_the_gpu_before_the_first_task(node: MpsNode, plugins: Plugins) -> None:

@@ -204,6 +204,14 @@ def test_weaknesses_are_warnings_and_take_the_promise_down() -> None:
     assert plan.by_uuid()["GPU-a"].health == HEALTHY
 
 
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_guard_that_ends_tasks_is_promised(*, simulated: bool) -> None:
+    """On simulated GPUs too, so that a job's constraint can be tried."""
+    config = PluginConfig(vgpus=2, memory_guard=MemoryGuardConfig("kill"))
+    plan = make_plan(config, inventory(gpu("GPU-a", simulated=simulated)))
+    assert plan.by_uuid()["GPU-a"].memory_isolation == "guard"
+
+
 def test_simulated_gpus_have_all_in_force() -> None:
     """Jobs can be tried without hardware: the same groups and attributes."""
     plan = make_plan(MPS, inventory(gpu("GPU-a", simulated=True)), {})
