@@ -166,7 +166,8 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
     )
     if use is None:
         numbers = _numbers([str(vgpu) for vgpu in shared.ids()])
-        yield _Row(f"  {numbers}", "who uses them is not known")
+        unknown = "who uses them is not known"
+        yield _Row(f"  {numbers}", "simulated: used by no process" if gpu.simulated else unknown)
         return
     for share in sorted(use.shares, key=lambda one: _order(one.vgpu_ids)):
         yield _share_row(share)

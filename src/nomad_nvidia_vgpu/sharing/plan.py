@@ -281,12 +281,25 @@ def _warnings(
             f"{vgpus} vGPUs on one node make its registration with Nomad large: "
             "set a lower vgpus unless you need as many"
         )
+    yield from _too_much_headroom(config, shared)
     for one in shared:
         yield from filter(
             None, (one.strategy.weakness(one.gpu, one.vgpus), one.enforcement.weakness)
         )
     if any(seen.gpu.simulated for seen in inventory.gpus):
         yield "these GPUs are simulated: remove simulate from the config to offer real ones"
+
+
+def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[str]:
+    """A sentence on the smallest share, if frameworks cannot leave so much of it."""
+    shares = [(mib, o.gpu.uuid) for o in shared if o.vgpus > 1 and (mib := o.memory_mib(1))]
+    mib, uuid = min(shares, default=(0, ""))
+    if config.framework_hints and config.framework_headroom_mib * 2 > mib > 0:
+        yield (
+            f"framework_headroom is {config.framework_headroom_mib} MiB, more than half of a share of"
+            f" {uuid} ({mib} MiB), so frameworks there leave half of the share: set a lower one, or"
+            " divide the GPU into fewer vGPUs"
+        )
 
 
 def _shown(inventory: Inventory) -> str:

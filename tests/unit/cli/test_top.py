@@ -58,7 +58,7 @@ def test_simulated_gpus_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.count("GPU-") == 2
     assert out.count("MIG-") == 1
-    assert out.count("who uses them is not known") == 3
+    assert out.count("simulated: used by no process") == 3
 
 
 def test_machines_get_a_document(node: ScriptedSource, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,6 +137,20 @@ def test_simulated_gpus_are_worth_a_warning() -> None:
     assert "simulated" in warning
 
 
+@pytest.mark.parametrize(("headroom_mib", "odd"), [(500, False), (501, True)])
+def test_more_headroom_than_there_is_room_for_is_worth_a_warning(
+    headroom_mib: int, *, odd: bool
+) -> None:
+    """It names the smallest share, and where nobody gets hints it does not matter."""
+    node = inventory(gpu("GPU-a", memory_mib=8000), gpu("GPU-b", memory_mib=4000))
+    config = PluginConfig(vgpus=4, framework_headroom_mib=headroom_mib)
+    assert make_plan(config, node).warnings == ()
+    warnings = make_plan(config._replace(framework_hints=("jax",)), node).warnings
+    assert [all(part in w for part in ("501 MiB", "GPU-b (1000 MiB)")) for w in warnings] == (
+        [True] if odd else []
+    )
+
+
 def shared_gpu(memory_mib: int | None, vgpus: int) -> SharedGpu:
     """Gives a divided GPU."""
     one: Gpu = gpu(memory_mib=memory_mib)
