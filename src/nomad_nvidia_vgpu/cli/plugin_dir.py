@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,8 @@ from nomad_nvidia_vgpu.node_files import unsafe
 _HEAD = 4096
 _OURS = (b"# nvidia-vgpu, a Nomad device plugin", b"nomad_nvidia_vgpu")
 """In the first lines of the single file, and of the console script that pip writes."""
+_BUILT_BYTES = re.compile(rb"^built_bytes=(\d+) *$", re.MULTILINE)
+"""How long the single file is, in its own first lines (scripts/onefile/start.sh)."""
 _ELF = b"\x7fELF"
 _MAX_ELF = 256 << 20
 _ORIGINAL = b"nomad-nvidia-vgpu-plugin"
@@ -126,6 +129,16 @@ def kind_of(path: Path) -> Kind:
         if head.startswith(_ELF) and _holds(file.fileno(), _ORIGINAL):
             return Kind.ORIGINAL
     return Kind.OTHER
+
+
+def damage(path: Path) -> str | None:
+    """Why a single file is not whole, as half a sentence; None if it is, or is none. OSError."""
+    with path.open("rb") as file:
+        built = _BUILT_BYTES.search(file.read(_HEAD))
+        there = os.fstat(file.fileno()).st_size
+    if built is None or int(built[1]) == there:
+        return None
+    return f"is damaged ({there} bytes long, and built with {int(built[1])})"
 
 
 def _holds(file: int, mark: bytes) -> bool:

@@ -148,13 +148,16 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
     path = Path(folder.path) / LABEL
     kind = folder.holds(LABEL)
     others = [one.name for one in folder.programs if one.kind is Kind.OURS and one.name != LABEL]
-    if kind is Kind.OURS and not folder.unsafe:
-        if who := unsafe(str(path), trusted):  # what a link leads to, too
+    if kind is Kind.OURS:
+        # What a link leads to, too.
+        if not folder.unsafe and (who := unsafe(str(path), trusted)):
             yield error(
                 f"{who}, and Nomad starts it as {path}",
                 f"chown root, chmod 755, or nvidia-vgpu install from where only root can write;"
                 f" {_RESTART}",
             )
+        if broken := plugin_dir.damage(path):
+            yield error(f"{path} {broken}", f"copy it anew, then {_RESTART}")
     elif kind is Kind.DANGLING:
         yield error(f"{path} is {kind.value}, and stops the agent", "nvidia-vgpu install")
     elif kind is Kind.ORIGINAL:

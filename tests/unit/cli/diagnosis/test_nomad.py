@@ -182,6 +182,13 @@ def test_a_program_that_others_can_write_is_an_error(tmp_path: Path, *, link: bo
     one(plugin_files, facts(tmp_path), Level.OK)
 
 
+def test_a_single_file_that_was_cut_off_is_an_error(tmp_path: Path) -> None:
+    """It begins as it should, and Nomad could not start it."""
+    whole = "built_bytes=100000  \n"
+    written(tmp_path / "plugins/nvidia-vgpu", PLUGIN + whole).chmod(0o755)
+    one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it anew")
+
+
 def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:
     """Nomad starts what is there as root."""
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
