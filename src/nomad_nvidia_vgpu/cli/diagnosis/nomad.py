@@ -150,7 +150,7 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
     others = [one.name for one in folder.programs if one.kind is Kind.OURS and one.name != LABEL]
     if kind is Kind.OURS:
         # What a link leads to, too.
-        if not folder.unsafe and (who := unsafe(str(path), trusted)):
+        if not folder.exposed and (who := unsafe(str(path), trusted)):
             yield error(
                 f"{who}, and Nomad starts it as {path}",
                 f"chown root, chmod 755, or nvidia-vgpu install from where only root can write;"

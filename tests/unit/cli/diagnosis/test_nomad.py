@@ -193,7 +193,7 @@ def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:
     """Nomad starts what is there as root."""
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
     (tmp_path / "plugins").chmod(0o777)
-    one(plugin_files, facts(tmp_path), Level.ERROR, "mode 0777")
+    one(plugin_files, facts(tmp_path), Level.ERROR, "mode 0777", f"| chmod go-w {tmp_path}/plugins")
 
 
 @pytest.mark.parametrize(
