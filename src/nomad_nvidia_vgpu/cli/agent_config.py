@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nomad_nvidia_vgpu.cli.config_file import LABEL, options_of, parsed_file, plugin_blocks
+from nomad_nvidia_vgpu.cli.config_file import (
+    LABEL,
+    options_of,
+    outside_config,
+    parsed_file,
+    plugin_blocks,
+)
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _SUFFIXES = (".hcl", ".json")
@@ -22,6 +28,9 @@ class PluginBlock(NamedTuple):
     file: Path
     has_config: bool
     options: dict[str, object]
+    outside: tuple[str, ...] = ()
+    """Options that stand beside the config block."""
+    has_args: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,23 @@ class AgentConfig:
     def ours(self) -> PluginBlock | None:
         """The block that Nomad will use for this plugin: of several the last."""
         return next((block for block in reversed(self.blocks) if block.label == LABEL), None)
+
+    @property
+    def without_effect(self) -> list[str]:
+        """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
+        *earlier, ours = [block for block in self.blocks if block.label == LABEL] or [None]
+        if ours is None:
+            return []
+        said = [
+            f'plugin "{LABEL}" stands in {block.file} and later in {ours.file}, and Nomad takes the'
+            f" later alone: take out the one in {block.file}"
+            for block in earlier
+        ]
+        if ours.has_args:
+            said.append(
+                f'plugin "{LABEL}" in {ours.file} has args, which mean nothing: take them out'
+            )
+        return said
 
     @property
     def folder(self) -> Path | None:
@@ -75,7 +101,14 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             continue
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         blocks += [
-            PluginBlock(label, file, "config" in body, options_of(body))
+            PluginBlock(
+                label,
+                file,
+                "config" in body,
+                options_of(body),
+                outside_config(body),
+                bool(body.get("args")),
+            )
             for label, body in plugin_blocks(parsed)
         ]
     if problems:
