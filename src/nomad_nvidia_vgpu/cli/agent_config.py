@@ -60,9 +60,10 @@ class AgentConfig:
     @property
     def without_effect(self) -> list[str]:
         """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
-        *earlier, ours = [block for block in self.blocks if block.label == LABEL] or [None]
+        ours = self.ours
         if ours is None:
             return []
+        earlier = [one for one in self.blocks if one.label == LABEL][:-1]
         said = [
             f'plugin "{LABEL}" stands in {block.file} and later in {ours.file}, and Nomad takes the'
             f" later alone: take out the one in {block.file}"
