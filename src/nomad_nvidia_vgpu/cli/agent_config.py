@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nomad_nvidia_vgpu.cli.agent_http import AgentHttp
 from nomad_nvidia_vgpu.cli.config_file import (
     LABEL,
     options_of,
@@ -44,6 +45,8 @@ class AgentConfig:
     """As written; None if no file sets it."""
     data_dir: str | None
     blocks: tuple[PluginBlock, ...]
+    http: Mapping[str, str] = field(default_factory=dict)
+    """The NOMAD_… variables that lead to the agent's API."""
 
     @property
     def plugins(self) -> str | None:
@@ -85,6 +88,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     """The configuration in these files and folders; ConfigError with every file that is wrong."""
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
+    http = AgentHttp()
     for path in paths:
         try:
             files += _files(path)
@@ -100,6 +104,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             closed = isinstance(error.__cause__, PermissionError)
             problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
             continue
+        http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         blocks += [
             PluginBlock(
@@ -121,6 +126,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         plugin_dir=values.get("plugin_dir"),
         data_dir=values.get("data_dir"),
         blocks=tuple(blocks),
+        http=http.environment(),
     )
 
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import json
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,14 @@ def _text(path: Path) -> str:
     if len(data) > _MAX_BYTES:
         raise OSError(errno.EFBIG, f"it is longer than {_MAX_BYTES} bytes")
     return data.decode()
+
+
+def block(parsed: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a block without a label says, of several the last for each name."""
+    merged: dict[str, Any] = {}
+    for body in _maps(parsed.get(name)):
+        merged.update(body)
+    return merged
 
 
 def plugin_blocks(parsed: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

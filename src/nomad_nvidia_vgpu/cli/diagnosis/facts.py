@@ -82,11 +82,12 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             ),
         )
     config = configured.config
-    address = without_login(node.environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS)
+    environment = _towards_nomad(node.environment, configured.agent)
+    address = without_login(environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS)
     with ExitStack() as stack:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
-        nomad = stack.enter_context(Child(lambda: node.nomad(node.environment, node.name)))
+        nomad = stack.enter_context(Child(lambda: node.nomad(environment, node.name)))
         deadline = time.monotonic() + limit_s
         return Facts(
             node,
@@ -101,6 +102,13 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             _within(daemons, deadline, lambda why: why),
             _within(nomad, deadline, lambda why: NomadLook(address, why)),
         )
+
+
+def _towards_nomad(environment: Mapping[str, str], agent: AgentConfig | None) -> Mapping[str, str]:
+    """The variables that lead to the agent: an operator's, else by the agent's configuration."""
+    if environment.get("NOMAD_ADDR") or agent is None:
+        return environment
+    return {**agent.http, **{name: value for name, value in environment.items() if value}}
 
 
 def read_config(paths: Sequence[Path]) -> Configured:

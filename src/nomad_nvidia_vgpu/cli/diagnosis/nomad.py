@@ -180,7 +180,8 @@ def api(facts: Facts) -> Iterator[Verdict]:
     elif look.problem:
         yield warning(
             f"Nomad's API at {look.address} {look.problem}, so what Nomad offers is not known",
-            "set NOMAD_ADDR, NOMAD_TOKEN (node:read) and NOMAD_CACERT as for the nomad command",
+            look.remedy
+            or "set NOMAD_ADDR, NOMAD_TOKEN (node:read) and NOMAD_CACERT as for the nomad command",
         )
     else:
         yield ok(f"Nomad's API at {look.address} knows this node ({look.node_id})")

@@ -259,6 +259,12 @@ def test_an_agent_that_does_not_run_is_an_error(tmp_path: Path) -> None:
     one(api, facts(tmp_path), Level.ERROR, "http://127.0.0.1:4646", "NOMAD_ADDR")
 
 
+def test_a_problem_with_a_remedy_of_its_own_has_that(tmp_path: Path) -> None:
+    """A token is no help to who has but to wait."""
+    look = NO_NOMAD._replace(problem="does not know", refused=False, remedy="look again")
+    one(api, facts(tmp_path, nomad=look), Level.WARNING, "does not know", "| look again")
+
+
 def test_an_api_that_says_nothing_is_a_warning(tmp_path: Path) -> None:
     """A token may be missing, which is no fault of the node."""
     look = NO_NOMAD._replace(problem="wants a token that may read nodes", refused=False)
