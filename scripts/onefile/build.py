@@ -29,6 +29,9 @@ _ELF = bytes.fromhex("7f454c46 020101")
 _MACHINES = {"x86_64": 62, "aarch64": 183}
 """As they are numbered in ELF files, `e_machine`."""
 
+_LENGTH = b"@LENGTH@"
+"""In `start.sh`: as many letters as the number has digits and spaces, so that nothing moves."""
+
 Tree = dict[str, bytes]
 """Files by their path."""
 
@@ -101,7 +104,8 @@ def assembled(trees: Mapping[str, Tree], wanted: str) -> bytes:
     for name in ("scripts/__init__.py", "scripts/onefile/__init__.py", "scripts/onefile/unpack.py"):
         members[name] = (ROOT / name).read_bytes()
     start = _filled(HERE / "start.sh", {"@PYTHONS@": " ".join(names), "@NEEDED@": wanted})
-    return archive(members, compress=False, prefix=start)
+    file = archive(members, compress=False, prefix=start)
+    return file.replace(_LENGTH, b"%-*d" % (len(_LENGTH), len(file)), 1)
 
 
 def _newest_first(name: str) -> int:

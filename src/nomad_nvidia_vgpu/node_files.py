@@ -35,16 +35,23 @@ def unsafe(path: str, trusted: Collection[int]) -> str | None:
 
     As half a sentence; None: nobody. OSError if it cannot be looked at.
     """
+    found = exposed(path, trusted)
+    return found[0] if found else None
+
+
+def exposed(path: str, trusted: Collection[int]) -> tuple[str, str] | None:
+    """The same, and the command that ends it."""
     real = os.path.realpath(path)
     one = real
     while True:
         status = os.stat(one)  # noqa: PTH116  on the way to the handshake
         if status.st_uid not in trusted:
-            return f"{one} belongs to uid {status.st_uid}"
+            return f"{one} belongs to uid {status.st_uid}", f"chown root {one}"
         others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         # In a sticky folder above it others can add names, but not take ours away.
         if others and (one == real or not status.st_mode & stat.S_ISVTX):
-            return f"{one} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
+            mode = stat.S_IMODE(status.st_mode)
+            return f"{one} can be written to by others (mode {mode:04o})", f"chmod go-w {one}"
         if one == "/":
             return None
         one = os.path.dirname(one)  # noqa: PTH120  as above

@@ -272,3 +272,25 @@ def test_a_damaged_file_says_so(built: Path, unpacked: Path, tmp_path: Path) -> 
     assert done.returncode == 1
     assert done.stderr.startswith(f"{damaged} is damaged (")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.9])
+def test_a_file_that_was_cut_off_says_so(
+    built: Path, unpacked: Path, tmp_path: Path, kept: float
+) -> None:
+    """Python would take it for source. Through a link too, and at a level that Nomad shows."""
+    damaged = tmp_path / "whole name"
+    content = built.read_bytes()
+    damaged.write_bytes(content[: int(len(content) * kept)])
+    damaged.chmod(0o755)
+    link = tmp_path / "nvidia-vgpu"
+    link.symlink_to(damaged)
+    path = f"{any_python()['PATH']}:/usr/bin:/bin"
+    environment = {"PATH": path, UNPACK_DIR: str(unpacked), "NOMAD_PLUGIN_MAGIC_COOKIE": "x"}
+    done = run([link], environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"[ERROR] {link} is damaged ({damaged.stat().st_size} bytes long, and built with"
+        f" {len(content)}): copy it anew\n"
+    )
+    assert not unpacked.exists()

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nomad_nvidia_vgpu.cli.config_file import LABEL, options_of, parsed_file, plugin_blocks
+from nomad_nvidia_vgpu.cli.agent_http import AgentHttp
+from nomad_nvidia_vgpu.cli.config_file import (
+    LABEL,
+    options_of,
+    outside_config,
+    parsed_file,
+    plugin_blocks,
+)
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _SUFFIXES = (".hcl", ".json")
@@ -22,6 +29,9 @@ class PluginBlock(NamedTuple):
     file: Path
     has_config: bool
     options: dict[str, object]
+    outside: tuple[str, ...] = ()
+    """Options that stand beside the config block."""
+    has_args: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class AgentConfig:
     """As written; None if no file sets it."""
     data_dir: str | None
     blocks: tuple[PluginBlock, ...]
+    http: Mapping[str, str] = field(default_factory=dict)
+    """The NOMAD_… variables that lead to the agent's API."""
 
     @property
     def plugins(self) -> str | None:
@@ -49,6 +61,24 @@ class AgentConfig:
         return next((block for block in reversed(self.blocks) if block.label == LABEL), None)
 
     @property
+    def without_effect(self) -> list[str]:
+        """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
+        ours = self.ours
+        if ours is None:
+            return []
+        earlier = [one for one in self.blocks if one.label == LABEL][:-1]
+        said = [
+            f'plugin "{LABEL}" stands in {block.file} and later in {ours.file}, and Nomad takes the'
+            f" later alone: take out the one in {block.file}"
+            for block in earlier
+        ]
+        if ours.has_args:
+            said.append(
+                f'plugin "{LABEL}" in {ours.file} has args, which mean nothing: take them out'
+            )
+        return said
+
+    @property
     def folder(self) -> Path | None:
         """The folder of the configuration, where a further file will be read."""
         return self.given if self.given.is_dir() else None
@@ -58,6 +88,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     """The configuration in these files and folders; ConfigError with every file that is wrong."""
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
+    http = AgentHttp()
     for path in paths:
         try:
             files += _files(path)
@@ -73,9 +104,17 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             closed = isinstance(error.__cause__, PermissionError)
             problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
             continue
+        http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         blocks += [
-            PluginBlock(label, file, "config" in body, options_of(body))
+            PluginBlock(
+                label,
+                file,
+                "config" in body,
+                options_of(body),
+                outside_config(body),
+                bool(body.get("args")),
+            )
             for label, body in plugin_blocks(parsed)
         ]
     if problems:
@@ -87,6 +126,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         plugin_dir=values.get("plugin_dir"),
         data_dir=values.get("data_dir"),
         blocks=tuple(blocks),
+        http=http.environment(),
     )
 
 

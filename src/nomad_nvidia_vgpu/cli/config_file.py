@@ -7,7 +7,7 @@ import contextlib
 import errno
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,46 @@ def _text(path: Path) -> str:
     return data.decode()
 
 
+def block(parsed: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a block without a label says, of several the last for each name."""
+    merged: dict[str, Any] = {}
+    for body in _maps(parsed.get(name)):
+        merged.update(body)
+    return merged
+
+
 def plugin_blocks(parsed: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Label and body of each plugin block, in the order of the file."""
     for block in _maps(parsed.get("plugin")):
         for label, bodies in block.items():
             yield from ((label, body) for body in _maps(bodies))
+
+
+def outside_config(body: dict[str, Any]) -> tuple[str, ...]:
+    """The options that stand in a plugin block itself, where Nomad knows none of them."""
+    return tuple(option.name for option in options() if option.name in body)
+
+
+def moved_inside(names: Sequence[str]) -> str:
+    """What to do about options outside of the `config` block, as a sentence."""
+    many = len(names) > 1
+    stand, them = ("stand", "them") if many else ("stands", "it")
+    return (
+        f"{', '.join(names)} {stand} outside of the config block: move {them} into config {{ … }}"
+    )
+
+
+def is_meant(label: str, names: Container[str]) -> bool:
+    """Whether a plugin block of another label, with these options, is meant for this plugin."""
+    return "vgpu" in label.lower() or "vgpus" in names
+
+
+def mislabelled(file: Path, label: str) -> str:
+    """What is wrong with a block that is meant for this plugin, as a sentence."""
+    return (
+        f'{file} has a plugin "{label}" block, but the label must be the name of the file in'
+        f' plugin_dir: write "{LABEL}"'
+    )
 
 
 def options_of(body: dict[str, Any]) -> dict[str, object]:
@@ -116,16 +151,18 @@ def _options_in(path: Path, parsed: dict[str, Any]) -> dict[str, object]:
         if parsed and not {option.name for option in options()} & set(parsed):
             raise ConfigError([f'{path} has no plugin "{LABEL}" block: add one'])
         return _unwrapped(parsed)
-    found: dict[str, object] | None = None
-    for label, body in plugin_blocks(parsed):
-        if label == LABEL:
-            found = options_of(body)  # of two blocks Nomad takes the later one whole
-    if found is None:
-        labels = sorted({label for block in _maps(parsed["plugin"]) for label in block})
-        raise ConfigError(
-            [f'{path} has no plugin "{LABEL}" block, only {", ".join(labels) or "none"}: add one']
-        )
-    return found
+    blocks = list(plugin_blocks(parsed))
+    ours = [body for label, body in blocks if label == LABEL]
+    if ours:
+        body = ours[-1]  # of two blocks Nomad takes the later one whole
+        if names := outside_config(body):
+            raise ConfigError([f"{path}: {moved_inside(names)}"])
+        return options_of(body)
+    meant = [label for label, body in blocks if is_meant(label, {*body, *options_of(body)})]
+    if meant:
+        raise ConfigError([mislabelled(path, label) for label in meant])
+    labels = ", ".join(sorted({label for label, _ in blocks})) or "none"
+    raise ConfigError([f'{path} has no plugin "{LABEL}" block, only {labels}: add one'])
 
 
 def _unwrapped(given: dict[str, Any]) -> dict[str, object]:

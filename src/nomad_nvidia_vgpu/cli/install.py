@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +31,7 @@ from nomad_nvidia_vgpu.node_files import unsafe
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
 """Where the single file unpacks itself (scripts/onefile)."""
 
+_MODE = 0o755
 _RESTART = "restart the agent (systemctl restart nomad): running tasks are not touched"
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -68,14 +71,18 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
     todo = planned(agent, found, _source(agent), given_config(None, flags))
     if todo.replaced is Kind.ORIGINAL:
         tables.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
-    _carry_out(todo, dry_run=dry_run)
+    steps = _steps(todo)
+    _carry_out(todo, steps, dry_run=dry_run)
     if todo.block is not None and (dry_run or todo.block_file is None):
         if todo.block_file is None:
             tables.note("add this to the agent's configuration:")
         click.echo(todo.block.rstrip())
     for sentence in todo.notes:
         tables.note(sentence)
-    tables.note(f"then {_RESTART}" if dry_run else _RESTART)
+    if todo.block is None and not steps:
+        tables.note("nothing to do: the plugin block is there too")
+    else:
+        tables.note(f"then {_RESTART}" if dry_run else _RESTART)
 
 
 @click.command()
@@ -103,10 +110,13 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
                 clear_up(folder)
     for path in own:
         _do(f"remove {path}", path.unlink, dry_run=dry_run)
-    for block in agent.blocks:
-        if block.label == LABEL and block.file not in own:
-            tables.note(f'remove the plugin "{LABEL}" block from {block.file}')
-    tables.note(_RESTART)
+    others = [b.file for b in agent.blocks if b.label == LABEL and b.file not in own]
+    for file in others:
+        tables.note(f'still to do: remove the plugin "{LABEL}" block from {file}')
+    if own or others:
+        tables.note(f"then {_RESTART}" if dry_run or others else _RESTART)
+    else:
+        tables.note("nothing to do: this plugin is not installed here")
     for sentence in _left_behind(agent):
         tables.note(sentence)
 
@@ -163,8 +173,8 @@ def _steps(todo: Installation) -> list[_Step]:
             _Step(f"write {todo.block_file}", todo.block_file, lambda made: _write(made, text))
         )
     source, entry = todo.source, todo.entry
-    if todo.there_already:
-        tables.note(f"{entry} runs this command: it is in its place")
+    if todo.there_already or _is_same(todo):
+        tables.note(f"{entry} is this very program")
     elif todo.link:
         steps.append(
             _Step(f"link {entry} to {source}", entry, lambda made: made.symlink_to(source))
@@ -174,9 +184,20 @@ def _steps(todo: Installation) -> list[_Step]:
     return steps
 
 
-def _carry_out(todo: Installation, *, dry_run: bool) -> None:
+def _is_same(todo: Installation) -> bool:
+    """Whether the entry is already what would be put there, down to its owner and mode."""
+    if todo.replaced is not Kind.OURS:
+        return False
+    with _told(f"read {todo.entry}"):
+        there = todo.entry.lstat()
+        if stat.S_ISLNK(there.st_mode):
+            return todo.link and todo.entry.readlink() == todo.source
+        mine = there.st_uid == os.geteuid() and stat.S_IMODE(there.st_mode) == _MODE
+        return mine and not todo.link and filecmp.cmp(todo.source, todo.entry, shallow=False)
+
+
+def _carry_out(todo: Installation, steps: Sequence[_Step], *, dry_run: bool) -> None:
     """Puts block and entry into their places once both are ready; both, or neither."""
-    steps = _steps(todo)
     if dry_run:
         for step in steps:
             click.echo(f"would {step.what}")
@@ -198,7 +219,7 @@ def _carry_out(todo: Installation, *, dry_run: bool) -> None:
 
 def _copy(source: Path, made: Path) -> None:
     shutil.copyfile(source, made)
-    made.chmod(0o755)
+    made.chmod(_MODE)
 
 
 def _write(made: Path, text: str) -> None:

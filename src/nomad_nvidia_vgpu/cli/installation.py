@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
-from nomad_nvidia_vgpu.cli.config_file import LABEL
+from nomad_nvidia_vgpu.cli.config_file import LABEL, is_meant, mislabelled, moved_inside
 from nomad_nvidia_vgpu.cli.config_options import checked_config, with_any_size
 from nomad_nvidia_vgpu.cli.plugin_block import block_json, block_text, settings
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, not_writable, problems
@@ -43,7 +43,7 @@ class Installation:
     block_file: Path | None
     """Where to write it; None if it is for a person to add."""
     notes: tuple[str, ...]
-    """What was asked for and will not be done, one sentence each."""
+    """What was asked for, or is in the configuration, and has no effect, one sentence each."""
     replaced: Kind | None
 
 
@@ -71,7 +71,7 @@ def planned(
         there_already=source.path == entry,
         block=None if agent.ours else _block(agent, given),
         block_file=block_file,
-        notes=_unwritten(agent, given),
+        notes=(*agent.without_effect, *_unwritten(agent, given)),
         replaced=found.holds(LABEL),
     )
 
@@ -103,16 +103,17 @@ def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:
     ours = agent.ours
     if ours is None:
         said = [
-            f'{block.file} has a plugin "{block.label}" block, but the label must be the name of'
-            f' the file in plugin_dir: write "{LABEL}"'
+            mislabelled(block.file, block.label)
             for block in agent.blocks
-            if "vgpu" in block.label.lower()
+            if is_meant(block.label, {*block.options, *block.outside})
         ]
         if said:
             return said
         if not given:
             return ["it is not set how GPUs are divided: say --vgpus or --vgpu-memory"]
         return _config_problems(given) or _text_problems(given)
+    if ours.outside:
+        return [f"{ours.file}: {moved_inside(ours.outside)}"]
     if not ours.has_config:
         return [f"{ours.file}: the plugin block has no config block, so nothing is offered: add it"]
     said = [f"{ours.file}: {problem}" for problem in _config_problems(ours.options)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.config_file import LABEL
-from nomad_nvidia_vgpu.node_files import unsafe
+from nomad_nvidia_vgpu.node_files import exposed
 
 _HEAD = 4096
 _OURS = (b"# nvidia-vgpu, a Nomad device plugin", b"nomad_nvidia_vgpu")
 """In the first lines of the single file, and of the console script that pip writes."""
+_BUILT_BYTES = re.compile(rb"^built_bytes=(\d+) *$", re.MULTILINE)
+"""How long the single file is, in its own first lines (scripts/onefile/start.sh)."""
 _ELF = b"\x7fELF"
 _MAX_ELF = 256 << 20
 _ORIGINAL = b"nomad-nvidia-vgpu-plugin"
@@ -46,8 +49,8 @@ class PluginDir:
     path: str
     exists: bool
     noexec: bool = False
-    unsafe: str | None = None
-    """Who can change what is in it and should not, as half a sentence."""
+    exposed: tuple[str, str] | None = None
+    """Who can change what is in it and should not, as half a sentence; and what ends that."""
     writable: bool = True
     programs: tuple[Program, ...] = ()
 
@@ -67,7 +70,7 @@ def look(path: str, trusted: Collection[int]) -> PluginDir:
         path,
         exists=True,
         noexec=is_noexec(path),
-        unsafe=unsafe(path, trusted),
+        exposed=exposed(path, trusted),
         writable=os.access(path, os.W_OK | os.X_OK),
         programs=tuple(sorted(_programs(Path(path)))),
     )
@@ -79,14 +82,15 @@ def problems(found: PluginDir) -> list[str]:
     if not found.exists:
         if os.path.lexists(found.path):
             return [f"{where} is not a folder: move it away, or set another"]
-        return [f"{where} is not there: mkdir -p {found.path}"]
+        return [f"{where} is not there: mkdir -p {found.path}, or mend plugin_dir"]
     said = []
     if found.noexec:
         said.append(
             f"{where} is mounted noexec, so that Nomad can start nothing there: set another"
         )
-    if found.unsafe:
-        said.append(f"{found.unsafe}, and Nomad would start what they put there: mend that first")
+    if found.exposed:
+        who, remedy = found.exposed
+        said.append(f"{who}, and Nomad would start what they put there: {remedy}")
     if not found.writable:
         said.append(not_writable(where))
     for program in found.programs:
@@ -126,6 +130,16 @@ def kind_of(path: Path) -> Kind:
         if head.startswith(_ELF) and _holds(file.fileno(), _ORIGINAL):
             return Kind.ORIGINAL
     return Kind.OTHER
+
+
+def damage(path: Path) -> str | None:
+    """Why a single file is not whole, as half a sentence; None if it is, or is none. OSError."""
+    with path.open("rb") as file:
+        built = _BUILT_BYTES.search(file.read(_HEAD))
+        there = os.fstat(file.fileno()).st_size
+    if built is None or int(built[1]) == there:
+        return None
+    return f"is damaged ({there} bytes long, and built with {int(built[1])})"
 
 
 def _holds(file: int, mark: bytes) -> bool:

@@ -29,6 +29,9 @@ def release(*, config_file: Path | None, **flags: Any) -> int:
     something has to stay.
     """
     config = checked_config(with_any_size(given_config(config_file, flags)))
+    if config.simulate:
+        tables.note("simulated GPUs have no MPS daemons: nothing to release")
+        return 0
     source = source_of(())
     source.open()
     enforcer = MpsEnforcer(config.mps, source)

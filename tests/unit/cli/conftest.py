@@ -25,6 +25,6 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InstallNode:
     made.program.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [str(made.program)])
     # Where the tests' own temporary files lie is not what is tested here.
-    monkeypatch.setattr(plugin_dir, "unsafe", lambda _path, _trusted: None)
+    monkeypatch.setattr(plugin_dir, "exposed", lambda _path, _trusted: None)
     monkeypatch.setattr(install, "unsafe", lambda _path, _trusted: None)
     return made

@@ -208,6 +208,29 @@ def test_a_file_without_our_block_is_a_config_error(tmp_path: Path, text: str, f
         read(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'plugin "nomad-nvidia-vgpu-plugin" {}',
+        'plugin "gpus" {\n config {\n  vgpus = 2\n }\n}\nplugin "other" {}',
+    ],
+)
+def test_a_block_of_ours_with_another_label_is_known(tmp_path: Path, text: str) -> None:
+    """A second block beside it would be wrong advice."""
+    with pytest.raises(
+        ConfigError, match=r'the label must be the name of .*: write "nvidia-vgpu"$'
+    ):
+        read(tmp_path, text)
+
+
+def test_options_outside_of_the_config_block_are_named(tmp_path: Path) -> None:
+    """An empty config would be read, and nobody told of what was written."""
+    with pytest.raises(ConfigError, match=r"vgpus stands outside of the config block: move it"):
+        read(tmp_path, 'plugin "nvidia-vgpu" {\n vgpus = 8\n}\n')
+    with pytest.raises(ConfigError, match=r"vgpus, mps stand outside of .*: move them"):
+        read(tmp_path, '{"plugin": {"nvidia-vgpu": {"mps": {}, "vgpus": 8, "config": {}}}}')
+
+
 def test_unknown_options_are_kept(tmp_path: Path) -> None:
     """Options that Nomad would refuse are read, so that all problems can be told together."""
     found = read(tmp_path, "vgpu = 4\nvgpus = 4\nenable = true")

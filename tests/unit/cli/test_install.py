@@ -42,6 +42,37 @@ def test_a_second_time_it_replaces_the_file_and_leaves_the_block(node: InstallNo
     assert node.entry.read_bytes() == node.program.read_bytes()
 
 
+@pytest.mark.parametrize("single_file", [True, False])
+def test_the_same_again_is_nothing_to_do(
+    node: InstallNode,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    single_file: bool,
+) -> None:
+    """Neither a copy nor a restart for nothing; what differs in its mode alone is put anew."""
+    if not single_file:
+        script = node.program.with_name("nvidia-vgpu")
+        script.write_text("#!/usr/bin/python3\nimport nomad_nvidia_vgpu\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "argv", [str(script)])
+    assert node.run("install", "--vgpus", "4") == 0
+    before = node.entry.lstat().st_ino
+    capsys.readouterr()
+    for flags in ([], ["--dry-run"]):
+        assert node.run("install", *flags) == 0
+        assert capsys.readouterr() == (
+            "",
+            f"{node.entry} is this very program\nnothing to do: the plugin block is there too\n",
+        )
+        assert node.entry.lstat().st_ino == before
+    if single_file:
+        node.entry.chmod(0o777)
+        assert node.run("install") == 0
+        assert node.entry.stat().st_mode & 0o777 == 0o755
+        assert "restart the agent" in capsys.readouterr().err
+
+
 def test_a_dry_run_does_nothing(node: InstallNode, capsys: pytest.CaptureFixture[str]) -> None:
     """It says each step."""
     assert node.run("install", "--vgpus", "4", "--dry-run") == 0
@@ -153,6 +184,11 @@ def test_uninstall_takes_away_what_install_put(
     ]
     assert not node.entry.exists()
     assert [path.name for path in node.config.iterdir()] == ["nomad.hcl"]
+    capsys.readouterr()
+    assert node.run("uninstall") == 0
+    said = capsys.readouterr().err
+    assert "nothing to do: this plugin is not installed here" in said
+    assert "restart the agent" not in said.split("once the agent is restarted")[0]
 
 
 def test_uninstall_leaves_what_is_not_ours(
@@ -165,7 +201,7 @@ def test_uninstall_leaves_what_is_not_ours(
     assert node.run("uninstall") == 0
     said = capsys.readouterr().err
     assert f"{node.entry} is not this plugin, and stays" in said
-    assert f'remove the plugin "nvidia-vgpu" block from {node.config}/mine.hcl' in said
+    assert f'still to do: remove the plugin "nvidia-vgpu" block from {node.config}/mine.hcl' in said
     assert node.entry.exists()
 
 

@@ -100,6 +100,21 @@ def test_a_block_without_config_is_refused() -> None:
     assert "has no config block" in said
 
 
+def test_options_outside_of_the_config_block_are_refused() -> None:
+    """What is in the block is named, and where it belongs."""
+    stray = PluginBlock("nvidia-vgpu", FILE, has_config=False, options={}, outside=("vgpus",))
+    (said,) = refused(agent(None, stray), GOOD, SINGLE, {})
+    assert said.startswith(f"{FILE}: vgpus stands outside of the config block: move it")
+
+
+def test_what_has_no_effect_is_noted() -> None:
+    """A block that a later one replaces, and args."""
+    later = OURS._replace(file=Path("/etc/nomad.d/z.hcl"), has_args=True)
+    first, second = planned(agent(None, OURS, later), GOOD, SINGLE, {}).notes
+    assert f"stands in {FILE} and later in {later.file}" in first
+    assert f"{later.file} has args, which mean nothing" in second
+
+
 def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
     """There is no number that fits every node."""
     assert refused(agent(tmp_path), GOOD, SINGLE, {}) == (

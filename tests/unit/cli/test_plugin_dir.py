@@ -60,7 +60,9 @@ def test_only_what_nomad_would_start_counts(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """It is the first thing to say, and how to make it."""
     found = look(str(tmp_path / "plugins"), US)
-    assert problems(found) == [f"plugin_dir {found.path} is not there: mkdir -p {found.path}"]
+    assert problems(found) == [
+        f"plugin_dir {found.path} is not there: mkdir -p {found.path}, or mend plugin_dir"
+    ]
 
 
 def test_a_good_folder_has_no_problems(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "/p",
         exists=True,
         noexec=True,
-        unsafe="/p belongs to uid 7",
+        exposed=("/p belongs to uid 7", "chown root /p"),
         writable=False,
         programs=(
             Program("gone", Kind.DANGLING),
@@ -93,7 +95,7 @@ def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = ", and would offer the same GPUs a second time: remove it"
     assert problems(found) == [
         "plugin_dir /p is mounted noexec, so that Nomad can start nothing there: set another",
-        "/p belongs to uid 7, and Nomad would start what they put there: mend that first",
+        "/p belongs to uid 7, and Nomad would start what they put there: chown root /p",
         "plugin_dir /p cannot be written to: run this command as root",
         "/p/gone is a link that leads nowhere, and stops the agent: remove it",
         f"/p/nomad-nvidia-vgpu is {Kind.ORIGINAL.value}{twice}",

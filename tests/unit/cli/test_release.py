@@ -62,3 +62,10 @@ def test_beside_a_running_plugin_nothing_is_released(
     assert run(["release", "--mps-root", str(mps_root)]) == 1
     assert source.modes == {"GPU-a": "EXCLUSIVE_PROCESS"}
     assert "another process of this plugin" in capsys.readouterr().err
+
+
+def test_simulated_gpus_have_nothing_to_release(capsys: pytest.CaptureFixture[str]) -> None:
+    """No driver is missed, which this machine may well not have."""
+    assert run(["release", "--simulate", "t4"]) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "simulated GPUs have no MPS daemons: nothing to release"

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from nomad_nvidia_vgpu.cli import plugin_dir
 from scripts.onefile import build
 from scripts.wheels import Target
 
@@ -54,6 +56,20 @@ def test_the_shell_looks_for_the_newest_python_first() -> None:
     start = build.assembled(TREES, "CPython 3.9 to 3.14").partition(b"PK")[0].decode()
     assert "for python in python3 python3.14 python3.9; do" in start
     assert "@" not in start.replace('"$@"', "")
+
+
+@pytest.mark.parametrize("more", [0, 50_000])
+def test_the_shell_knows_how_long_the_file_is(tmp_path: Path, more: int) -> None:
+    """One that was cut off is told from a whole one, whatever number of digits that takes."""
+    file = build.assembled({NEW.tag: {"x.so": random.Random(0).randbytes(more)}}, "CPython")
+    assert f"built_bytes={len(file)} ".encode() in file
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.write_bytes(file)
+    cut.write_bytes(file[:-1])
+    assert plugin_dir.damage(whole) is None
+    assert plugin_dir.damage(cut) == (
+        f"is damaged ({len(file) - 1} bytes long, and built with {len(file)})"
+    )
 
 
 def test_people_read_which_pythons_it_runs_on() -> None:

@@ -80,7 +80,9 @@ def toolkit(facts: Facts) -> Iterator[Verdict]:
     try:
         given = dict(_SETTING.findall(path.read_text()))
     except FileNotFoundError:
-        yield ok("NVIDIA's container runtime is as it was delivered")
+        there = facts.node.which(PROGRAM) is not None
+        how = "as it was delivered" if there else "not on this node"
+        yield ok(f"NVIDIA's container runtime is {how}")
         return
     except (OSError, UnicodeDecodeError) as why:
         yield warning(f"{path} cannot be read: {why}", "run this command as root")

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, read_agent_config
-from nomad_nvidia_vgpu.cli.config_options import checked_config
+from nomad_nvidia_vgpu.cli.config_options import checked_config, with_any_size
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
@@ -31,7 +31,8 @@ class Configured(NamedTuple):
     agent: AgentConfig | None = None
     """None: they cannot be read."""
     config: PluginConfig = PluginConfig()
-    """Of our block; the defaults where there is none, or a wrong one."""
+    """Of our block; the defaults where there is none. Of a wrong one, `simulate` if that is right:
+    the GPUs of a node that has none are not to be the first thing that it is told of."""
     problems: tuple[str, ...] = ()
     """Of the files, one sentence each."""
     option_problems: tuple[str, ...] = ()
@@ -81,11 +82,12 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             ),
         )
     config = configured.config
-    address = without_login(node.environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS)
+    environment = _towards_nomad(node.environment, configured.agent)
+    address = without_login(environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS)
     with ExitStack() as stack:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
-        nomad = stack.enter_context(Child(lambda: node.nomad(node.environment, node.name)))
+        nomad = stack.enter_context(Child(lambda: node.nomad(environment, node.name)))
         deadline = time.monotonic() + limit_s
         return Facts(
             node,
@@ -102,6 +104,13 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
         )
 
 
+def _towards_nomad(environment: Mapping[str, str], agent: AgentConfig | None) -> Mapping[str, str]:
+    """The variables that lead to the agent: an operator's, else by the agent's configuration."""
+    if environment.get("NOMAD_ADDR") or agent is None:
+        return environment
+    return {**agent.http, **{name: value for name, value in environment.items() if value}}
+
+
 def read_config(paths: Sequence[Path]) -> Configured:
     """What these files of an agent's configuration say; all problems are in it."""
     try:
@@ -113,7 +122,16 @@ def read_config(paths: Sequence[Path]) -> Configured:
     try:
         return Configured(agent, checked_config(agent.ours.options))
     except ConfigError as error:
-        return Configured(agent, option_problems=error.problems)
+        simulated = _simulated_alone(agent.ours.options)
+        return Configured(agent, simulated, option_problems=error.problems)
+
+
+def _simulated_alone(given: Mapping[str, object]) -> PluginConfig:
+    try:
+        config = checked_config(with_any_size({"simulate": given.get("simulate")}))
+    except ConfigError:
+        return PluginConfig()
+    return PluginConfig(simulate=config.simulate)
 
 
 def _daemons(node: Node, config: PluginConfig) -> tuple[DaemonView, ...] | str:

@@ -31,7 +31,6 @@ _DAEMON_FLAGS = ("-d", "-f")
 _MAX_BYTES = 1 << 16
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _RELEASE = "stop the Nomad agent, run nvidia-vgpu release, start the agent"
-UNUSED = ok("GPUs are not shared by MPS, and never were")
 
 
 def tools(facts: Facts) -> Iterator[Verdict]:
@@ -119,14 +118,21 @@ def daemons(facts: Facts) -> Iterator[Verdict]:
     elif facts.daemons:
         yield ok(f"{counted(len(facts.daemons), 'MPS daemon')} at work")
     else:
-        yield UNUSED
+        yield _unused(facts)
+
+
+def _unused(facts: Facts) -> Verdict:
+    if facts.driver.simulated:
+        return ok("simulated GPUs have no MPS daemons")
+    return ok("GPUs are not shared by MPS, and never were")
 
 
 def permissions(facts: Facts) -> Iterator[Verdict]:
     """Whether tasks of all users can reach the daemons, and only their owner can replace them."""
     root = Path(facts.config.mps.root)
     if not root.exists():
-        yield UNUSED if not _shared_by_mps(facts) else ok(f"{root} is made with the first daemon")
+        made = ok(f"{root} is made with the first daemon")
+        yield made if _shared_by_mps(facts) else _unused(facts)
         return
     verdicts = []
     found = root.lstat()

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nomad_nvidia_vgpu.cli import plugin_dir
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
-from nomad_nvidia_vgpu.cli.config_file import LABEL
+from nomad_nvidia_vgpu.cli.agent_config import AgentConfig
+from nomad_nvidia_vgpu.cli.config_file import LABEL, is_meant, mislabelled, moved_inside
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
@@ -85,7 +85,13 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
             )
         ]
         return
+    for text in agent.without_effect:
+        yield warning(*error_of(text)[1:])
     where = f'plugin "{LABEL}" in {ours.file}'
+    if ours.outside:
+        said = error_of(moved_inside(ours.outside))
+        yield error(f"{where}: {said.sentence}", f"{said.remedy}; {_RESTART}")
+        return
     for problem in configured.option_problems:
         said = error_of(problem)
         yield error(f"{where}: {said.sentence}, so the agent does not start", said.remedy)
@@ -104,19 +110,12 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
 
 def _mislabelled(agent: AgentConfig) -> list[Verdict]:
     """Blocks that are meant for this plugin."""
-    return [
-        error(
-            f'{block.file} has a plugin "{block.label}" block, and the label must be the name of'
-            " the file in plugin_dir",
-            f'write plugin "{LABEL}"; {_RESTART}',
-        )
+    said = [
+        error_of(mislabelled(block.file, block.label))
         for block in agent.blocks
-        if _meant(block)
+        if is_meant(block.label, {*block.options, *block.outside})
     ]
-
-
-def _meant(block: PluginBlock) -> bool:
-    return "vgpu" in block.label.lower() or "vgpus" in block.options
+    return [error(one.sentence, f"{one.remedy}; {_RESTART}") for one in said]
 
 
 def plugin_files(facts: Facts) -> Iterator[Verdict]:
@@ -148,13 +147,16 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
     path = Path(folder.path) / LABEL
     kind = folder.holds(LABEL)
     others = [one.name for one in folder.programs if one.kind is Kind.OURS and one.name != LABEL]
-    if kind is Kind.OURS and not folder.unsafe:
-        if who := unsafe(str(path), trusted):  # what a link leads to, too
+    if kind is Kind.OURS:
+        # What a link leads to, too.
+        if not folder.exposed and (who := unsafe(str(path), trusted)):
             yield error(
                 f"{who}, and Nomad starts it as {path}",
                 f"chown root, chmod 755, or nvidia-vgpu install from where only root can write;"
                 f" {_RESTART}",
             )
+        if broken := plugin_dir.damage(path):
+            yield error(f"{path} {broken}", f"copy it anew, then {_RESTART}")
     elif kind is Kind.DANGLING:
         yield error(f"{path} is {kind.value}, and stops the agent", "nvidia-vgpu install")
     elif kind is Kind.ORIGINAL:
@@ -178,7 +180,8 @@ def api(facts: Facts) -> Iterator[Verdict]:
     elif look.problem:
         yield warning(
             f"Nomad's API at {look.address} {look.problem}, so what Nomad offers is not known",
-            "set NOMAD_ADDR, NOMAD_TOKEN (node:read) and NOMAD_CACERT as for the nomad command",
+            look.remedy
+            or "set NOMAD_ADDR, NOMAD_TOKEN (node:read) and NOMAD_CACERT as for the nomad command",
         )
     else:
         yield ok(f"Nomad's API at {look.address} knows this node ({look.node_id})")

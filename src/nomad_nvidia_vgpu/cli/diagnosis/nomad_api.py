@@ -16,8 +16,15 @@ DEFAULT_ADDRESS = "http://127.0.0.1:4646"
 
 _TIMEOUT_S = 5.0
 _MAX_BYTES = 64 << 20
+_BAD_REQUEST = 400
 _FORBIDDEN = 403
+_NOT_FOUND = 404
 _OK = 200
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+"""What OpenSSL, by its version, calls an answer that is not TLS."""
+_WANTS_TLS = b"HTTPS server"
+"""In what Go's servers of TLS answer to plain HTTP."""
+_OR_MEND = ", or mend tls in the agent's configuration"
 
 
 class ApiGroup(NamedTuple):
@@ -47,15 +54,22 @@ class NomadLook(NamedTuple):
     node_id: str | None = None
     groups: tuple[ApiGroup, ...] | None = None
     """None: it does not say."""
+    remedy: str = ""
+    """What to do about the problem, if that is known."""
 
 
 class ApiError(Exception):
     """The text is half a sentence about why there is no answer."""
 
-    def __init__(self, text: str, *, refused: bool = False) -> None:
+    def __init__(self, text: str, *, refused: bool = False, remedy: str = "") -> None:
         """`refused`: nobody listens at the address."""
         super().__init__(text)
         self.refused = refused
+        self.remedy = remedy
+
+
+class NotFoundError(ApiError):
+    """There is nothing at the path."""
 
 
 def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
@@ -77,9 +91,9 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
             agent = {}  # not everybody may ask an agent about itself
         version = _at(agent, "config", "Version", "Version")
         node_id = _at(agent, "stats", "client", "node_id") or _listed(api, name)
-        node = api.get(f"/v1/node/{quote(str(node_id))}")
+        node = _node(api, str(node_id))
     except ApiError as error:
-        return NomadLook(shown, str(error), error.refused, version)
+        return NomadLook(shown, str(error), error.refused, version, remedy=error.remedy)
     devices = _at(node, "NodeResources", "Devices") or []
     return NomadLook(
         shown,
@@ -93,6 +107,16 @@ def without_login(address: str) -> str:
     """An address without the name and the password that may stand in it, to be shown."""
     scheme, slashes, rest = address.rpartition("://")
     return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
+
+
+def _node(api: _Api, node_id: str) -> Any:
+    try:
+        return api.get(f"/v1/node/{quote(node_id)}")
+    except NotFoundError as error:
+        raise ApiError(
+            f"does not know this node yet ({node_id}), for the agent has just started",
+            remedy="look again in some seconds; if it stays so, see the agent's log",
+        ) from error
 
 
 def _listed(api: _Api, name: str) -> str:
@@ -145,6 +169,13 @@ class _Api:
             body = response.read(_MAX_BYTES)
         except ConnectionRefusedError as error:
             raise ApiError("refuses connections", refused=True) from error
+        except ssl.SSLError as error:
+            if error.reason in _NO_TLS:
+                raise ApiError(
+                    "was asked by https and does not speak TLS",
+                    remedy=f"write http:// in NOMAD_ADDR{_OR_MEND}",
+                ) from error
+            raise ApiError(f"does not answer ({error})") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ApiError(f"does not answer ({said})") from error
@@ -152,6 +183,13 @@ class _Api:
             connection.close()
         if response.status == _FORBIDDEN:
             raise ApiError("wants a token that may read nodes")
+        if response.status == _BAD_REQUEST and _WANTS_TLS in body:
+            raise ApiError(
+                "was asked by http and speaks TLS",
+                remedy=f"write https:// in NOMAD_ADDR and set NOMAD_CACERT{_OR_MEND}",
+            )
+        if response.status == _NOT_FOUND:
+            raise NotFoundError(f"answers {path} with status {response.status}")
         if response.status != _OK:
             raise ApiError(f"answers {path} with status {response.status}")
         try:

@@ -94,7 +94,12 @@ def test_the_toolkit_listens_to_our_variable(
     """A hardened node takes GPUs from mounts alone, which Nomad does not give."""
     if text is not None:
         written(tmp_path / "etc/nvidia-container-runtime/config.toml", text)
-    one(toolkit, facts(tmp_path), level, words)
+    one(toolkit, facts(tmp_path, on=node(tmp_path, [RUNTIME])), level, words)
+
+
+def test_a_node_without_the_toolkit_is_ok(tmp_path: Path) -> None:
+    """It may need none; whether docker misses it is another check's."""
+    one(toolkit, facts(tmp_path), Level.OK, "not on this node")
 
 
 def test_settings_that_are_no_text_are_a_warning(tmp_path: Path) -> None:

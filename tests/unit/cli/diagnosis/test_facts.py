@@ -69,6 +69,23 @@ def test_ways_are_given_what_they_need(tmp_path: Path) -> None:
     assert (known.nomad.node_id, known.driver.version) == ("http://x", "1")
 
 
+def test_the_agents_configuration_says_where_to_ask(tmp_path: Path) -> None:
+    """Whoever names the files should not have to say it again; NOMAD_ADDR wins over them."""
+    file = written(tmp_path / "a.hcl", 'ports {\n  http = 14646\n}\ntls {\n  ca_file = "/ca"\n}\n')
+
+    def asks(environment: Mapping[str, str], _name: str) -> NomadLook:
+        return offered(node_id=" ".join(f"{k}={v}" for k, v in sorted(environment.items())))
+
+    for environment, found in (
+        ({"NOMAD_ADDR": "", "NOMAD_TOKEN": "t"}, "NOMAD_ADDR=http://127.0.0.1:14646 NOMAD_TOKEN=t"),
+        ({"NOMAD_ADDR": "http://x"}, "NOMAD_ADDR=http://x"),
+    ):
+        on = answering(tmp_path, nomad=asks, environment=environment)
+        assert gathered(on, [file], PATIENCE_S).nomad.node_id == found
+    on = answering(tmp_path, nomad=fail)
+    assert gathered(on, [file], PATIENCE_S).nomad.address == "http://127.0.0.1:14646"
+
+
 def test_what_hangs_is_given_up_and_the_rest_is_known(tmp_path: Path) -> None:
     """A driver in its grave must not keep the doctor."""
     on = answering(tmp_path, driver=hang, daemons=hang, nomad=hang)
@@ -109,3 +126,12 @@ def test_wrong_options_are_told_from_wrong_files(tmp_path: Path) -> None:
     found = read_config([config(tmp_path, "vgpus = 0")])
     assert found.agent is not None
     assert (found.problems, len(found.option_problems)) == ((), 1)
+
+
+def test_of_wrong_options_simulate_is_kept(tmp_path: Path) -> None:
+    """One slip must not make a node without GPUs miss a driver; a wrong one is none."""
+    slip = read_config([config(tmp_path, 'vgpu = 2\nsimulate = ["t4:3"]')])
+    assert [one.count for one in slip.config.simulate] == [3]
+    assert slip.option_problems
+    assert not slip.config.configured
+    assert read_config([config(tmp_path, 'vgpus = 2\nsimulate = ["?"]')]).config.simulate == ()

@@ -298,3 +298,10 @@ def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> No
     mps_root.symlink_to(tmp_path / "elsewhere")
     found = known(tmp_path, mps_root, views=())
     one(permissions, found, Level.ERROR, "is not a directory")
+
+
+def test_simulated_gpus_have_no_daemons(tmp_path: Path, mps_root: Path) -> None:
+    """Whatever sharing they are to have, it is not said that they share none."""
+    found = known(tmp_path, mps_root, look=driver(simulated=True), views=())
+    for look in (daemons, permissions):
+        one(look, found, Level.OK, "simulated GPUs have no MPS daemons")

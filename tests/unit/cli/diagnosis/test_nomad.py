@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.diagnosis.facts import read_config
+from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad import agent_config, api, plugin_files, version
 from unit.cli.diagnosis.nodes import (
@@ -109,7 +110,39 @@ def test_a_label_that_is_not_the_files_name_is_an_error(tmp_path: Path, block: s
     file = written(tmp_path / "nomad.d/agent.hcl", block)
     found = unread(tmp_path)
     found = type(found)(found.node, read_config([file]), found.driver, (), NO_NOMAD)
-    one(agent_config, found, Level.ERROR, "label", 'write plugin "nvidia-vgpu"')
+    one(agent_config, found, Level.ERROR, "label", 'write "nvidia-vgpu"')
+
+
+def with_config(tmp_path: Path, **files: str) -> Facts:
+    """A node whose agent reads these files of a folder."""
+    for name, text in files.items():
+        written(tmp_path / f"etc.d/{name}.hcl", text)
+    known = unread(tmp_path)
+    return dataclasses.replace(known, configured=read_config([tmp_path / "etc.d"]))
+
+
+OURS = 'plugin "nvidia-vgpu" {{\n{} config {{\n  vgpus = 2\n }}\n}}\n'
+
+
+def test_a_second_block_is_a_warning(tmp_path: Path) -> None:
+    """Nomad says nothing of the earlier one, which is the one that people may look at."""
+    found = said(agent_config, with_config(tmp_path, a=OURS.format(""), b=OURS.format("")))
+    assert [level for level, _ in found] == [Level.WARNING, Level.OK]
+    assert f"in {tmp_path}/etc.d/a.hcl and later in {tmp_path}/etc.d/b.hcl" in found[0][1]
+    assert found[0][1].endswith(f"| take out the one in {tmp_path}/etc.d/a.hcl")
+
+
+def test_args_are_a_warning(tmp_path: Path) -> None:
+    """HashiCorp's plugins take some."""
+    found = said(agent_config, with_config(tmp_path, a=OURS.format(' args = ["-v"]\n')))
+    assert [level for level, _ in found] == [Level.WARNING, Level.OK]
+    assert "has args, which mean nothing | take them out" in found[0][1]
+
+
+def test_options_outside_of_the_config_block_are_an_error(tmp_path: Path) -> None:
+    """They are set, and in the wrong place: that no option is set would send people astray."""
+    known = with_config(tmp_path, a='plugin "nvidia-vgpu" {\n vgpus = 2\n}\n')
+    one(agent_config, known, Level.ERROR, "vgpus stands outside", "| move it into config")
 
 
 def test_other_plugins_blocks_are_not_meant_for_us(tmp_path: Path) -> None:
@@ -182,11 +215,18 @@ def test_a_program_that_others_can_write_is_an_error(tmp_path: Path, *, link: bo
     one(plugin_files, facts(tmp_path), Level.OK)
 
 
+def test_a_single_file_that_was_cut_off_is_an_error(tmp_path: Path) -> None:
+    """It begins as it should, and Nomad could not start it."""
+    whole = "built_bytes=100000  \n"
+    written(tmp_path / "plugins/nvidia-vgpu", PLUGIN + whole).chmod(0o755)
+    one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it anew")
+
+
 def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:
     """Nomad starts what is there as root."""
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
     (tmp_path / "plugins").chmod(0o777)
-    one(plugin_files, facts(tmp_path), Level.ERROR, "mode 0777")
+    one(plugin_files, facts(tmp_path), Level.ERROR, "mode 0777", f"| chmod go-w {tmp_path}/plugins")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +257,12 @@ def test_an_api_that_answers_is_ok(tmp_path: Path) -> None:
 def test_an_agent_that_does_not_run_is_an_error(tmp_path: Path) -> None:
     """Or listens elsewhere."""
     one(api, facts(tmp_path), Level.ERROR, "http://127.0.0.1:4646", "NOMAD_ADDR")
+
+
+def test_a_problem_with_a_remedy_of_its_own_has_that(tmp_path: Path) -> None:
+    """A token is no help to who has but to wait."""
+    look = NO_NOMAD._replace(problem="does not know", refused=False, remedy="look again")
+    one(api, facts(tmp_path, nomad=look), Level.WARNING, "does not know", "| look again")
 
 
 def test_an_api_that_says_nothing_is_a_warning(tmp_path: Path) -> None:

@@ -48,14 +48,15 @@ class Requests(list[tuple[str, dict[str, str]]]):
 
 @contextmanager
 def serving(answers: Mapping[str, object]) -> Iterator[Requests]:
-    """A server that answers so: a document, a number for a status, or bytes."""
+    """A server that answers so: a document, a number for a status, bytes, or a status with bytes."""
     seen = Requests()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append((self.path, dict(self.headers)))
             answer: Any = answers.get(self.path, 404)
-            self.send_response(answer if isinstance(answer, int) else 200)
+            status, answer = answer if isinstance(answer, tuple) else (200, answer)
+            self.send_response(answer if isinstance(answer, int) else status)
             self.end_headers()
             if not isinstance(answer, int):
                 body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -173,6 +174,24 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
     assert "does not answer" in look.problem
 
 
+def test_a_server_of_tls_asked_without_is_said() -> None:
+    """Go's answer has the status of a wrong request, which nobody would understand."""
+    words = b"Client sent an HTTP request to an HTTPS server.\n"
+    with serving({"/v1/agent/self": (400, words), "/v1/nodes": (400, words)}) as seen:
+        look = seen.look()
+    assert look.problem == "was asked by http and speaks TLS"
+    assert look.remedy.startswith("write https:// in NOMAD_ADDR")
+
+
+def test_a_node_that_is_not_registered_yet_is_said() -> None:
+    """As for some seconds after an agent's start, when people look."""
+    with serving({"/v1/agent/self": SELF}) as seen:
+        look = seen.look()
+    assert look.problem.startswith("does not know this node yet (n-1)")
+    assert look.remedy.startswith("look again in some seconds")
+    assert look.version == "1.11.3"
+
+
 @pytest.mark.parametrize(
     "address", ["unix:///run/nomad.sock", "localhost:4646", "http://", "http://a:b", "http://[::1"]
 )
@@ -187,10 +206,11 @@ def test_tls_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert "NOMAD_… files of TLS" in look_at_nomad(environment, "x").problem
 
 
-def test_tls_can_be_left_unverified() -> None:
-    """NOMAD_SKIP_VERIFY reaches the connection: a server without TLS is then the problem."""
+def test_tls_towards_a_server_without_it_is_said() -> None:
+    """OpenSSL would say WRONG_VERSION_NUMBER; NOMAD_SKIP_VERIFY reaches the connection."""
     with serving({}) as seen:
         address = seen.address.replace("http:", "https:")
         environment = {"NOMAD_ADDR": address, "NOMAD_SKIP_VERIFY": "true"}
         look = look_at_nomad(environment, "x")
-    assert "does not answer" in look.problem
+    assert look.problem == "was asked by https and does not speak TLS"
+    assert look.remedy.startswith("write http:// in NOMAD_ADDR")
