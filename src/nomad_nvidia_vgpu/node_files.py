@@ -9,16 +9,21 @@ import stat
 from collections.abc import Collection
 
 
-def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+def read_bounded(path: str | os.PathLike[str], most: int, *, follow: bool = True) -> bytes:
     """The whole of a small regular file; OSError when it is longer than `most`, or is none.
 
-    Neither a pipe that nobody writes to nor a file without end can hold up who reads it.
+    Neither a pipe that nobody writes to nor a file without end can hold up who reads it. A link at
+    `path` itself is an error too, unless it is to be followed.
     """
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(file, "rb") as opened:  # noqa: PTH123  it is open already
+    links = 0 if follow else os.O_NOFOLLOW
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | links)
+    try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
-        data = opened.read(most + 1)
+        with open(file, "rb", closefd=False) as opened:
+            data = opened.read(most + 1)
+    finally:
+        os.close(file)
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is longer than {most} bytes", os.fspath(path))
     return data

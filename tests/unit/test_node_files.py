@@ -7,6 +7,7 @@ import errno
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
@@ -30,16 +31,42 @@ def test_a_file_without_end_is_an_error(tmp_path: Path) -> None:
     assert caught.value.errno == errno.EFBIG
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory"])
 def test_what_is_no_file_is_an_error(tmp_path: Path, kind: str) -> None:
     """A pipe would be waited for, and /dev/zero has no end."""
     path = tmp_path / "path"
     if kind == "fifo":
         os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
     else:
         path.symlink_to("/dev/zero")
     with pytest.raises(OSError, match="not a regular file"):
         read_bounded(path, 4)
+
+
+@pytest.mark.parametrize("kind", ["directory", "too long"])
+def test_what_is_refused_is_closed(tmp_path: Path, kind: str) -> None:
+    """A container can have it read every two seconds, until the plugin could open nothing more."""
+    path = tmp_path / "path"
+    if kind == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"12345")
+    before = psutil.Process().num_fds()
+    with pytest.raises(OSError, match=r"^\[Errno"):
+        read_bounded(path, 4)
+    assert psutil.Process().num_fds() == before
+
+
+def test_a_link_is_followed_only_where_it_may_be(tmp_path: Path) -> None:
+    """Whoever can write to a folder can make one to any file."""
+    (tmp_path / "file").write_bytes(b"1234")
+    (tmp_path / "link").symlink_to("file")
+    assert read_bounded(tmp_path / "file", 4, follow=False) == b"1234"
+    with pytest.raises(OSError, match="link") as caught:
+        read_bounded(tmp_path / "link", 4, follow=False)
+    assert caught.value.errno == errno.ELOOP
 
 
 def test_of_what_a_task_makes_long_only_the_start_is_read(tmp_path: Path) -> None:

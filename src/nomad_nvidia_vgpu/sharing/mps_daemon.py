@@ -165,15 +165,10 @@ class MpsDaemon:
 
     def _noted_pid(self) -> int | None:
         try:
-            # A task's container may have put anything there: a pipe must not be waited for.
-            file = os.open(self._control.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
+            # A task's container may have put anything there.
+            return int(read_bounded(self._control.pid_file, _MAX_PID, follow=False))
+        except (OSError, ValueError):
             return None
-        with open(file, "rb") as opened:  # noqa: PTH123  it is open already
-            try:
-                return int(opened.read(_MAX_PID))
-            except (OSError, ValueError, TypeError):
-                return None
 
     def orphaned_servers(self) -> Iterator[int]:
         """The servers of its pipe directory by pid, to be asked for when no daemon is there.

@@ -111,7 +111,7 @@ def test_what_a_killed_daemon_left_is_no_hindrance(node: MpsNode, daemon: MpsDae
     assert node.pid() != before
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link", "endless"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory", "endless"])
 def test_what_a_container_put_in_the_place_of_the_pid_file_is_none(
     node: MpsNode, daemon: MpsDaemon, tmp_path: Path, kind: str
 ) -> None:
@@ -125,6 +125,8 @@ def test_what_a_container_put_in_the_place_of_the_pid_file_is_none(
     elif kind == "link":
         (tmp_path / "pid").write_text(pid)
         path.symlink_to(tmp_path / "pid")
+    elif kind == "directory":
+        path.mkdir()
     else:
         path.touch()
         os.truncate(path, 1 << 40)

@@ -19,6 +19,7 @@ from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
 from nomad_nvidia_vgpu.sharing.mps_daemon import (
     FAULT,
+    MpsDaemon,
     gpu_directory,
     known_uuids,
     pipe_directory,
@@ -240,7 +241,10 @@ class _Process(NamedTuple):
 def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
     """What runs without a directory, and daemons of somebody else."""
     running = list(_running(facts.node.proc))
-    kept = {_kept_pid(pipe_directory(facts.config.mps, view.uuid)) for view in facts.daemon_views}
+    kept = {
+        MpsDaemon(gpu_directory(facts.config.mps, view.uuid), view.uuid, proc=facts.node.proc).pid()
+        for view in facts.daemon_views
+    }
     pids = {one.pid for one in running}
     for one in running:
         # A daemon's child is its server, whatever it calls itself.
@@ -313,13 +317,6 @@ def _pipe(process: Path) -> Path | None:
         return None
     given = dict(line.partition("=")[::2] for line in lines)
     return Path(given.get(PIPE_ENV) or "/tmp/nvidia-mps")  # noqa: S108  MPS's own default
-
-
-def _kept_pid(pipe: Path) -> int | None:
-    try:
-        return int(read_bounded(pipe / f"{PROGRAM}.pid", _MAX_BYTES))
-    except (OSError, ValueError):
-        return None
 
 
 def _start(file: Path) -> str:
