@@ -30,6 +30,9 @@ _END_S = 3.0
 _SERVER_S = 1.0
 _MAX_PID = 20  # characters
 _MAX_RECORD = 1 << 16
+_COMM = 16  # bytes, with its line end
+_NAME = PROGRAM[:15].encode()
+"""What the kernel keeps of the names of both programs."""
 _MAX_PROC = 1 << 16
 """Of a process' command line and environment, which it can make as long as it likes."""
 _POLL_S = 0.02
@@ -77,10 +80,9 @@ class MpsDaemon:
         if pid is None:
             return None
         try:
-            command = read_start(self._proc / str(pid) / "cmdline", _MAX_PROC)
+            return pid if _called_mps(self._proc / str(pid)) else None
         except OSError:
             return None  # it has ended
-        return pid if PROGRAM.encode() in command else None
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
@@ -175,6 +177,7 @@ class MpsDaemon:
 
         A task has the same variable, and can call itself what it likes. But the server of all users
         is its daemon's user's; that of one user only is that user's, and cannot be told from a task.
+        May wait for as long as a process is stuck that is called as MPS is; for no other.
         """
         record = self.record()
         any_user = record is not None and not record.multi_user
@@ -183,6 +186,8 @@ class MpsDaemon:
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):  # it has ended meanwhile
+                if not _called_mps(entry):
+                    continue
                 if not any_user and _started_by(entry) not in (0, os.geteuid()):
                     continue
                 program = read_start(entry / "cmdline", _MAX_PROC).replace(b"\0", b" ")
@@ -220,6 +225,15 @@ def daemon_pids(root: str, proc: str) -> set[int]:
         return set()
     found = (MpsDaemon(each, each.name, proc=Path(proc)).pid() for each in directories)
     return {pid for pid in found if pid is not None}
+
+
+def _called_mps(process: Path) -> bool:
+    """Whether it is called as the daemon and the servers are; OSError when it has ended.
+
+    By `comm`: the kernel waits for a lock of the process before it shows its command line, and one
+    that is stuck may hold it.
+    """
+    return read_start(process / "comm", _COMM).rstrip(b"\n") == _NAME
 
 
 def _started_by(process: Path) -> int | None:

@@ -150,6 +150,7 @@ def test_what_a_container_put_beside_the_pipes_leads_nowhere(
 def process(proc: Path, pid: int, program: str, **environment: str) -> None:
     """Makes a process as `/proc` shows it."""
     (proc / str(pid)).mkdir(parents=True)
+    (proc / str(pid) / "comm").write_text(f"{Path(program).name[:15]}\n")
     (proc / str(pid) / "cmdline").write_bytes(program.encode() + b"\0")
     lines = [f"{name}={value}".encode() for name, value in environment.items()]
     (proc / str(pid) / "environ").write_bytes(b"\0".join(lines) + b"\0")
@@ -191,6 +192,27 @@ def test_a_task_cannot_pass_for_a_server_and_keep_the_daemon_from_starting(
     (proc / "1/status").write_text("Name:\tsu\nUid:\t65534\t0\t0\t0\n")
     start(daemon_of(node, proc=proc))
     assert node.pid()
+
+
+def test_a_daemon_is_known_by_what_can_be_read_of_a_stuck_process(
+    node: MpsNode, daemon: MpsDaemon, tmp_path: Path
+) -> None:
+    """Its command line can hold up who reads it; here nothing can be read but its name."""
+    start(daemon)
+    place = tmp_path / "proc" / str(node.pid())
+    place.mkdir(parents=True)
+    (place / "comm").write_text("nvidia-cuda-mps\n")
+    assert daemon_of(node, proc=tmp_path / "proc").pid() == node.pid()
+    (place / "comm").write_text("sshd\n")
+    assert daemon_of(node, proc=tmp_path / "proc").pid() is None
+
+
+def test_no_more_is_read_of_processes_that_are_not_called_so(node: MpsNode, tmp_path: Path) -> None:
+    """Any of them may be stuck, and so would be who looks for servers."""
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    (proc / "1/comm").write_text("python\n")
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == []
 
 
 def test_a_server_of_one_user_may_be_any_users(node: MpsNode, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def process(
 ) -> None:
     """A process of this node."""
     place = tmp_path / "proc" / str(pid)
+    written(place / "comm", f"{Path(words[0]).name[:15]}\n")
     written(place / "cmdline", "\0".join([*words, ""]))
     written(place / "stat", f"{pid} (a) name) S {parent} 0 0")
     if pipe is not None:
