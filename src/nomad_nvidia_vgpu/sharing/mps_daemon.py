@@ -30,7 +30,6 @@ _END_S = 3.0
 _SERVER_S = 1.0
 _MAX_PID = 20  # characters
 _MAX_RECORD = 1 << 16
-_COMM = 16  # bytes, with its line end
 _NAME = PROGRAM[:15].encode()
 """What the kernel keeps of the names of both programs."""
 _MAX_PROC = 1 << 16
@@ -228,12 +227,14 @@ def daemon_pids(root: str, proc: str) -> set[int]:
 
 
 def _called_mps(process: Path) -> bool:
-    """Whether it is called as the daemon and the servers are; OSError when it has ended.
+    """Whether it runs and is called as the daemon and the servers are; OSError: it has ended.
 
-    By `comm`: the kernel waits for a lock of the process before it shows its command line, and one
+    By `stat`: the kernel waits for a lock of the process before it shows its command line, and one
     that is stuck may hold it.
     """
-    return read_start(process / "comm", _COMM).rstrip(b"\n") == _NAME
+    # The name stands in brackets, and may hold brackets itself; what has ended keeps it at first.
+    called, _, rest = read_start(process / "stat", _MAX_PROC).rpartition(b")")
+    return called.partition(b"(")[2] == _NAME and rest.split()[0] not in (b"Z", b"X")
 
 
 def _started_by(process: Path) -> int | None:

@@ -150,7 +150,7 @@ def test_what_a_container_put_beside_the_pipes_leads_nowhere(
 def process(proc: Path, pid: int, program: str, **environment: str) -> None:
     """Makes a process as `/proc` shows it."""
     (proc / str(pid)).mkdir(parents=True)
-    (proc / str(pid) / "comm").write_text(f"{Path(program).name[:15]}\n")
+    (proc / str(pid) / "stat").write_text(f"{pid} ({Path(program).name[:15]}) S 1 0\n")
     (proc / str(pid) / "cmdline").write_bytes(program.encode() + b"\0")
     lines = [f"{name}={value}".encode() for name, value in environment.items()]
     (proc / str(pid) / "environ").write_bytes(b"\0".join(lines) + b"\0")
@@ -201,17 +201,18 @@ def test_a_daemon_is_known_by_what_can_be_read_of_a_stuck_process(
     start(daemon)
     place = tmp_path / "proc" / str(node.pid())
     place.mkdir(parents=True)
-    (place / "comm").write_text("nvidia-cuda-mps\n")
+    (place / "stat").write_text(f"{node.pid()} (nvidia-cuda-mps) D 1 0\n")
     assert daemon_of(node, proc=tmp_path / "proc").pid() == node.pid()
-    (place / "comm").write_text("sshd\n")
-    assert daemon_of(node, proc=tmp_path / "proc").pid() is None
+    for name, state in (("sshd", "S"), ("a) (nvidia-cuda-mps", "S"), ("nvidia-cuda-mps", "Z")):
+        (place / "stat").write_text(f"{node.pid()} ({name}) {state} 1 0\n")
+        assert daemon_of(node, proc=tmp_path / "proc").pid() is None
 
 
 def test_no_more_is_read_of_processes_that_are_not_called_so(node: MpsNode, tmp_path: Path) -> None:
     """Any of them may be stuck, and so would be who looks for servers."""
     proc = tmp_path / "proc"
     process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
-    (proc / "1/comm").write_text("python\n")
+    (proc / "1/stat").write_text("1 (python) S 1 0\n")
     assert list(daemon_of(node, proc=proc).orphaned_servers()) == []
 
 

@@ -55,9 +55,8 @@ def process(
 ) -> None:
     """A process of this node."""
     place = tmp_path / "proc" / str(pid)
-    written(place / "comm", f"{Path(words[0]).name[:15]}\n")
     written(place / "cmdline", "\0".join([*words, ""]))
-    written(place / "stat", f"{pid} (a) name) S {parent} 0 0")
+    written(place / "stat", f"{pid} ({Path(words[0]).name[:15]}) S {parent} 0 0")
     if pipe is not None:
         written(place / "environ", f"HOME=/\0CUDA_MPS_PIPE_DIRECTORY={pipe}\0")
 
@@ -146,6 +145,7 @@ def test_a_daemon_at_work_is_ok(tmp_path: Path, mps_root: Path) -> None:
     daemon_of(tmp_path, mps_root)
     pipe = mps_root / "GPU-a/pipe"
     process(tmp_path, 8, [f"/usr/bin/{CONTROL}", "-d"], pipe, parent=7)
+    written(tmp_path / "proc/8/stat", "8 (a) name) S 7 0 0")
     process(tmp_path, 9, ["nvidia-cuda-mps-server"], pipe, parent=7)
     process(tmp_path, 10, ["sleep", "1"], None)
     one(daemons, known(tmp_path, mps_root), Level.OK, "1 MPS daemon")
