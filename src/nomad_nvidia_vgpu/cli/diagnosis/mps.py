@@ -256,14 +256,13 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 " cannot reach it, and it keeps the GPU",
                 f"stop the tasks on that GPU, then kill {one.pid}",
             )
-        elif one.pipe.name == "pipe" and known_uuids(one.pipe.parents[1]):
-            other = one.pipe.parents[1]
+        elif (other := _root_of(one.pipe)) is not None:
             said = error if facts.config.shares_by("mps") else warning
             yield said(
                 f"an MPS daemon of this plugin (pid {one.pid}, {one.pipe}) runs under another"
                 " mps.root than the config's, and keeps its GPU",
                 "stop the Nomad agent and the tasks on that GPU, run nvidia-vgpu release"
-                f" --mps-root {other}, start the agent",
+                f" --mps-root {shlex.quote(str(other))}, start the agent",
             )
         elif facts.config.shares_by("mps"):
             yield error(
@@ -284,6 +283,14 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 " for the tasks that use it",
                 "stop the tasks on that GPU, or drain the node",
             )
+
+
+def _root_of(pipe: Path) -> Path | None:
+    """The mps.root with this pipe directory, by the records that our daemons have; None: none."""
+    if pipe.name != "pipe" or len(pipe.parents) < 2:  # noqa: PLR2004  whose else could say anything
+        return None
+    root = pipe.parents[1]
+    return root if known_uuids(root) else None
 
 
 def _running(proc: Path) -> Iterator[_Process]:
