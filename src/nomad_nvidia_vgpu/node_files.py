@@ -40,16 +40,22 @@ def unsafe(path: str, trusted: Collection[int]) -> str | None:
 
     As half a sentence; None: nobody. OSError if it cannot be looked at.
     """
-    real = os.path.realpath(path)
-    one = real
+    # Not pathlib: on the way to the handshake.
+    os.stat(path)  # noqa: PTH116  OSError when links lead in a circle
+    place, left = "/", os.path.join(os.getcwd(), path).split("/")[::-1]  # noqa: PTH109, PTH118
     while True:
-        status = os.stat(one)  # noqa: PTH116  on the way to the handshake
+        status = os.lstat(place)
         if status.st_uid not in trusted:
-            return f"{one} belongs to uid {status.st_uid}"
+            return f"{place} belongs to uid {status.st_uid}"
         others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if stat.S_ISLNK(status.st_mode):
+            # Not realpath: a link can be turned by who owns it, or a folder on the way to it.
+            target = os.readlink(place)  # noqa: PTH115
+            left += target.split("/")[::-1]
+            place = "/" if target.startswith("/") else os.path.dirname(place)  # noqa: PTH120
         # In a sticky folder above it others can add names, but not take ours away.
-        if others and (one == real or not status.st_mode & stat.S_ISVTX):
-            return f"{one} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
-        if one == "/":
+        elif others and not (left and status.st_mode & stat.S_ISVTX):
+            return f"{place} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
+        if not left:
             return None
-        one = os.path.dirname(one)  # noqa: PTH120  as above
+        place = os.path.normpath(os.path.join(place, left.pop()))  # noqa: PTH118

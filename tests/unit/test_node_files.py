@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
+from scripts.onefile import __main__ as onefile
 
 US = {0, os.geteuid()}
 
@@ -96,3 +97,83 @@ def test_a_strangers_folder_is_unsafe(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, -1)
     assert unsafe(str(tmp_path), US) == f"{tmp_path} belongs to uid 12345"
     assert unsafe(str(tmp_path), {*US, 12345}) is None
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder of ours, `real/below`, and nothing that leads there yet."""
+    if unsafe(str(tmp_path), US):
+        pytest.skip("the temporary directory of this machine is not to be trusted")
+    (tmp_path / "real/below").mkdir(parents=True)
+    (tmp_path / "links").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["../real", "{}/real", "more/../../real/.", "other"])
+def test_a_link_of_ours_is_as_safe_as_what_it_leads_to(tree: Path, target: str) -> None:
+    """Absolute or not, up or down, by way of another."""
+    (tree / "links/more").mkdir()
+    (tree / "links/other").symlink_to("../real")
+    (tree / "links/link").symlink_to(target.format(tree))
+    path = str(tree / "links/link/below")
+    assert unsafe(path, US) is None
+    (tree / "real").chmod(0o777)
+    assert unsafe(path, US) == f"{tree}/real can be written to by others (mode 0777)"
+
+
+def test_a_folder_is_judged_as_such_however_it_is_come_to(tree: Path) -> None:
+    """In a sticky one others can put things of their own, though not away what is in it."""
+    (tree / "real").chmod(0o1777)
+    (tree / "links/up").symlink_to("../real/below/..")
+    for path in ("real", "real/", "real/.", "real/below/..", "links/up"):
+        assert unsafe(f"{tree}/{path}", US) == (
+            f"{tree}/real can be written to by others (mode 1777)"
+        )
+    assert unsafe(f"{tree}/links/up/below", US) is None
+
+
+def test_a_link_where_others_can_turn_it_is_unsafe(tree: Path) -> None:
+    """It leads to a good folder only as long as they like."""
+    (tree / "links/link").symlink_to("../real")
+    (tree / "links").chmod(0o777)
+    path = str(tree / "links/link/below")
+    assert unsafe(path, US) == f"{tree}/links can be written to by others (mode 0777)"
+    (tree / "links").chmod(0o1777)
+    assert unsafe(path, US) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+@pytest.mark.parametrize("last", [True, False])
+def test_a_strangers_link_is_unsafe(tree: Path, *, last: bool) -> None:
+    """He can turn it round, wherever it is, once what it leads to was judged."""
+    (tree / "links/link").symlink_to("../real")
+    os.chown(tree / "links/link", 12345, -1, follow_symlinks=False)
+    (tree / "links").chmod(0o1777)
+    path = tree / "links/link" if last else tree / "links/link/below"
+    assert unsafe(str(path), US) == f"{tree}/links/link belongs to uid 12345"
+
+
+def test_links_in_a_circle_are_an_error(tree: Path) -> None:
+    """As of any that leads nowhere."""
+    (tree / "links/a").symlink_to("b")
+    (tree / "links/b").symlink_to("a")
+    with pytest.raises(OSError, match="links") as caught:
+        unsafe(str(tree / "links/a"), US)
+    assert caught.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o775, 0o777, 0o1777])
+@pytest.mark.parametrize("owner", [os.geteuid(), 12345])
+@pytest.mark.parametrize("place", ["real", "real/below"])
+def test_the_single_file_judges_real_paths_as_the_plugin_does(
+    tree: Path, mode: int, owner: int, place: str
+) -> None:
+    """It cannot import what it is to unpack, so the walk is there a second time."""
+    if os.geteuid() == 0:
+        os.chown(tree / place, owner, -1)
+    elif owner != os.geteuid():
+        pytest.skip("only root can give a folder away")
+    (tree / place).chmod(mode)
+    path = os.path.realpath(tree / "real/below")
+    found, objection = unsafe(path, US), onefile.objection(path)
+    assert (found or "").partition(" (mode")[0] == (objection or "")

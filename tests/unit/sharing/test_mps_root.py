@@ -68,6 +68,20 @@ def test_a_root_that_others_can_replace_is_refused(
         assert stat.S_IMODE(node.root.stat().st_mode) == 0o700
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_root_below_a_link_of_somebody_elses_is_refused(
+    node: MpsNode, plugins: Plugins, tmp_path: Path
+) -> None:
+    """He can turn it once it was judged."""
+    (tmp_path / "real").mkdir()
+    node.root.parent.rename(tmp_path / "real/place")
+    node.root.parent.symlink_to(tmp_path / "real/place")
+    os.chown(node.root.parent, 12345, -1, follow_symlinks=False)
+    node.root.mkdir()
+    assert f"({node.root.parent} belongs to uid 12345)" in plugins.keep().problem
+    assert node.fake.starts() == []
+
+
 def test_a_root_that_cannot_be_made_is_a_problem_with_its_path(
     node: MpsNode, plugins: Plugins
 ) -> None:
