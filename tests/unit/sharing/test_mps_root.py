@@ -73,12 +73,12 @@ def test_a_root_below_a_link_of_somebody_elses_is_refused(
     node: MpsNode, plugins: Plugins, tmp_path: Path
 ) -> None:
     """He can turn it once it was judged."""
-    (tmp_path / "real").mkdir()
-    node.root.parent.rename(tmp_path / "real/place")
-    node.root.parent.symlink_to(tmp_path / "real/place")
-    os.chown(node.root.parent, 12345, -1, follow_symlinks=False)
-    node.root.mkdir()
-    assert f"({node.root.parent} belongs to uid 12345)" in plugins.keep().problem
+    (tmp_path / "real/mps").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    os.chown(link, 12345, -1, follow_symlinks=False)
+    problem = plugins.keep(root=str(link / "mps")).problem
+    assert f"can be replaced by other users ({link} belongs to uid 12345)" in problem
     assert node.fake.starts() == []
 
 
