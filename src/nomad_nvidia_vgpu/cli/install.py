@@ -223,14 +223,14 @@ def _copy(source: Path, made: Path) -> None:
 
 
 def _write(made: Path, text: str) -> None:
-    made.write_text(text)
+    made.write_text(text, encoding="utf-8")
     made.chmod(0o644)
 
 
 def _ours(block: PluginBlock) -> bool:
     """Whether `install` wrote the file of this block, and nobody has changed it since."""
     with _told(f"read {block.file}"):
-        return as_written(block.file.read_text(), block)
+        return as_written(block.file.read_text(encoding="utf-8"), block)
 
 
 def _check_writable(files: Sequence[Path]) -> None:

@@ -61,6 +61,11 @@ def planned(
     block_file = agent.folder / BLOCK_FILE if agent.folder and agent.ours is None else None
     if block_file is not None:
         said += _file_problems(block_file)
+        if found is not None and Path(found.path).resolve() == block_file.parent.resolve():
+            said.append(
+                f"plugin_dir {found.path} is the folder of the agent's configuration, and is for"
+                " programs alone: set another"
+            )
     if said or found is None:
         raise ConfigError(said)
     entry = Path(found.path) / LABEL

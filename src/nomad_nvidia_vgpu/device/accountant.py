@@ -79,6 +79,7 @@ class Accountant:
             while not self._stopped.wait(self._interval_s):
                 try:
                     self.look()
+                    self._problem = ""
                 except Exception as error:  # noqa: BLE001  the thread must live
                     if repr(error) != self._problem:
                         self._problem = repr(error)

@@ -47,7 +47,7 @@ class Background(NamedTuple):
         """Starts all of it; what does not start takes the rest with it."""
         try:
             if self.upkeep is not None:
-                self.upkeep.start()
+                self.upkeep.expect()
             if self.holdings is not None:
                 self.catalog.expect_holdings()
                 self.holdings.start()
@@ -56,6 +56,9 @@ class Background(NamedTuple):
             self.accountant.start(listing or contextlib.nullcontext())
             if self.metrics is not None:
                 self.metrics.start()
+            # Last: it holds the lock on the MPS daemons, once taken, until the process ends.
+            if self.upkeep is not None:
+                self.upkeep.start()
         except Exception:
             self.stop()
             raise

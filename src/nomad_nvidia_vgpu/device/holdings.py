@@ -28,7 +28,10 @@ class HoldingsWatch:
     def __init__(
         self, tell: Callable[[frozenset[Holding]], None], period_s: float, proc: Proc
     ) -> None:
-        """`tell` is called with each finding, in the thread."""
+        """`tell` is called after each look, in the thread: with what was found last.
+
+        That is nothing until a look succeeds.
+        """
         self._tell = tell
         self._period_s = max(period_s, MIN_INTERVAL_S)
         self._proc = proc
@@ -43,12 +46,12 @@ class HoldingsWatch:
         self._stopped.set()
 
     def _look(self) -> None:
+        found: frozenset[Holding] = frozenset()
         while not self._stopped.is_set():
             try:
                 found = holdings_of(environments(self._proc))
             except Exception:  # noqa: BLE001  the thread must live: its first finding is waited for
                 _log.exception("what tasks hold cannot be found out")
-                found = frozenset()
             self._tell(found)
             self._stopped.wait(self._period_s)
 

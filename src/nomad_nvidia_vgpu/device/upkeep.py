@@ -62,14 +62,14 @@ class Upkeep:
         self._told: dict[str, str] = {}
         self._stopped = False
 
-    def start(self) -> None:
-        """Starts the threads; they are daemons, for what they call may hang.
-
-        A GPU on which something is left of an earlier config is not offered before that is off.
-        """
+    def expect(self) -> None:
+        """Keeps back each GPU with something left of an earlier config, until that is off."""
         for enforcer in self._enforcers.values():
             for uuid in enforcer.left_over():
                 self._catalog.take_enforcement(uuid, STARTING)
+
+    def start(self) -> None:
+        """Starts the threads; they are daemons, for what they call may hang."""
         threading.Thread(target=self._follow_plan, name="upkeep", daemon=True).start()
 
     def stop(self) -> None:

@@ -29,7 +29,8 @@ from nomad_nvidia_vgpu.goplugin.streams import StreamLimit
 WORKERS = 32
 """Threads for calls. Each open stream holds one (four in a healthy session, more after stream
 errors), and Shutdown has no deadline on the host's side, so it must always find a free one."""
-MOST_STREAMS = 24
+MOST_STREAMS = 5
+"""Of each method; there are five that stream: three of go-plugin's, Fingerprint and Stats."""
 
 Objection = Callable[[str], "str | None"]
 """Who else could replace a directory, as half a sentence; None: nobody."""
@@ -127,10 +128,13 @@ def _make_directory(environment: Mapping[str, str], objection: Objection) -> str
             continue
         try:
             os.mkdir(directory, mode=0o700)  # noqa: PTH102  as above
-            why = objection(directory)
         except OSError as error:
             problems.append(f"{parent}: {error.strerror}")
             continue
+        try:
+            why = objection(directory)
+        except OSError as error:
+            why = f"{parent}: {error.strerror}"
         if why is None:
             return directory
         os.rmdir(directory)  # noqa: PTH106  as above

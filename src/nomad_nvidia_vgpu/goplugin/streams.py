@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,12 +14,17 @@ _Behavior = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
 
 
 class StreamLimit(grpc.ServerInterceptor):
-    """Refuses streams beyond a number, so that Shutdown always finds a thread."""
+    """Refuses streams beyond a number, so that Shutdown always finds a thread.
+
+    Each method has a number of its own: streams of one cannot keep out those of another.
+    """
 
     def __init__(self, most: int) -> None:
-        """`most`: fewer than the server has threads."""
+        """`most` of each method; of all together, fewer than the server has threads."""
         self._most = most
-        self._free = threading.BoundedSemaphore(most)
+        self._free: defaultdict[str, threading.BoundedSemaphore] = defaultdict(
+            lambda: threading.BoundedSemaphore(most)
+        )
 
     def intercept_service(
         self,
@@ -35,19 +41,22 @@ class StreamLimit(grpc.ServerInterceptor):
             else (grpc.unary_stream_rpc_method_handler, handler.unary_stream)
         )
         return make(
-            self._limited(behavior), handler.request_deserializer, handler.response_serializer
+            self._limited(self._free[handler_call_details.method], behavior),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
 
-    def _limited(self, behavior: _Behavior) -> _Behavior:
+    def _limited(self, free: threading.BoundedSemaphore, behavior: _Behavior) -> _Behavior:
         def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            if not self._free.acquire(blocking=False):
+            if not free.acquire(blocking=False):
                 context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{self._most} streams are open, and there is no thread for more: close one",
+                    f"{self._most} streams of this method are open, and there is no thread for"
+                    " more: close one",
                 )
             try:
                 yield from behavior(request, context)
             finally:
-                self._free.release()
+                free.release()
 
         return handle

@@ -30,6 +30,8 @@ _END_S = 3.0
 _SERVER_S = 1.0
 _MAX_PID = 20  # characters
 _MAX_RECORD = 1 << 16
+_NAME = PROGRAM[:15].encode()
+"""What the kernel keeps of the names of both programs."""
 _MAX_PROC = 1 << 16
 """Of a process' command line and environment, which it can make as long as it likes."""
 _POLL_S = 0.02
@@ -77,10 +79,9 @@ class MpsDaemon:
         if pid is None:
             return None
         try:
-            command = read_start(self._proc / str(pid) / "cmdline", _MAX_PROC)
+            return pid if _called_mps(self._proc / str(pid)) else None
         except OSError:
             return None  # it has ended
-        return pid if PROGRAM.encode() in command else None
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
@@ -165,21 +166,17 @@ class MpsDaemon:
 
     def _noted_pid(self) -> int | None:
         try:
-            # A task's container may have put anything there: a pipe must not be waited for.
-            file = os.open(self._control.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
+            # A task's container may have put anything there.
+            return int(read_bounded(self._control.pid_file, _MAX_PID, follow=False))
+        except (OSError, ValueError):
             return None
-        with open(file, "rb") as opened:  # noqa: PTH123  it is open already
-            try:
-                return int(opened.read(_MAX_PID))
-            except (OSError, ValueError, TypeError):
-                return None
 
     def orphaned_servers(self) -> Iterator[int]:
         """The servers of its pipe directory by pid, to be asked for when no daemon is there.
 
         A task has the same variable, and can call itself what it likes. But the server of all users
         is its daemon's user's; that of one user only is that user's, and cannot be told from a task.
+        May wait for as long as a process is stuck that is called as MPS is; for no other.
         """
         record = self.record()
         any_user = record is not None and not record.multi_user
@@ -188,6 +185,8 @@ class MpsDaemon:
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):  # it has ended meanwhile
+                if not _called_mps(entry):
+                    continue
                 if not any_user and _started_by(entry) not in (0, os.geteuid()):
                     continue
                 program = read_start(entry / "cmdline", _MAX_PROC).replace(b"\0", b" ")
@@ -225,6 +224,17 @@ def daemon_pids(root: str, proc: str) -> set[int]:
         return set()
     found = (MpsDaemon(each, each.name, proc=Path(proc)).pid() for each in directories)
     return {pid for pid in found if pid is not None}
+
+
+def _called_mps(process: Path) -> bool:
+    """Whether it runs and is called as the daemon and the servers are; OSError: it has ended.
+
+    By `stat`: the kernel waits for a lock of the process before it shows its command line, and one
+    that is stuck may hold it.
+    """
+    # The name stands in brackets, and may hold brackets itself; what has ended keeps it at first.
+    called, _, rest = read_start(process / "stat", _MAX_PROC).rpartition(b")")
+    return called.partition(b"(")[2] == _NAME and rest.split()[0] not in (b"Z", b"X")
 
 
 def _started_by(process: Path) -> int | None:

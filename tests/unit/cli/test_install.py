@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,32 @@ def test_it_puts_the_entry_and_the_block(
     assert [path.name for path in node.plugins.iterdir()] == ["nvidia-vgpu"]
     assert "vgpus = 4" in (node.config / "nvidia-vgpu.hcl").read_text()
     assert "systemctl restart nomad" in capsys.readouterr().err
+
+
+def test_the_block_does_not_depend_on_the_locale(node: InstallNode) -> None:
+    """Nomad reads UTF-8; so does who takes the block away again, in whatever shell."""
+    program = "import sys; from nomad_nvidia_vgpu.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    assert node.run("install", "--vgpus", "4", "--ignored-gpu-ids", "größer") == 0
+    assert "größer".encode() in node.block.read_bytes()
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0"}
+    environment["PYTHONCOERCECLOCALE"] = "0"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            "uninstall",
+            "--dry-run",
+            "--agent-config",
+            str(node.config),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("remove the plugin")) == (0, 0)
+    assert f"would remove {node.block}" in done.stdout
 
 
 def test_a_second_time_it_replaces_the_file_and_leaves_the_block(node: InstallNode) -> None:

@@ -60,6 +60,15 @@ def test_a_missing_block_goes_into_a_file_of_its_own(tmp_path: Path) -> None:
     assert todo.block == block_text(FOUR)
 
 
+def test_programs_and_configuration_have_folders_of_their_own(tmp_path: Path) -> None:
+    """What is made ready for one is swept away for the other."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path, tmp_path / "link"):
+        (said,) = refused(agent(tmp_path), PluginDir(str(path), exists=True), SINGLE, FOUR)
+        assert said.startswith(f"plugin_dir {path} is the folder of the agent's configuration")
+    planned(agent(tmp_path, OURS), PluginDir(str(tmp_path), exists=True), SINGLE, {})
+
+
 def test_where_one_file_is_all_the_block_is_for_a_person_to_add() -> None:
     """A file beside it would not be read."""
     todo = planned(agent(None), GOOD, SINGLE, FOUR)

@@ -78,9 +78,8 @@ class MadeProc:
         place = self.root / str(pid)
         place.mkdir()
         fields = ["S", str(parent), *["0"] * 17, str(started), "0", "0"]
-        (place / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
+        (place / "stat").write_text(f"{pid} ({name[:15]}) {' '.join(fields)}\n")
         (place / "status").write_text(f"Name:\t{name}\nUid:\t{user}\t0\t0\t0\nGid:\t7\t7\t7\t7\n")
-        (place / "cmdline").write_text(f"{name}\0-d\0")
         (place / "cgroup").write_text(cgroup)
         self.change_environment(pid, environment or {})
         for line in cgroup.splitlines():

@@ -135,6 +135,32 @@ def test_an_error_of_ours_does_not_end_the_passes(
     assert len([m for m in caplog.messages if "report this as a bug" in m]) == 1
 
 
+def test_an_error_that_comes_back_is_logged_again(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a pass that was good, it is news."""
+    passes = threading.Semaphore(0)
+
+    class Flaky(Attributor):
+        bad = True
+
+        def attribute(
+            self, plan: Plan, listings: Mapping[str, Listing], now: float, taken_at: datetime
+        ) -> Usage:
+            passes.release()
+            self.bad = not self.bad
+            if self.bad:
+                raise ZeroDivisionError
+            return super().attribute(plan, listings, now, taken_at)
+
+    accountant = node.accountant(Flaky(node.made.proc, node.mps_root))
+    accountant.start(contextlib.nullcontext())
+    for _ in range(5):
+        assert passes.acquire(timeout=DEADLINE_S)
+    accountant.stop()
+    assert len([m for m in caplog.messages if "report this as a bug" in m]) >= 2
+
+
 def test_what_the_passes_need_is_made_when_it_can_be(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,52 @@ def test_what_is_built_does_not_run(config: PluginConfig) -> None:
     assert threading.active_count() == before
     assert background.metrics is not None
     assert not background.metrics.is_alive()
+
+
+class Part:
+    """Says what is called on it, and refuses one of the calls."""
+
+    def __init__(self, name: str, calls: list[str], refused: str = "") -> None:
+        """`refused` is the call that fails, with its name: `watch.start`."""
+        self._name, self._calls, self._refused = name, calls, refused
+
+    def __getattr__(self, call: str) -> Callable[..., None]:
+        """Gives any call."""
+
+        def made(*_: object) -> None:
+            self._calls.append(f"{self._name}.{call}")
+            if self._calls[-1] == self._refused:
+                raise RuntimeError("can't start new thread")
+
+        return made
+
+
+def in_parts(refused: str = "") -> tuple[Background, list[str]]:
+    """Gives one that is made of such parts, and the calls on them."""
+    calls: list[str] = []
+    parts: Any = {
+        name: Part(name, calls, refused)
+        for name in ("catalog", "watch", "accountant", "upkeep", "holdings", "metrics")
+    }
+    return Background(**parts, lists_always=False), calls
+
+
+def test_no_gpu_is_looked_for_before_it_is_known_what_is_left_on_it() -> None:
+    """It would be offered with what an earlier config put in force."""
+    background, calls = in_parts()
+    background.start()
+    assert calls.index("upkeep.expect") < calls.index("watch.start")
+    assert calls.index("catalog.expect_holdings") < calls.index("watch.start")
+
+
+@pytest.mark.parametrize("refused", ["watch.start", "accountant.start", "metrics.start"])
+def test_what_cannot_start_whole_has_not_begun_to_keep_daemons(refused: str) -> None:
+    """Else it had the lock, and the next that is built could only look, for as long as it lives."""
+    background, calls = in_parts(refused)
+    with pytest.raises(RuntimeError, match="thread"):
+        background.start()
+    assert "upkeep.start" not in calls
+    assert calls[-1] == "upkeep.stop"
 
 
 def test_metrics_only_with_an_address() -> None:

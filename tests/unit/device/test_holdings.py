@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,19 +100,45 @@ def test_this_machine_can_be_read() -> None:
         sleeper.communicate()
 
 
-def test_the_watch_tells_what_it_finds(tmp_path: Path) -> None:
-    """Each look tells all that is held then; one that fails tells that nothing is."""
-    process(tmp_path, 12, packed(TASK))
-    found: queue.Queue[frozenset[Holding]] = queue.Queue()
-    watch = HoldingsWatch(found.put, 0.0, Proc(str(tmp_path)))
+@pytest.fixture
+def found() -> queue.Queue[frozenset[Holding]]:
+    """What a watch tells."""
+    return queue.Queue()
+
+
+@pytest.fixture
+def watch(tmp_path: Path, found: queue.Queue[frozenset[Holding]]) -> Iterator[HoldingsWatch]:
+    """Looks at the processes in a /proc of the test's own, once started, until the test ends."""
+    watch = HoldingsWatch(found.put, 0.0, Proc(str(tmp_path / "proc")))
+    yield watch
+    watch.stop()
+
+
+def test_the_watch_tells_what_it_finds(
+    tmp_path: Path, watch: HoldingsWatch, found: queue.Queue[frozenset[Holding]]
+) -> None:
+    """Each look tells all that is held then."""
+    process(tmp_path / "proc", 12, packed(TASK))
     watch.start()
     assert found.get(timeout=30) == {HOLDING}
-    (tmp_path / "12" / "environ").unlink()
-    (tmp_path / "12").rmdir()
-    tmp_path.rmdir()
+    shutil.rmtree(tmp_path / "proc/12")
     while found.get(timeout=30):
         pass
-    watch.stop()
+
+
+def test_a_look_that_fails_forgets_nothing(
+    tmp_path: Path, watch: HoldingsWatch, found: queue.Queue[frozenset[Holding]]
+) -> None:
+    """What was withheld for tasks that run would be given away; one that never succeeded is told."""
+    watch.start()
+    assert found.get(timeout=30) == frozenset()
+    process(tmp_path / "made", 12, packed(TASK))
+    (tmp_path / "made").rename(tmp_path / "proc")
+    while found.get(timeout=30) != {HOLDING}:
+        pass
+    (tmp_path / "proc").rename(tmp_path / "gone")
+    for _ in range(3):
+        assert found.get(timeout=30) == {HOLDING}
 
 
 def test_a_stuck_process_hides_no_other(tmp_path: Path) -> None:

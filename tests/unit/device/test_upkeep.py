@@ -73,6 +73,7 @@ class Kept:
         self.catalog = Catalog(config)
         self.enforcer = ScriptedEnforcer()
         self.upkeep = Upkeep(self.catalog, {"mps": self.enforcer}, interval_s=0.01)
+        self.upkeep.expect()
         self.upkeep.start()
 
     def problems(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -86,6 +87,19 @@ def test_a_place_that_others_can_change_is_passed_over(tmp_path: Path) -> None:
     )
     made.rmdir()
     assert made.parent == Path("/tmp")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_judged_is_left_as_it_was(tmp_path: Path) -> None:
+    """What was made there goes again, and the reason is told."""
+
+    def objection(path: str) -> str | None:
+        if path.startswith(str(tmp_path)):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return "it is a stranger's"
+
+    with pytest.raises(HandshakeError, match=rf"\({tmp_path}: Permission denied; "):
+        server._make_directory({"TMPDIR": str(tmp_path)}, objection)
     assert not list(tmp_path.iterdir())
 
 

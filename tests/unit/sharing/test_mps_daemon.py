@@ -111,7 +111,7 @@ def test_what_a_killed_daemon_left_is_no_hindrance(node: MpsNode, daemon: MpsDae
     assert node.pid() != before
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link", "endless"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory", "endless"])
 def test_what_a_container_put_in_the_place_of_the_pid_file_is_none(
     node: MpsNode, daemon: MpsDaemon, tmp_path: Path, kind: str
 ) -> None:
@@ -125,6 +125,8 @@ def test_what_a_container_put_in_the_place_of_the_pid_file_is_none(
     elif kind == "link":
         (tmp_path / "pid").write_text(pid)
         path.symlink_to(tmp_path / "pid")
+    elif kind == "directory":
+        path.mkdir()
     else:
         path.touch()
         os.truncate(path, 1 << 40)
@@ -148,6 +150,7 @@ def test_what_a_container_put_beside_the_pipes_leads_nowhere(
 def process(proc: Path, pid: int, program: str, **environment: str) -> None:
     """Makes a process as `/proc` shows it."""
     (proc / str(pid)).mkdir(parents=True)
+    (proc / str(pid) / "stat").write_text(f"{pid} ({Path(program).name[:15]}) S 1 0\n")
     (proc / str(pid) / "cmdline").write_bytes(program.encode() + b"\0")
     lines = [f"{name}={value}".encode() for name, value in environment.items()]
     (proc / str(pid) / "environ").write_bytes(b"\0".join(lines) + b"\0")
@@ -189,6 +192,28 @@ def test_a_task_cannot_pass_for_a_server_and_keep_the_daemon_from_starting(
     (proc / "1/status").write_text("Name:\tsu\nUid:\t65534\t0\t0\t0\n")
     start(daemon_of(node, proc=proc))
     assert node.pid()
+
+
+def test_a_daemon_is_known_by_what_can_be_read_of_a_stuck_process(
+    node: MpsNode, daemon: MpsDaemon, tmp_path: Path
+) -> None:
+    """Its command line can hold up who reads it; here nothing can be read but its name."""
+    start(daemon)
+    place = tmp_path / "proc" / str(node.pid())
+    place.mkdir(parents=True)
+    (place / "stat").write_text(f"{node.pid()} (nvidia-cuda-mps) D 1 0\n")
+    assert daemon_of(node, proc=tmp_path / "proc").pid() == node.pid()
+    for name, state in (("sshd", "S"), ("a) (nvidia-cuda-mps", "S"), ("nvidia-cuda-mps", "Z")):
+        (place / "stat").write_text(f"{node.pid()} ({name}) {state} 1 0\n")
+        assert daemon_of(node, proc=tmp_path / "proc").pid() is None
+
+
+def test_no_more_is_read_of_processes_that_are_not_called_so(node: MpsNode, tmp_path: Path) -> None:
+    """Any of them may be stuck, and so would be who looks for servers."""
+    proc = tmp_path / "proc"
+    process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
+    (proc / "1/stat").write_text("1 (python) S 1 0\n")
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == []
 
 
 def test_a_server_of_one_user_may_be_any_users(node: MpsNode, tmp_path: Path) -> None:

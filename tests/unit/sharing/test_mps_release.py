@@ -155,7 +155,7 @@ def test_a_journal_that_cannot_be_read_is_a_problem_of_the_gpus(plugins: Plugins
     plugins.journal.mkdir()
     assert enforcer.left_over() == ["GPU-a"]
     assert enforcer.holds("GPU-a")
-    assert "Is a directory" in enforcer.release("GPU-a")
+    assert "it is not a regular file" in enforcer.release("GPU-a")
 
 
 # MIG

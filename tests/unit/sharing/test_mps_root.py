@@ -68,6 +68,20 @@ def test_a_root_that_others_can_replace_is_refused(
         assert stat.S_IMODE(node.root.stat().st_mode) == 0o700
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_root_below_a_link_of_somebody_elses_is_refused(
+    node: MpsNode, plugins: Plugins, tmp_path: Path
+) -> None:
+    """He can turn it once it was judged."""
+    (tmp_path / "real/mps").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    os.chown(link, 12345, -1, follow_symlinks=False)
+    problem = plugins.keep(root=str(link / "mps")).problem
+    assert f"can be replaced by other users ({link} belongs to uid 12345)" in problem
+    assert node.fake.starts() == []
+
+
 def test_a_root_that_cannot_be_made_is_a_problem_with_its_path(
     node: MpsNode, plugins: Plugins
 ) -> None:

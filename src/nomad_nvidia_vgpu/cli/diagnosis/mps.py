@@ -19,6 +19,7 @@ from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
 from nomad_nvidia_vgpu.sharing.mps_daemon import (
     FAULT,
+    MpsDaemon,
     gpu_directory,
     known_uuids,
     pipe_directory,
@@ -246,7 +247,10 @@ class _Process(NamedTuple):
 def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
     """What runs without a directory, and daemons of somebody else."""
     running = list(_running(facts.node.proc))
-    kept = {_kept_pid(pipe_directory(facts.config.mps, view.uuid)) for view in facts.daemon_views}
+    kept = {
+        MpsDaemon(gpu_directory(facts.config.mps, view.uuid), view.uuid, proc=facts.node.proc).pid()
+        for view in facts.daemon_views
+    }
     pids = {one.pid for one in running}
     for one in running:
         # A daemon's child is its server, whatever it calls itself.
@@ -258,14 +262,13 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 " cannot reach it, and it keeps the GPU",
                 f"stop the tasks on that GPU, then kill {one.pid}",
             )
-        elif one.pipe.name == "pipe" and known_uuids(one.pipe.parents[1]):
-            other = one.pipe.parents[1]
+        elif (other := _root_of(one.pipe)) is not None:
             said = error if facts.config.shares_by("mps") else warning
             yield said(
                 f"an MPS daemon of this plugin (pid {one.pid}, {one.pipe}) runs under another"
                 " mps.root than the config's, and keeps its GPU",
                 "stop the Nomad agent and the tasks on that GPU, run nvidia-vgpu release"
-                f" --mps-root {other}, start the agent",
+                f" --mps-root {shlex.quote(str(other))}, start the agent",
             )
         elif facts.config.shares_by("mps"):
             yield error(
@@ -286,6 +289,14 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 " for the tasks that use it",
                 "stop the tasks on that GPU, or drain the node",
             )
+
+
+def _root_of(pipe: Path) -> Path | None:
+    """The mps.root with this pipe directory, by the records that our daemons have; None: none."""
+    if pipe.name != "pipe" or len(pipe.parents) < 2:  # noqa: PLR2004  whose else could say anything
+        return None
+    root = pipe.parents[1]
+    return root if known_uuids(root) else None
 
 
 def _running(proc: Path) -> Iterator[_Process]:
@@ -319,13 +330,6 @@ def _pipe(process: Path) -> Path | None:
         return None
     given = dict(line.partition("=")[::2] for line in lines)
     return Path(given.get(PIPE_ENV) or "/tmp/nvidia-mps")  # noqa: S108  MPS's own default
-
-
-def _kept_pid(pipe: Path) -> int | None:
-    try:
-        return int(read_bounded(pipe / f"{PROGRAM}.pid", _MAX_BYTES))
-    except (OSError, ValueError):
-        return None
 
 
 def _start(file: Path) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
+_SCHEMES = ("http", "https")
 DEFAULT_ADDRESS = "http://127.0.0.1:4646"
 
 _TIMEOUT_S = 5.0
@@ -105,7 +106,9 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
 
 def without_login(address: str) -> str:
     """An address without the name and the password that may stand in it, to be shown."""
-    scheme, slashes, rest = address.rpartition("://")
+    scheme, slashes, rest = address.partition("://")
+    if scheme not in _SCHEMES:  # it may be the password, if that holds slashes
+        return address.rpartition("@")[2]
     return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
 
 
@@ -149,7 +152,7 @@ class _Api:
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:
         try:
             self._parts = urlsplit(address)
-            good = self._parts.scheme in ("http", "https") and bool(self._parts.hostname)
+            good = self._parts.scheme in _SCHEMES and bool(self._parts.hostname)
             self._port = self._parts.port
         except ValueError:  # whose text holds the address
             good = False

@@ -56,7 +56,7 @@ def process(
     """A process of this node."""
     place = tmp_path / "proc" / str(pid)
     written(place / "cmdline", "\0".join([*words, ""]))
-    written(place / "stat", f"{pid} (a) name) S {parent} 0 0")
+    written(place / "stat", f"{pid} ({Path(words[0]).name[:15]}) S {parent} 0 0")
     if pipe is not None:
         written(place / "environ", f"HOME=/\0CUDA_MPS_PIPE_DIRECTORY={pipe}\0")
 
@@ -145,6 +145,7 @@ def test_a_daemon_at_work_is_ok(tmp_path: Path, mps_root: Path) -> None:
     daemon_of(tmp_path, mps_root)
     pipe = mps_root / "GPU-a/pipe"
     process(tmp_path, 8, [f"/usr/bin/{CONTROL}", "-d"], pipe, parent=7)
+    written(tmp_path / "proc/8/stat", "8 (a) name) S 7 0 0")
     process(tmp_path, 9, ["nvidia-cuda-mps-server"], pipe, parent=7)
     process(tmp_path, 10, ["sleep", "1"], None)
     one(daemons, known(tmp_path, mps_root), Level.OK, "1 MPS daemon")
@@ -209,12 +210,12 @@ def test_somebody_elses_daemon_is_in_the_way_of_ours(tmp_path: Path, mps_root: P
 def test_our_daemon_under_another_root_is_known_by_its_record(
     tmp_path: Path, mps_root: Path
 ) -> None:
-    """Left when mps.root was changed; the remedy names the root that release needs."""
-    old = tmp_path / "old"
+    """Left when mps.root was changed; the remedy names the root that release needs, for a shell."""
+    old = tmp_path / "old; reboot #"
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], old / "GPU-a/pipe")
     record = Record("GPU-a", multi_user_asked=True, multi_user=True, memory_limited=True)
     written(old / "GPU-a/daemon.json", json.dumps(record._asdict()))
-    remedy = f"run nvidia-vgpu release --mps-root {old}, start the agent"
+    remedy = f"run nvidia-vgpu release --mps-root '{old}', start the agent"
     one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "another mps.root", remedy)
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
     one(daemons, found, Level.WARNING, remedy)
@@ -226,6 +227,15 @@ def test_a_remedy_holds_no_words_of_a_task_that_a_shell_would_run(
     """Whoever runs as such a daemon decides what stands in his environment."""
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/x; reboot #"))
     one(daemons, known(tmp_path, mps_root), Level.ERROR, "DIRECTORY='/tmp/x; reboot #' nvidia")
+
+
+@pytest.mark.parametrize("pipe", ["pipe", "/pipe"])
+def test_a_pipe_directory_with_nothing_above_it_hides_no_finding(
+    tmp_path: Path, mps_root: Path, pipe: str
+) -> None:
+    """Any user can start a process that is called so, with such a variable."""
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path(pipe))
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, f"another MPS daemon (pid 30, {pipe})")
 
 
 def test_files_without_end_do_not_fill_the_doctors_memory(tmp_path: Path, mps_root: Path) -> None:

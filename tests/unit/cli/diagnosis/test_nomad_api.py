@@ -125,6 +125,8 @@ def test_a_token_that_cannot_be_sent_is_not_quoted(token: str) -> None:
     [
         "http://me:s3cret@127.0.0.1:1",
         "http://me:s3cret/x@127.0.0.1:1",
+        "http://me:s3cret://x@127.0.0.1:1",
+        "me:s3cret://x@127.0.0.1:1",
         "me:s3cret@h",
         "//s3cret@h:p",
     ],
