@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -107,7 +108,8 @@ def launch(
         if reservation:
             tables.show(_reservation_table(ids, reservation))
         if groups and watch:
-            with tables.live() as screen:
+            # Ctrl-C is how one leaves it.
+            with contextlib.suppress(KeyboardInterrupt), tables.live() as screen:
                 for one in stats:
                     screen.show(_stats_table(one))
         elif groups:

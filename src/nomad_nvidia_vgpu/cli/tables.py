@@ -70,8 +70,14 @@ def live() -> Iterator["_Screen"]:
     if not sys.stdout.isatty():
         yield _Screen(None)
         return
-    with Live(console=Console(), auto_refresh=False) as screen:
+    with Live(console=_Terminal(), auto_refresh=False) as screen:
         yield _Screen(screen)
+
+
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command line's entry, where rich would end the program with status 1."""
+        raise  # noqa: PLE0704  rich calls this while it handles the error
 
 
 class _Screen:

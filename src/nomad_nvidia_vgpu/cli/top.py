@@ -108,7 +108,9 @@ def top(
                         told.add(sentence)
                         tables.note(f"nvidia-vgpu: {sentence}")
     except KeyboardInterrupt:
-        pass  # how one leaves it
+        if once:
+            raise
+        # Else it is how one leaves it.
     return 0
 
 
