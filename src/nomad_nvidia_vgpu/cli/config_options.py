@@ -13,6 +13,7 @@ from nomad_nvidia_vgpu.cli.config_file import read_config_file
 from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
 from nomad_nvidia_vgpu.config.decode import decode, unknown_options
 from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
+from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -82,7 +83,7 @@ def _set_in_blocks(given: dict[str, Any], path: str, option: Option, values: Any
         label, _, value = text.rpartition("=")
         if not label:
             flag = f"--{_parameter(path).replace('_', '-')}"
-            raise click.UsageError(f"{flag} must be SELECTOR=VALUE, got {text!r}")
+            raise click.UsageError(f"{flag} must be SELECTOR=VALUE, got {shown(text)}")
         place.setdefault(label, {})[option.name] = value
 
 

@@ -77,7 +77,7 @@ def test_flags_reach_into_labelled_blocks(tmp_path: Path) -> None:
 
 def test_a_flag_without_a_selector_is_wrong_usage() -> None:
     """`--gpu-vgpus 4` does not say of which GPUs."""
-    with pytest.raises(click.UsageError, match=r"--gpu-vgpus must be SELECTOR=VALUE, got '4'"):
+    with pytest.raises(click.UsageError, match=r'--gpu-vgpus must be SELECTOR=VALUE, got "4"'):
         given_by("--gpu-vgpus", "4")
 
 
