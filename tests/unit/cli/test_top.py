@@ -140,7 +140,7 @@ def test_who_is_root_is_not_told_to_be(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["top"], "name the agent's file with --config, or give --vgpus"),
+        (["top"], "give --config what the agent is started with as -config (mostly"),
         (["top", "--enabled", "false"], "vgpus is not set"),
         (["top", "--simulate", "l4"], "vgpus and vgpu_memory are both missing"),
     ],
