@@ -196,7 +196,7 @@ def _stats_table(groups: StatsOfGroups) -> Table:
     rows += [
         (name, *(tables.stat_text(s.stats.get(name)) for s in gpus.values())) for name in names
     ]
-    return tables.table("Stats", ("Figure", *gpus), rows)
+    return tables.table("Stats", ("Figure", *gpus), rows, by_column=True)
 
 
 def _stats_document(groups: StatsOfGroups) -> dict[str, object]:
