@@ -25,9 +25,16 @@ def main() -> None:
         # Not sys.exit: a thread stuck in the driver would keep the process past the 2 s after
         # which Nomad kills it.
         os._exit(_serve())
-    from nomad_nvidia_vgpu.cli.main import run  # a plugin needs none of it
+    sys.exit(_command_line())
 
-    sys.exit(run(sys.argv[1:]))
+
+def _command_line() -> int:
+    try:
+        from nomad_nvidia_vgpu.cli.main import run  # a plugin needs none of it
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it is imported: a tenth of a second
+        return 130
 
 
 def _serve() -> int:

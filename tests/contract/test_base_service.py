@@ -105,9 +105,9 @@ def test_all_problems_come_in_one_error(start: Start) -> None:
     for said in (
         "vgpus must be a whole number from 1 to 256, got 0",
         "fingerprint_period must be a duration of at least 100ms",
-        'group_by must be "model" or "gpu", got \'rack\'',
+        'group_by must be "model" or "gpu", got "rack"',
         "vendor must be",
-        "got 'voodoo2'",
+        'got "voodoo2"',
         "log_level must be",
         "visible_devices_envs entries must be",
     ):

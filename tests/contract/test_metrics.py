@@ -220,4 +220,4 @@ def test_a_wrong_address_is_refused_with_the_config(start: Start) -> None:
     """The text alone is judged then, in one sentence."""
     with pytest.raises(Refused, match=r'metrics_address must be "" or a "host:port"') as refused:
         start(vgpus=1, metrics_address="9400")
-    assert "got '9400'" in refused.value.text
+    assert 'got "9400"' in refused.value.text

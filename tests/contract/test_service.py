@@ -119,6 +119,7 @@ def test_without_a_library_the_stream_lives_and_the_log_says_what_to_do(start: S
     assert silent(stream, (), 0.5)
     (warning,) = host.logged_in_all("warn")
     assert "install the NVIDIA driver" in warning
+    assert "--simulate l4" in warning
     assert "simulate" in warning
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.nomad
             [
                 "vgpus must be a whole number from 1 to 256, got 2000",
                 "fingerprint_period must be a duration of at least 100ms",
-                "got 'soon'",
+                'got "soon"',
             ],
             id="two problems at once",
         ),

@@ -9,27 +9,36 @@ from typing import Any, TypeVar
 
 import click
 
-from nomad_nvidia_vgpu.cli.config_file import read_config_file
+from nomad_nvidia_vgpu.cli.agent_config import read_agent_config
+from nomad_nvidia_vgpu.cli.config_file import LABEL, read_config_file
 from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
 from nomad_nvidia_vgpu.config.decode import decode, unknown_options
 from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
+from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def config_options(command: _F) -> _F:
-    """Gives a command `--config FILE` and one flag per option of the config block.
+    """Gives a command `--config PATH` and one flag per option of the config block, after its own.
 
     The command gets them as keyword arguments, to be handed on to `given_config`.
     """
-    return click.option(
+    # In a help of a hundred lines, what only this command has must come first. Decorators work
+    # upwards, so click shows last what it has collected first.
+    undecorated: Any = command
+    own = undecorated.__dict__.pop("__click_params__", [])
+    decorated: Any = click.option(
         "--config",
         "config_file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help='The file of an agent\'s configuration that has the plugin "nvidia-vgpu" block, or a'
-        " file with that block's config alone (HCL or JSON). Flags win over it.",
+        type=click.Path(exists=True, path_type=Path),
+        help="What the agent is started with as -config: a folder, or the file that has the plugin"
+        ' "nvidia-vgpu" block; or a file with that block\'s config alone (HCL or JSON). Flags win'
+        " over it.",
     )(option_flags(command))
+    decorated.__click_params__.extend(own)
+    return command
 
 
 def option_flags(command: _F) -> _F:
@@ -39,9 +48,9 @@ def option_flags(command: _F) -> _F:
     return command
 
 
-def given_config(config_file: Path | None, flags: dict[str, Any]) -> dict[str, object]:
-    """Option to value, only those that were given; ConfigError if the file cannot be read."""
-    given = read_config_file(config_file) if config_file else {}
+def given_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object]:
+    """Option to value, only those that were given; ConfigError if file or folder cannot be read."""
+    given = _read(config) if config else {}
     for path, option in all_options():
         value = flags.get(_parameter(path))
         if value in (None, ()):
@@ -55,6 +64,16 @@ def given_config(config_file: Path | None, flags: dict[str, Any]) -> dict[str, o
             place = place.setdefault(block, {})
         place[name] = list(value) if isinstance(value, tuple) else value
     return given
+
+
+def _read(path: Path) -> dict[str, object]:
+    """The options in a file, or in a folder as the agent would read it."""
+    if not path.is_dir():
+        return read_config_file(path)
+    block = read_agent_config([path]).ours
+    if block is None:
+        raise ConfigError([f'no file in {path} has a plugin "{LABEL}" block: add one'])
+    return block.options
 
 
 def checked_config(given: dict[str, Any]) -> PluginConfig:
@@ -82,7 +101,7 @@ def _set_in_blocks(given: dict[str, Any], path: str, option: Option, values: Any
         label, _, value = text.rpartition("=")
         if not label:
             flag = f"--{_parameter(path).replace('_', '-')}"
-            raise click.UsageError(f"{flag} must be SELECTOR=VALUE, got {text!r}")
+            raise click.UsageError(f"{flag} must be SELECTOR=VALUE, got {shown(text)}")
         place.setdefault(label, {})[option.name] = value
 
 

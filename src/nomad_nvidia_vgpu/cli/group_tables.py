@@ -25,6 +25,7 @@ def group_tables(groups: Sequence[DeviceGroup]) -> tuple[Table, ...]:
         "Attributes",
         ("Attribute", *(group.name for group in groups)),
         [(name, *(_attribute(group, name) for group in groups)) for name in names],
+        by_column=True,
     )
     vgpus = tables.table(
         "vGPUs", ("Ids", "GPU", "Health"), [row for group in groups for row in _gpu_rows(group)]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -107,7 +108,8 @@ def launch(
         if reservation:
             tables.show(_reservation_table(ids, reservation))
         if groups and watch:
-            with tables.live() as screen:
+            # Ctrl-C is how one leaves it.
+            with contextlib.suppress(KeyboardInterrupt), tables.live() as screen:
                 for one in stats:
                     screen.show(_stats_table(one))
         elif groups:
@@ -194,7 +196,7 @@ def _stats_table(groups: StatsOfGroups) -> Table:
     rows += [
         (name, *(tables.stat_text(s.stats.get(name)) for s in gpus.values())) for name in names
     ]
-    return tables.table("Stats", ("Figure", *gpus), rows)
+    return tables.table("Stats", ("Figure", *gpus), rows, by_column=True)
 
 
 def _stats_document(groups: StatsOfGroups) -> dict[str, object]:

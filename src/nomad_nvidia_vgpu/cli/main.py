@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MPL-2.0
 """The command line's entry: verbs, and the one place where an error becomes a sentence.
 
-Exit status: 0 fine, 1 something is wrong (said on standard error), 2 wrong usage.
+Exit status: 0 fine, 1 something is wrong (said on standard error), 2 wrong usage, 130 Ctrl-C.
+A reader that has seen enough of the output (`| head`) is fine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -42,15 +46,38 @@ cli.add_command(install.install)
 cli.add_command(install.uninstall)
 
 
-def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one way out per kind of end
+def run(arguments: Sequence[str]) -> int:
     """Runs one command; the exit status."""
+    if sys.stdout is None:
+        _complain("the output cannot be written: standard output is closed, send it to /dev/null")
+        return 1
     try:
-        status = cli.main(list(arguments), prog_name="nvidia-vgpu", standalone_mode=False)
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough.
+        _discard_output()
+        return 0
+    except OSError as error:
+        # What cannot be opened or started has a name; what cannot be written to has none.
+        if error.filename is None:
+            _discard_output()
+        _complain(f"{error.filename or 'the output cannot be written'}: {error.strerror or error}")
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Runs one command; what concerns the output or the terminal is raised."""
+    try:
+        # Not cli.main, which has an opinion of its own on a pipe that nobody reads: status 1.
+        with cli.make_context("nvidia-vgpu", list(arguments)) as context:
+            status = cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return 130
     except ConfigError as error:
         for problem in error.problems:
             _complain(problem)
@@ -58,15 +85,22 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one way out per kind
     except (VgpuError, HandshakeError, Refused) as error:
         _complain(str(error))
         return 1
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has seen enough.
-        sys.stderr.close()
-        return 0
-    except OSError as error:
-        _complain(f"the output cannot be written: {error.strerror}")
-        return 1
+    sys.stdout.flush()
     return status if isinstance(status, int) else 0
 
 
+def _discard_output() -> None:
+    """Lets what is still buffered go nowhere: Python would write it at its end, and fail again."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+            continue
+        # A stream that is no file, as in tests, has nothing to be redirected.
+        with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def _complain(sentence: str) -> None:
-    tables.note(f"nvidia-vgpu: {sentence}")
+    # If that cannot be written either, the exit status alone must do.
+    with contextlib.suppress(OSError):
+        tables.note(f"nvidia-vgpu: {sentence}")

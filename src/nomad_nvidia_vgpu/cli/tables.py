@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
@@ -16,18 +17,37 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nomad_nvidia_vgpu.cli.fitting import FittingTable
 from nomad_nvidia_vgpu.device.fingerprint import Attribute
 from nomad_nvidia_vgpu.device.stats import Stat
 from nomad_nvidia_vgpu.goplugin.logs import printable
 
 MISSING = "-"
-_PLAIN_WIDTH = 1000  # a pipe has no width: nothing is to be cut or folded
+_PAIR = 2
+_PLAIN_WIDTH = 100_000  # a pipe has no width: nothing is to be cut or folded
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table; a cell that is None shows as a dash."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    by_column: bool = False,
+) -> Table:
+    """A table; a cell that is None shows as a dash.
+
+    On a terminal that is too narrow for it, one record for each row, a name and a value a line; or
+    `by_column` for each column but the first, which then has the names.
+    """
     terminal = sys.stdout.isatty()
-    made = Table(
+    rows = list(rows)
+    # Of two columns a record would be no narrower.
+    narrow = None
+    if len(columns) > _PAIR:
+        names, *of_each = zip(columns, *rows, strict=True) if by_column else (columns, *rows)
+        narrow = partial(records, title, names, of_each)
+    made = FittingTable(
+        narrow=narrow,
         title=cell_text(title),
         title_justify="left",
         title_style="bold",
@@ -38,6 +58,26 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         made.add_column(cell_text(column), overflow="fold")
     for row in rows:
         made.add_row(*map(cell_text, row))
+    return made
+
+
+def records(title: str, names: Sequence[object], rows: Sequence[Sequence[object]]) -> Table:
+    """A name and a value a line for each row, for a narrow terminal; what is None is left out."""
+    made = Table(
+        title=cell_text(title),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        padding=(0, 1),
+    )
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for row in rows:
+        made.add_row()
+        for name, cell in zip(names, row, strict=True):
+            if cell is not None:
+                made.add_row(cell_text(name), cell_text(cell))
     return made
 
 
@@ -70,8 +110,14 @@ def live() -> Iterator["_Screen"]:
     if not sys.stdout.isatty():
         yield _Screen(None)
         return
-    with Live(console=Console(), auto_refresh=False) as screen:
+    with Live(console=_Terminal(), auto_refresh=False) as screen:
         yield _Screen(screen)
+
+
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command line's entry, where rich would end the program with status 1."""
+        raise  # noqa: PLE0704  rich calls this while it handles the error
 
 
 class _Screen:

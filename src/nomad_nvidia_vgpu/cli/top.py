@@ -39,8 +39,8 @@ PATIENCE_S = 30.0
 """How long a look may take before the driver counts as hanging."""
 
 _UNCONFIGURED = (
-    "top must know how the GPUs are divided, but vgpus is not set: name the agent's file with"
-    " --config, or give --vgpus"
+    "top must know how the GPUs are divided, but vgpus is not set: give --config what the agent is"
+    " started with as -config (mostly /etc/nomad.d), or give --vgpus"
 )
 _NOBODY = "no task is known to use a GPU, so the memory guard would do nothing"
 _NOT_ROOT = (
@@ -108,7 +108,9 @@ def top(
                         told.add(sentence)
                         tables.note(f"nvidia-vgpu: {sentence}")
     except KeyboardInterrupt:
-        pass  # how one leaves it
+        if once:
+            raise
+        # Else it is how one leaves it.
     return 0
 
 

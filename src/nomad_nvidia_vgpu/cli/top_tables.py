@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from rich.table import Table
 from rich.text import Text
 
-from nomad_nvidia_vgpu.cli.tables import MISSING, cell_text
+from nomad_nvidia_vgpu.cli.fitting import FittingTable
+from nomad_nvidia_vgpu.cli.tables import MISSING, cell_text, records
 from nomad_nvidia_vgpu.device.foresight import Forecast
 from nomad_nvidia_vgpu.device.observer import Observation
 from nomad_nvidia_vgpu.device.usage import GpuUse, MpsServer, Share, StrayProcess, Task
@@ -24,45 +26,61 @@ _SHOWN_PIDS = 6
 _SHORT_ID = 8
 
 
-def node_table(seen: Observation, *, bars: bool, title: str | None = None) -> Table:
-    """One row for each GPU, and below it one for each task on it and for what is nobody's."""
-    columns = ("GPU, vGPUs", "Model, task", "Alloc", "Procs", "Memory GiB", "GPU %", "°C", "W")
-    made = _table(title, bars=bars)
+_BAR = "bar"
+_COLUMNS = (
+    *("GPU, vGPUs", "Model, task", "Alloc", "Procs", "Memory GiB", _BAR),
+    *("GPU %", "°C", "W", "Health"),
+)
+_DISPENSABLE = (_BAR, "W", "°C", "Alloc", "Procs")
+"""What a narrow terminal does without, first the first."""
+
+
+def node_table(
+    seen: Observation, *, bars: bool, title: str | None = None, without: int = 0
+) -> Table:
+    """One row for each GPU, and below it one for each task on it and for what is nobody's.
+
+    `without` is how many of the dispensable columns to leave out from the beginning.
+    """
+    without = max(without, int(not bars))
+    narrower = partial(node_table, seen, bars=bars, title=title, without=without + 1)
+    made = _table(title, bars=bars, narrow=narrower if without < len(_DISPENSABLE) else None)
+    columns = [name for name in _COLUMNS if name not in _DISPENSABLE[:without]]
     for column in columns:
         right = column in ("Procs", "GPU %", "°C", "W")
-        made.add_column(column, justify="right" if right else "left", overflow="fold")
-        if column == "Memory GiB" and bars:
-            made.add_column("", no_wrap=True)
-    made.add_column("Health", overflow="fold")
+        heading = "" if column == _BAR else column
+        made.add_column(heading, justify="right" if right else "left", overflow="fold")
     for group in seen.plan.groups:
         for shared in group.gpus:
             uuid = shared.gpu.uuid
             use = seen.usage.gpus.get(uuid)
             for row in _rows(shared, seen.samples.get(uuid), use):
-                made.add_row(*row.cells(bars=bars), style="bold" if row.is_gpu else "")
+                cells = dict(zip(_COLUMNS, row.cells(), strict=True))
+                style = "bold" if row.is_gpu else ""
+                made.add_row(*(cells[column] for column in columns), style=style)
     return made
 
 
 def guard_table(forecasts: Sequence[Forecast], action: str, *, bars: bool) -> Table:
     """What the memory guard would do about each task."""
     title = f'What the memory guard would do (action = "{action}")'
-    made = _table(title, bars=bars)
-    for column in ("GPU", "Task", "Uses MiB", "Budget", "Limit", "Above for", "Then"):
+    columns = ("GPU", "Task", "Uses MiB", "Budget", "Limit", "Above for", "Then")
+    rows = [_forecast_row(one) for one in forecasts]
+    made = _table(title, bars=bars, narrow=partial(records, title, columns, rows))
+    for column in columns:
         right = column in ("Uses MiB", "Budget", "Limit", "Above for")
         made.add_column(column, justify="right" if right else "left", overflow="fold")
-    for one in forecasts:
-        share = one.share
-        over = None if one.over_s is None else f"{one.over_s:.0f} s"
-        made.add_row(
-            cell_text(_short(share.gpu_uuid)),
-            cell_text(_task(share.task)),
-            *(
-                cell_text(value)
-                for value in (share.used_mib, share.budget_mib, one.limit_mib, over)
-            ),
-            cell_text(one.verdict, style="red" if one.over_s is not None else ""),
-        )
+    for *cells, verdict in rows:
+        over = cells[-1] is not None
+        made.add_row(*map(cell_text, cells), cell_text(verdict, style="red" if over else ""))
     return made
+
+
+def _forecast_row(one: Forecast) -> tuple[object, ...]:
+    share = one.share
+    over = None if one.over_s is None else f"{one.over_s:.0f} s"
+    used = (share.used_mib, share.budget_mib, one.limit_mib, over)
+    return (_short(share.gpu_uuid), _task(share.task), *used, one.verdict)
 
 
 def stray_table(seen: Observation, *, bars: bool) -> Table:
@@ -82,9 +100,10 @@ def stray_table(seen: Observation, *, bars: bool) -> Table:
     return made
 
 
-def _table(title: str | None, *, bars: bool) -> Table:
+def _table(title: str | None, *, bars: bool, narrow: Callable[[], Table] | None = None) -> Table:
     """Dense, for a terminal is narrow: without lines."""
-    return Table(
+    return FittingTable(
+        narrow=narrow,
         title=title,
         title_justify="left",
         title_style="bold",
@@ -139,12 +158,11 @@ class _Row:
     health: str = ""
     is_gpu: bool = False
 
-    def cells(self, *, bars: bool) -> Iterator[Text]:
+    def cells(self) -> Iterator[Text]:
         """As many as there are columns."""
         yield from (cell_text(cell) for cell in (self.name, self.what, self.alloc, self.processes))
         yield Text("" if self.memory_mib is None else _amount(*self.memory_mib))
-        if bars:
-            yield Text() if self.memory_mib is None else _bar(*self.memory_mib)
+        yield Text() if self.memory_mib is None else _bar(*self.memory_mib)
         yield from (cell_text(cell) for cell in self.figures)
         yield cell_text(self.health, style="" if self.health in ("", "healthy") else "red")
 

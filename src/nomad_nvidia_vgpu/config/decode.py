@@ -12,7 +12,7 @@ from typing import Any
 
 from nomad_nvidia_vgpu.config.declaring import Option
 from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig, options
-from nomad_nvidia_vgpu.config.values import shown
+from nomad_nvidia_vgpu.config.values import nearest, shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
 UNCONFIGURED = (
@@ -111,11 +111,16 @@ def _value(option: Option, value: object, path: str, problems: list[str]) -> Any
         return option.kind.read(value)
     if not option.label:
         return option.block(**_fields(option.block, value, f"{path}{option.path}", problems))
+    inside = {inner.name for inner in options(option.block)}
+    if any(label in inside and not isinstance(body, Mapping) for label, body in value.items()):
+        raise ValueError(
+            f'must be {option.kind.allowed}, such as {option.name} "*L4*" {shown(value)}'
+        )
     blocks = []
     for label, body in value.items():
         place = f"{path}{option.name} {_quoted(label)}"
         if not _is_selector(label):
-            problems.append(f"{place} must be labelled with {option.kind.allowed}")
+            problems.append(f"{place} must be {option.kind.allowed}")
         elif body is not None and not isinstance(body, Mapping):
             problems.append(f"{place} must be a block, got {shown(body)}")
         else:
@@ -181,10 +186,6 @@ def _bodies(
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    # Imported late: only people who mistype need it.
-    import difflib  # noqa: PLC0415
-
-    near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
-    if near:
-        return f"{name} is not an option of this plugin: did you mean {near[0]}?"
+    if near := nearest(name.rpartition(".")[2], known):
+        return f"{name} is not an option of this plugin: did you mean {near}?"
     return f"{name} is not an option of this plugin: there are {', '.join(sorted(known))}"

@@ -203,9 +203,15 @@ class MemoryGuardConfig(NamedTuple):
 
 def _simulated(value: object) -> "SimulatedGpus":
     # Imported late: a node with GPUs has no use for the profiles of others.
-    from nomad_nvidia_vgpu.gpu.profiles import parse_simulated  # noqa: PLC0415
+    from nomad_nvidia_vgpu.gpu.profiles import PROFILES, parse_simulated  # noqa: PLC0415
 
-    return parse_simulated(value)
+    try:
+        return parse_simulated(value)
+    except ValueError as error:
+        profile = value.partition(":")[0] if isinstance(value, str) else ""
+        known = profile.lower() in PROFILES
+        hint = "" if known else values.did_you_mean(profile, PROFILES)
+        raise ValueError(f"{error}, got {values.shown(value)}{hint}") from error
 
 
 class PluginConfig(NamedTuple):
@@ -352,7 +358,7 @@ class PluginConfig(NamedTuple):
         labelled_blocks(
             GpuConfig,
             "selector",
-            "blocks, each labelled with a UUID, a PCI bus id or a model's name with * and ?",
+            "labelled with a UUID, a PCI bus id or a model's name with * and ?",
             "what is different for some GPUs",
         ),
     ] = ()

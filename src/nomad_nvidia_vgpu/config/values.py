@@ -9,7 +9,7 @@ Numbers come as int, float or string (a number such as 0.1 always comes as a str
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -44,12 +44,29 @@ class Kind(NamedTuple):
 
 
 def shown(value: object) -> str:
-    """A value as an error text shows it: on one line, and shortened."""
+    """A value as an error text shows it: as HCL writes it, on one line, and shortened."""
     try:
-        text = repr(value)
+        text = _hcl(value)
     except RecursionError:
         return "a value nested too deeply to show"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """What somebody may have meant who wrote `word`, or began to write it."""
+    # Imported late: only people who mistype need it.
+    import difflib  # noqa: PLC0415
+
+    word, known = word.lower(), sorted(known)
+    begun = [one for one in known if word and one.startswith(word)]
+    near = sorted(begun, key=len) or difflib.get_close_matches(word, known, n=1)
+    return near[0] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence that has named a wrong word; empty if none is like it."""
+    near = nearest(word, known)
+    return f": did you mean {shown(near)}?" if near else ""
 
 
 def no_scalar(value: object) -> Any:
@@ -90,7 +107,8 @@ def word(*choices: str) -> Kind:
     def read(value: object) -> str:
         if isinstance(value, str) and value in choices:
             return value
-        raise ValueError(f"must be {allowed}, got {shown(value)}")
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise ValueError(f"must be {allowed}, got {shown(value)}{hint}")
 
     return Kind("string", allowed, read)
 
@@ -169,13 +187,22 @@ def list_of(item: Kind, *, at_least: int = 0, distinct: bool = True) -> Kind:
 
     def read(value: object) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"must be a list, got {shown(value)}")  # noqa: TRY004
+            raise ValueError(f"must be a list{_such_as(item, value)}, got {shown(value)}")  # noqa: TRY004
         if len(value) < at_least:
             raise ValueError(f"must name at least {at_least}, got {shown(value)}")
         items = _items(item, value)
         return tuple(dict.fromkeys(items) if distinct else items)
 
     return Kind(f"list({item.hcl_type})", allowed, read)
+
+
+def _such_as(item: Kind, value: object) -> str:
+    """How the list would be written, if the value would do as its only entry."""
+    try:
+        item.read(value)
+    except ValueError:
+        return ""
+    return f" such as {shown([value])}"
 
 
 def _items(item: Kind, values: Sequence[object]) -> list[Any]:
@@ -188,6 +215,22 @@ def _items(item: Kind, values: Sequence[object]) -> list[Any]:
     if problems:
         raise ValueError("; ".join(f"entries {p}" for p in dict.fromkeys(problems)))
     return items
+
+
+def _hcl(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # No more of it than can be shown: it may be as long as the whole config.
+        escaped = value[: _MAX_SHOWN + 1].replace("\\", "\\\\").replace('"', '\\"')
+        inside = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in escaped)
+        return f'"{inside}"'
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_hcl, value))}]"
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key} = {_hcl(inner)}" for key, inner in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    return "null" if value is None else repr(value)
 
 
 def _number(value: object) -> float | int | None:

@@ -73,17 +73,12 @@ class PluginProcess:
 
         `environment` is the host's own (default: this process's); the cookie is added to it.
         `on_log` gets each line of standard error, from a thread of its own. HandshakeError if
-        the plugin ends, keeps silent for `start_timeout_s`, or prints something else.
+        the plugin cannot be started, ends, keeps silent for `start_timeout_s`, or prints
+        something else.
         """
         base = os.environ if environment is None else environment
         self._on_log = on_log
-        self.process = subprocess.Popen(  # noqa: S603  starting what we are told to is the job
-            list(command),
-            env={**base, **host_environment(handshake)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self.process = _started(command, {**base, **host_environment(handshake)})
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._threads = [self._in_thread(self._read_logs, self.process.stderr)]
@@ -178,6 +173,22 @@ def parse_log_line(line: str) -> LogLine:
             raise ValueError(f"{key} is not a string, which makes a real host panic: {text}")
     fields = {k: v for k, v in entry.items() if not k.startswith("@")}
     return LogLine(entry.get("@level", "debug"), entry.get("@message", ""), fields)
+
+
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603  starting what we are told to is the job
+            list(command),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise HandshakeError(
+            f"{command[0]} cannot be started: {error.strerror}; a plugin must be a program for this"
+            " machine that may be executed"
+        ) from error
 
 
 def _first_line(process: subprocess.Popen[bytes], stdout: IO[bytes], timeout_s: float) -> str:

@@ -193,20 +193,18 @@ _MEMORY_SLICES = 8
 
 
 def parse_simulated(value: object) -> SimulatedGpus:
-    """One entry such as `a100-sxm4-40gb:2:3g.20gb,3g.20gb`.
+    """One entry such as `a100-sxm4-40gb:2:3g.20gb,3g.20gb`; upper case in the profile is let pass.
 
-    ValueError with the end of a sentence ("must be …, got …") that begins with the option.
+    ValueError with what it must be, the middle of a sentence between option and value.
     """
     match = _ENTRY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(
-            f'must be "<profile>[:<count>[:<MIG profile>,…]]", such as "l4:2", got {value!r:.80}'
-        )
-    name, count = match["profile"], int(match["count"] or 1)
+        raise ValueError('must be "<profile>[:<count>[:<MIG profile>,…]]", such as "l4:2"')
+    name, count = match["profile"].lower(), int(match["count"] or 1)
     if name not in PROFILES:
-        raise ValueError(f"must name one of the profiles {', '.join(PROFILES)}, got {name!r:.80}")
+        raise ValueError(f"must name one of the profiles {', '.join(PROFILES)}")
     if not 1 <= count <= MAX_SIMULATED:
-        raise ValueError(f"must ask for 1 to {MAX_SIMULATED} GPUs, got {value!r:.80}")
+        raise ValueError(f"must ask for 1 to {MAX_SIMULATED} GPUs")
     layout = tuple(part.strip() for part in match["mig"].split(",")) if match["mig"] else ()
     _check_layout(name, layout)
     return SimulatedGpus(name, count, layout)
@@ -240,7 +238,7 @@ def gpu_instances(layout: tuple[str, ...]) -> list[list[str]]:
 def _check_layout(name: str, layout: tuple[str, ...]) -> None:
     table = PROFILES[name].mig
     if layout and not table:
-        raise ValueError(f"must not give MIG profiles for {name}, got {','.join(layout)!r:.80}")
+        raise ValueError(f"must not give MIG profiles for {name}")
     for device in layout:
         instance = gpu_instance_profile(device)
         if instance not in table or (
@@ -248,7 +246,7 @@ def _check_layout(name: str, layout: tuple[str, ...]) -> None:
         ):
             raise ValueError(
                 f"must give MIG profiles of {name} ({', '.join(table)}, or a part of one such as "
-                f"1c.{list(table)[3]}), got {device!r:.80}"
+                f"1c.{list(table)[3]})"
             )
     taken = [table[gpu_instance_profile(devices[0])] for devices in gpu_instances(layout)]
     if (
@@ -256,6 +254,5 @@ def _check_layout(name: str, layout: tuple[str, ...]) -> None:
         or sum(t.memory_slices for t in taken) > _MEMORY_SLICES
     ):
         raise ValueError(
-            f"must fit on one {name} ({_COMPUTE_SLICES} compute and {_MEMORY_SLICES} memory "
-            f"slices), got {','.join(layout)!r:.80}"
+            f"must fit on one {name} ({_COMPUTE_SLICES} compute and {_MEMORY_SLICES} memory slices)"
         )

@@ -287,7 +287,7 @@ def _warnings(
             None, (one.strategy.weakness(one.gpu, one.vgpus), one.enforcement.weakness)
         )
     if any(seen.gpu.simulated for seen in inventory.gpus):
-        yield "these GPUs are simulated: remove simulate from the config to offer real ones"
+        yield "these GPUs are simulated: leave out simulate (--simulate) to offer real ones"
 
 
 def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[str]:

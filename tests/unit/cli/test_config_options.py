@@ -9,6 +9,7 @@ from typing import Any
 import click
 import pytest
 
+from nomad_nvidia_vgpu.cli import gpus, launch, plan, top
 from nomad_nvidia_vgpu.cli.config_options import (
     checked_config,
     config_options,
@@ -77,7 +78,7 @@ def test_flags_reach_into_labelled_blocks(tmp_path: Path) -> None:
 
 def test_a_flag_without_a_selector_is_wrong_usage() -> None:
     """`--gpu-vgpus 4` does not say of which GPUs."""
-    with pytest.raises(click.UsageError, match=r"--gpu-vgpus must be SELECTOR=VALUE, got '4'"):
+    with pytest.raises(click.UsageError, match=r'--gpu-vgpus must be SELECTOR=VALUE, got "4"'):
         given_by("--gpu-vgpus", "4")
 
 
@@ -141,6 +142,36 @@ def test_an_unknown_option_alone_is_refused() -> None:
     """A config that is right but for an option that does not exist is refused."""
     with pytest.raises(ConfigError, match=r"^vgpu is not an option"):
         checked_config({"vgpu": 4, "vgpus": 4})
+
+
+def test_a_folder_is_read_as_the_agent_would(tmp_path: Path) -> None:
+    """Of two blocks the later one counts whole, and flags win over it."""
+    (tmp_path / "a.hcl").write_text('plugin "nvidia-vgpu" {\n config {\n sharing = "mps"\n }\n}\n')
+    (tmp_path / "b.hcl").write_text(
+        'plugin "nvidia-vgpu" {\n config {\n vgpus = 4\n vendor = "x"\n }\n}\n'
+    )
+    (tmp_path / "c.hcl").write_text('datacenter = "here"\n')
+    (tmp_path / "notes.txt").write_text("{")
+    given = given_by("--config", str(tmp_path), "--vgpus", "8")
+    assert given == {"vgpus": "8", "vendor": "x"}
+
+
+def test_a_folder_without_our_block_is_refused(tmp_path: Path) -> None:
+    """As a file without it is."""
+    (tmp_path / "a.hcl").write_text('datacenter = "here"\n')
+    with pytest.raises(ConfigError, match=r'^no file in .* has a plugin "nvidia-vgpu" block: add'):
+        given_by("--config", str(tmp_path))
+
+
+@pytest.mark.parametrize("command", [top.top, plan.plan, launch.launch, gpus.gpus])
+def test_what_only_a_command_has_comes_first(command: click.Command) -> None:
+    """In its help, and then the config in the order of the docs."""
+    names = [param.opts[0] for param in command.params]
+    shared = [param.opts[0] for param in show.params]
+    own = [name for name in names if name not in shared]
+    assert own
+    assert names == [*own, *shared]
+    assert shared[:3] == ["--config", "--enabled", "--vgpus"]
 
 
 def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
         "it is not set how GPUs are divided: say --vgpus or --vgpu-memory",
     )
     (said,) = refused(agent(tmp_path), GOOD, SINGLE, {"vgpus": "300"})
-    assert "vgpus must be a whole number from 1 to 256, got '300'" in said
+    assert 'vgpus must be a whole number from 1 to 256, got "300"' in said
 
 
 def test_an_existing_block_is_not_changed_by_flags() -> None:
@@ -151,7 +151,7 @@ def test_an_existing_block_is_not_changed_by_flags() -> None:
 def test_flags_are_refused_as_the_plugin_would(blocks: tuple[PluginBlock, ...]) -> None:
     """In its own words, whether they would be written or not."""
     said = refused(agent(None, *blocks), GOOD, SINGLE, {"vgpus": "4", "sharing": "mig"})
-    assert said == ('sharing must be "time-slicing" or "mps", got \'mig\'',)
+    assert said == ('sharing must be "time-slicing" or "mps", got "mig"',)
 
 
 def test_a_file_that_is_in_the_way_is_refused(tmp_path: Path) -> None:

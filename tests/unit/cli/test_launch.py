@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from nomad_nvidia_vgpu.cli.launch import (
     _stats_document,
     _stats_table,
 )
+from nomad_nvidia_vgpu.cli.main import run
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
 from nomad_nvidia_vgpu.device.reserve import Reservation
@@ -123,3 +125,23 @@ def test_the_document_has_every_vgpu() -> None:
         "stats": {"Temperature": "55 C"},
         "taken_at_s": 1.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "reason"),
+    [
+        ("#!/bin/sh\n", 0o644, "Permission denied"),
+        ("no program", 0o755, "Exec format error"),
+        ("#!/nonexistent\n", 0o755, "No such file or directory"),
+    ],
+)
+def test_what_is_no_program_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, mode: int, reason: str
+) -> None:
+    """A file that cannot be started is an error about that file, with the remedy."""
+    path = tmp_path / "plugin"
+    path.write_text(content)
+    path.chmod(mode)
+    assert run(["launch", "--plugin", str(path), "--vgpus", "4"]) == 1
+    said = f"nvidia-vgpu: {path} cannot be started: {reason}; a plugin must be a program"
+    assert capsys.readouterr().err.startswith(said)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nomad_nvidia_vgpu import __version__
+from nomad_nvidia_vgpu.cli import gpus
 from nomad_nvidia_vgpu.cli.main import cli, run
 
 
@@ -71,3 +74,17 @@ def test_every_verb_says_what_it_does() -> None:
         "uninstall",
     }
     assert all(command.help for command in cli.commands.values())
+
+
+def test_a_file_that_fails_is_not_taken_for_the_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the system says of a file is said of that file."""
+
+    def survey(_source: object) -> None:
+        Path("/nonexistent/file").read_bytes()
+
+    monkeypatch.setattr(gpus, "survey", survey)
+    assert run(["gpus", "--simulate", "t4"]) == 1
+    said = "nvidia-vgpu: /nonexistent/file: No such file or directory\n"
+    assert capsys.readouterr().err == said

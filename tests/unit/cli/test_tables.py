@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -112,3 +114,22 @@ def test_an_attribute_as_text(attribute: Attribute, text: str) -> None:
 def test_a_figure_as_text(stat: Stat | None, text: str | None) -> None:
     """A figure reads as in Nomad's own tools, and a missing one is missing."""
     assert tables.stat_text(stat) == text
+
+
+class Gone(io.StringIO):
+    """A terminal that is not there any more."""
+
+    def write(self, _text: str) -> int:
+        """Fails."""
+        raise BrokenPipeError
+
+    def isatty(self) -> bool:
+        """Says that it is one."""
+        return True
+
+
+def test_a_screen_that_nobody_sees_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library that draws it would end the program with status 1."""
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(BrokenPipeError), tables.live() as screen:
+        screen.show(tables.table("T", ("A",), [("x",)]))

@@ -140,7 +140,7 @@ def test_who_is_root_is_not_told_to_be(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["top"], "name the agent's file with --config, or give --vgpus"),
+        (["top"], "give --config what the agent is started with as -config (mostly"),
         (["top", "--enabled", "false"], "vgpus is not set"),
         (["top", "--simulate", "l4"], "vgpus and vgpu_memory are both missing"),
     ],
@@ -187,3 +187,20 @@ def test_a_driver_that_hangs_is_one_sentence(
 def test_an_interval_must_make_sense(capsys: pytest.CaptureFixture[str], interval: str) -> None:
     """Wrong usage is status 2."""
     assert run([*MADE, "--once", "--interval", interval]) == 2
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 0), (["--once"], 130)])
+def test_ctrl_c_ends_it_and_cuts_one_look_short(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    status: int,
+) -> None:
+    """It is how one leaves what runs for ever; one look that was asked for was not had."""
+
+    def interrupted(_patience_s: float, _look: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(top, "_within", interrupted)
+    assert run([*SIMULATED, *arguments]) == status
+    assert capsys.readouterr() == ("", "")

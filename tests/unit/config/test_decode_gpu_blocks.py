@@ -67,8 +67,12 @@ def test_problems_in_blocks_are_named_with_their_labels() -> None:
             }
         )
     starts = ["vgpus ", *(f'gpu "{label}' for label in ('*A100*".vgpus', '*A100*".name'))]
-    starts += ['gpu "GPU-a".vgpu_memory ', 'gpu "GPU-b" must be a block', "gpu '' must be labelled"]
-    starts += ["gpu 'a\\nb' must be labelled"]
+    starts += [
+        'gpu "GPU-a".vgpu_memory ',
+        'gpu "GPU-b" must be a block',
+        'gpu "" must be labelled with a UUID',
+    ]
+    starts += ['gpu "a\\nb" must be labelled']
     assert len(refused.value.problems) == len(starts)
     for problem, start in zip(refused.value.problems, starts, strict=True):
         assert problem.startswith(start)
@@ -80,3 +84,13 @@ def test_unknown_options_in_blocks_with_labels_are_named() -> None:
     (problem,) = unknown_options({"gpu": {"GPU-a": {"vgpu": 1}}})
     assert problem.startswith('gpu "GPU-a".vgpu is not an option')
     assert problem.endswith("did you mean vgpus?")
+
+
+def test_a_block_without_a_label_is_told_what_it_lacks() -> None:
+    """Its options look like labels then, and are none."""
+    with pytest.raises(ConfigError) as refused:
+        decode({"vgpus": 4, "gpu": {"vgpus": 2, "name": "small"}})
+    assert str(refused.value) == (
+        "gpu must be labelled with a UUID, a PCI bus id or a model's name with * and ?, such as"
+        ' gpu "*L4*" { vgpus = 2, name = "small" }'
+    )

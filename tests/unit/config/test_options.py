@@ -137,3 +137,21 @@ def test_a_way_of_sharing_may_be_that_of_some_gpus() -> None:
     assert PluginConfig(gpu=(block,)).shares_by("mps")
     assert PluginConfig(sharing="mps").shares_by("mps")
     assert not PluginConfig(gpu=(GpuBlock("GPU-a", GpuConfig(vgpus=1)),)).shares_by("mps")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("A100:2", 'got "A100:2": did you mean "a100-sxm4-40gb"?'),
+        ("h20", 'got "h20": did you mean "h200"?'),
+        ("l4:0", 'must ask for 1 to 64 GPUs, got "l4:0"'),
+        ("voodoo2", 'got "voodoo2"'),
+        ("", 'got ""'),
+        (4, "got 4"),
+    ],
+)
+def test_a_wrong_simulated_gpu_is_shown(entry: object, said: str) -> None:
+    """With the profile that it may have been meant to be."""
+    with pytest.raises(ValueError, match=r"^entries must ") as refused:
+        ALL["simulate"].kind.read([entry])
+    assert str(refused.value).endswith(said)

@@ -239,14 +239,14 @@ def test_a_list_may_keep_doubles() -> None:
 
 def test_a_list_names_each_wrong_entry() -> None:
     """Every wrong entry of a list is named in the one refusal."""
-    with pytest.raises(ValueError, match=r"^entries must be .*'X'; entries must be .*, got 5$"):
+    with pytest.raises(ValueError, match=r'^entries must be .*"X"; entries must be .*, got 5$'):
         WORDS.read(["X", "a", 5, "X"])
 
 
 @pytest.mark.parametrize("given_value", ["abc", 5, {"a": 1}, None, b"abc"])
 def test_only_a_list_is_a_list(given_value: object) -> None:
     """A single string is no list of strings."""
-    with pytest.raises(ValueError, match=r"^must be a list, got "):
+    with pytest.raises(ValueError, match=r"^must be a list( such as .*)?, got "):
         WORDS.read(given_value)
 
 
@@ -328,3 +328,47 @@ def test_any_text_is_a_size_or_refused(text: str) -> None:
         assert SIZE.read(text) >= 1
     except ValueError as error:
         assert str(error).startswith("must be a size")  # noqa: PT017  either may come
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "true"),
+        (False, "false"),
+        (None, "null"),
+        (4, "4"),
+        ("it's", '"it\'s"'),
+        ('a "b" \\', r'"a \"b\" \\"'),
+        ("a\nb\x7f\u202e", r'"a\nb\x7f\u202e"'),
+        (["a", True], '["a", true]'),
+        ({"vgpus": 2, "name": "a"}, '{ vgpus = 2, name = "a" }'),
+        ({}, "{}"),
+    ],
+)
+def test_a_value_is_shown_as_it_would_be_written(value: object, text: str) -> None:
+    """An operator writes HCL, not Python."""
+    assert values.shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("modle", ': did you mean "model"?'),
+        ("MODEL", ': did you mean "model"?'),
+        ("rack", ""),
+        (5, ""),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_recognised(value: object, hint: str) -> None:
+    """As the name of an option is."""
+    with pytest.raises(ValueError, match=r"^must be ") as refused:
+        values.word("model", "gpu").read(value)
+    assert str(refused.value).partition("got ")[2] == f"{values.shown(value)}{hint}"
+
+
+def test_a_list_of_one_is_shown_as_it_would_be_right() -> None:
+    """Only where brackets are all that is missing."""
+    for value, said in (("abc", 'a list such as ["abc"], got "abc"'), ("X", 'a list, got "X"')):
+        with pytest.raises(ValueError, match=r"^must be a list") as refused:
+            WORDS.read(value)
+        assert str(refused.value) == f"must be {said}"

@@ -23,6 +23,7 @@ A100 = "a100-sxm4-40gb"
     ("text", "found"),
     [
         ("l4", SimulatedGpus("l4", 1)),
+        ("L4", SimulatedGpus("l4", 1)),
         ("l4:1", SimulatedGpus("l4", 1)),
         ("l4:64", SimulatedGpus("l4", MAX_SIMULATED)),
         ("l4:08", SimulatedGpus("l4", 8)),
@@ -68,11 +69,11 @@ def test_every_profile_can_be_asked_for(name: str) -> None:
 )
 def test_what_is_no_entry_is_refused(value: object) -> None:
     """Anything of another form is refused with the form and an example."""
-    with pytest.raises(ValueError, match=r'^must be "<profile>.*such as "l4:2", got '):
+    with pytest.raises(ValueError, match=r'^must be "<profile>.*such as "l4:2"'):
         parse_simulated(value)
 
 
-@pytest.mark.parametrize("text", ["l5", "L4", " l4", "l4 ", "nvidia-l4:2", "NVIDIA L4"])
+@pytest.mark.parametrize("text", ["l5", "L5", " l4", "l4 ", "nvidia-l4:2", "NVIDIA L4"])
 def test_an_unknown_profile_is_refused_with_the_known_ones(text: str) -> None:
     """A profile that does not exist is refused with the list of those that do."""
     with pytest.raises(ValueError, match=f"^must name one of the profiles {', '.join(PROFILES)}"):
@@ -82,14 +83,14 @@ def test_an_unknown_profile_is_refused_with_the_known_ones(text: str) -> None:
 @pytest.mark.parametrize("text", ["l4:0", "l4:65", "l4:9999", "l4:99999"])
 def test_a_count_out_of_range_is_refused(text: str) -> None:
     """No GPU, and more than a node can have, are refused with the range."""
-    with pytest.raises(ValueError, match=r"^must ask for 1 to 64 GPUs, got "):
+    with pytest.raises(ValueError, match=r"^must ask for 1 to 64 GPUs"):
         parse_simulated(text)
 
 
 @pytest.mark.parametrize("name", [name for name, profile in PROFILES.items() if not profile.mig])
 def test_a_gpu_without_mig_takes_no_layout(name: str) -> None:
     """A MIG layout for a GPU that has no MIG is refused."""
-    with pytest.raises(ValueError, match=f"^must not give MIG profiles for {name}, got '1g.5gb'"):
+    with pytest.raises(ValueError, match=f"^must not give MIG profiles for {name}$"):
         parse_simulated(f"{name}:1:1g.5gb")
 
 
@@ -115,7 +116,7 @@ def test_a_gpu_without_mig_takes_no_layout(name: str) -> None:
 )
 def test_a_device_that_is_no_mig_profile_is_refused(device: str) -> None:
     """A MIG profile that the GPU does not have is refused with those that it has."""
-    with pytest.raises(ValueError, match=r"^must give MIG profiles of a100.*1g\.5gb, .*, got "):
+    with pytest.raises(ValueError, match=r"^must give MIG profiles of a100.*1g\.5gb, .*"):
         parse_simulated(f"{A100}:1:{device}")
 
 
