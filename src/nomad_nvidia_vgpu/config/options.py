@@ -201,19 +201,6 @@ class MemoryGuardConfig(NamedTuple):
     ] = 5
 
 
-def _simulated(value: object) -> "SimulatedGpus":
-    # Imported late: a node with GPUs has no use for the profiles of others.
-    from nomad_nvidia_vgpu.gpu.profiles import PROFILES, parse_simulated  # noqa: PLC0415
-
-    try:
-        return parse_simulated(value)
-    except ValueError as error:
-        profile = value.partition(":")[0] if isinstance(value, str) else ""
-        known = profile.lower() in PROFILES
-        hint = "" if known else values.did_you_mean(profile, PROFILES)
-        raise ValueError(f"{error}, got {values.shown(value)}{hint}") from error
-
-
 class PluginConfig(NamedTuple):
     """A valid config; immutable. The defaults are those of an empty `config` block."""
 
@@ -336,10 +323,7 @@ class PluginConfig(NamedTuple):
     simulate: Annotated[
         "tuple[SimulatedGpus, ...]",
         option(
-            values.list_of(
-                values.Kind("string", '"<profile>[:<count>[:<MIG profile>,…]]"', _simulated),
-                distinct=False,
-            ),
+            values.list_of(values.simulated(), distinct=False),
             "simulated GPUs instead of the node's, to try the plugin without hardware",
             shown="[]",
         ),

@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 
 _MAX_SHOWN = 80
 _MAX_DURATION_S = 8760 * 3600  # a year: threads wait that long, and cannot for a thousand
@@ -179,6 +182,24 @@ def host_and_port(text_value: str) -> tuple[str, int] | None:
     except ValueError:
         return None
     return str(number), port
+
+
+def simulated() -> Kind:
+    """Some GPUs to simulate, such as "l4:2"; ours is a SimulatedGpus."""
+
+    def read(value: object) -> SimulatedGpus:
+        # Imported late: a node with GPUs has no use for the profiles of others.
+        from nomad_nvidia_vgpu.gpu.profiles import PROFILES, parse_simulated  # noqa: PLC0415
+
+        try:
+            return parse_simulated(value)
+        except ValueError as error:
+            profile = value.partition(":")[0] if isinstance(value, str) else ""
+            known = profile.lower() in PROFILES
+            hint = "" if known else did_you_mean(profile, PROFILES)
+            raise ValueError(f"{error}, got {shown(value)}{hint}") from error
+
+    return Kind("string", '"<profile>[:<count>[:<MIG profile>,…]]"', read)
 
 
 def list_of(item: Kind, *, at_least: int = 0, distinct: bool = True) -> Kind:
