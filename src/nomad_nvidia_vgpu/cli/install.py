@@ -23,7 +23,6 @@ from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, n
 from nomad_nvidia_vgpu.cli.staging import clear_up, staged
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
-from nomad_nvidia_vgpu.goplugin.logs import printable
 from nomad_nvidia_vgpu.node_files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
@@ -179,7 +178,7 @@ def _carry_out(todo: Installation, *, dry_run: bool) -> None:
     steps = _steps(todo)
     if dry_run:
         for step in steps:
-            click.echo(f"would {step.what}")
+            tables.say(f"would {step.what}")
         return
     with ExitStack() as undo, ExitStack() as ready:
         moves = []
@@ -193,7 +192,7 @@ def _carry_out(todo: Installation, *, dry_run: bool) -> None:
                 undo.callback(step.place.unlink, missing_ok=True)
         undo.pop_all()
     for step in steps:
-        click.echo(f"done: {step.what}")
+        tables.say(f"done: {step.what}")
 
 
 def _copy(source: Path, made: Path) -> None:
@@ -241,11 +240,11 @@ def _left_behind(agent: AgentConfig) -> list[str]:
 def _do(what: str, action: Callable[[], object], *, dry_run: bool) -> None:
     """Does something and says so; ConfigError if it fails."""
     if dry_run:
-        click.echo(printable(f"would {what}"))
+        tables.say(f"would {what}")
         return
     with _told(what):
         action()
-    click.echo(printable(f"done: {what}"))
+    tables.say(f"done: {what}")
 
 
 @contextmanager
