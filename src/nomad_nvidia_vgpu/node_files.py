@@ -35,6 +35,19 @@ def read_start(path: str | os.PathLike[str], most: int) -> bytes:
         return opened.read(most)
 
 
+def started_by(status: bytes) -> int | None:
+    """The uid of who started a process, of its `status`; None: that does not say.
+
+    Also if the program is set-uid. Not the owner of its files in `/proc`: those are root's if the
+    process asks for no core dumps.
+    """
+    _, _, found = (b"\n" + status).partition(b"\nUid:")
+    try:
+        return int(found.split(maxsplit=1)[0])
+    except (IndexError, ValueError):
+        return None
+
+
 def unsafe(path: str, trusted: Collection[int]) -> str | None:
     """Who but the uids in `trusted` could change what is at `path`, or put something in its place.
 

@@ -25,7 +25,6 @@ from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, n
 from nomad_nvidia_vgpu.cli.staging import clear_up, staged
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
-from nomad_nvidia_vgpu.goplugin.logs import printable
 from nomad_nvidia_vgpu.node_files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
@@ -200,7 +199,7 @@ def _carry_out(todo: Installation, steps: Sequence[_Step], *, dry_run: bool) -> 
     """Puts block and entry into their places once both are ready; both, or neither."""
     if dry_run:
         for step in steps:
-            click.echo(f"would {step.what}")
+            tables.say(f"would {step.what}")
         return
     with ExitStack() as undo, ExitStack() as ready:
         moves = []
@@ -214,7 +213,7 @@ def _carry_out(todo: Installation, steps: Sequence[_Step], *, dry_run: bool) -> 
                 undo.callback(step.place.unlink, missing_ok=True)
         undo.pop_all()
     for step in steps:
-        click.echo(f"done: {step.what}")
+        tables.say(f"done: {step.what}")
 
 
 def _copy(source: Path, made: Path) -> None:
@@ -262,11 +261,11 @@ def _left_behind(agent: AgentConfig) -> list[str]:
 def _do(what: str, action: Callable[[], object], *, dry_run: bool) -> None:
     """Does something and says so; ConfigError if it fails."""
     if dry_run:
-        click.echo(printable(f"would {what}"))
+        tables.say(f"would {what}")
         return
     with _told(what):
         action()
-    click.echo(printable(f"done: {what}"))
+    tables.say(f"done: {what}")
 
 
 @contextmanager

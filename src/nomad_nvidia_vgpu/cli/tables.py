@@ -99,6 +99,11 @@ def note(sentence: str) -> None:
     click.echo(printable(sentence), err=True)
 
 
+def say(sentence: str) -> None:
+    """Prints a line on standard output, among what the command was asked for."""
+    click.echo(printable(sentence))
+
+
 def show_json(document: Any) -> None:
     """Prints a document for machines."""
     click.echo(json.dumps(document, indent=2))

@@ -20,6 +20,8 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.node_files import started_by
+
 PROC = "/proc"
 
 PATIENCE_S = 2.0
@@ -76,15 +78,8 @@ class Proc:
             return None
 
     def user(self, pid: int) -> int | None:
-        """The uid of who started a process; None: nobody, or it cannot be read.
-
-        Not the owner of its files here: those are root's if the process asks for no core dumps.
-        """
-        _, _, found = (self._read(f"{pid}/status", _STATUS_BYTES) or b"").partition(b"\nUid:")
-        try:
-            return int(found.split(maxsplit=1)[0])
-        except (IndexError, ValueError):
-            return None
+        """The uid of who started a process; None: nobody, or it cannot be read."""
+        return started_by(self._read(f"{pid}/status", _STATUS_BYTES) or b"")
 
     def lives(self, who: Identity) -> bool:
         """Whether this very process still runs."""

@@ -13,6 +13,7 @@ from nomad_nvidia_vgpu.config.decode import UNCONFIGURED, decode_msgpack
 from nomad_nvidia_vgpu.config.hcl_spec import schema
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.goplugin.logs import LEVEL_NAMES
 from nomad_nvidia_vgpu.rpc import base_messages
 from nomad_nvidia_vgpu.rpc.generated import base_pb2, base_pb2_grpc
 from nomad_nvidia_vgpu.rpc.status import status_text
@@ -60,13 +61,9 @@ class BaseService(base_pb2_grpc.BasePluginServicer):
             if config != self.config:
                 _log.warning("a new config came while serving: restart the agent to apply it")
             return base_pb2.SetConfigResponse()
-        logging.getLogger("nomad_nvidia_vgpu").setLevel(_level(config.log_level))
+        logging.getLogger("nomad_nvidia_vgpu").setLevel(LEVEL_NAMES[config.log_level])
         if config.enabled and not config.configured and not self._warned:
             self._warned = True
             _log.warning("%s", UNCONFIGURED)
         self.config = config
         return base_pb2.SetConfigResponse()
-
-
-def _level(name: str) -> int:
-    return {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40}[name]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.errors import MpsError
-from nomad_nvidia_vgpu.node_files import read_bounded, read_start
+from nomad_nvidia_vgpu.node_files import read_bounded, read_start, started_by
 from nomad_nvidia_vgpu.sharing.mps import Limits, directory_of
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, Unsettled
 
@@ -187,7 +187,8 @@ class MpsDaemon:
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 if not _called_mps(entry):
                     continue
-                if not any_user and _started_by(entry) not in (0, os.geteuid()):
+                user = started_by(read_start(entry / "status", _MAX_PROC))
+                if not any_user and user not in (0, os.geteuid()):
                     continue
                 program = read_start(entry / "cmdline", _MAX_PROC).replace(b"\0", b" ")
                 if _SERVER_PROGRAM.encode() in program:
@@ -235,13 +236,6 @@ def _called_mps(process: Path) -> bool:
     # The name stands in brackets, and may hold brackets itself; what has ended keeps it at first.
     called, _, rest = read_start(process / "stat", _MAX_PROC).rpartition(b")")
     return called.partition(b"(")[2] == _NAME and rest.split()[0] not in (b"Z", b"X")
-
-
-def _started_by(process: Path) -> int | None:
-    """The user who started it, also if the program is set-uid; None: the kernel does not say."""
-    lines = read_start(process / "status", _MAX_PROC).split(b"\n")
-    uids = next((line.split() for line in lines if line.startswith(b"Uid:")), [])
-    return int(uids[1]) if uids else None
 
 
 def _ended(pid: int, timeout_s: float) -> bool:

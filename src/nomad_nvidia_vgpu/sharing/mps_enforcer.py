@@ -35,7 +35,6 @@ from nomad_nvidia_vgpu.sharing.mps_logs import bound_logs
 
 _JOURNAL = "compute-modes.json"
 _SERVER_TRIES = 3
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class MpsEnforcer:
@@ -289,18 +288,14 @@ class MpsEnforcer:
                 f"mps.root {self._root} is not a directory of the user that the Nomad agent runs"
                 " as: remove it, or set another"
             )
-        if found.st_mode & _WRITABLE_BY_OTHERS:
-            raise MpsError(
-                f"mps.root {self._root} can be written by other users (mode"
-                f" {stat.S_IMODE(found.st_mode):o}): chmod 755 {self._root}, or set another"
-            )
         self._check_way(self._root)
 
     def _check_way(self, path: Path) -> None:
         """Sees that nobody else can put a link in its place after any look at it; MpsError."""
         if (why := unsafe(str(path), {0, os.geteuid()})) is not None:
             raise MpsError(
-                f"mps.root {self._root} can be replaced by other users ({why}): set another"
+                f"mps.root {self._root} can be changed by other users ({why}): mend that, or"
+                " set another"
             )
 
 

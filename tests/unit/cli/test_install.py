@@ -33,6 +33,18 @@ def test_it_puts_the_entry_and_the_block(
     assert "systemctl restart nomad" in capsys.readouterr().err
 
 
+def test_a_folders_name_does_not_speak_to_the_terminal(
+    node: InstallNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it holds, each step is one line."""
+    odd = tmp_path / "odd\n\x1b[31m"
+    odd.mkdir()
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(odd)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
 def test_the_block_does_not_depend_on_the_locale(node: InstallNode) -> None:
     """Nomad reads UTF-8; so does who takes the block away again, in whatever shell."""
     program = "import sys; from nomad_nvidia_vgpu.cli.main import run; sys.exit(run(sys.argv[1:]))"

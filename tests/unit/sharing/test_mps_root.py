@@ -31,7 +31,8 @@ def test_a_root_that_others_can_write_to_is_refused(
     node.root.mkdir()
     node.root.chmod(mode)
     problem = plugins.keep().problem
-    assert f"can be written by other users (mode {mode:o}): chmod 755 {node.root}" in problem
+    why = f"{node.root} can be written to by others (mode {mode:04o})"
+    assert f"can be changed by other users ({why}): mend that" in problem
     assert node.fake.starts() == []
 
 
@@ -62,7 +63,7 @@ def test_a_root_that_others_can_replace_is_refused(
     finally:
         os.umask(before)
         os.chown(node.root.parent, 0, -1)
-    assert f"can be replaced by other users ({node.root.parent} belongs to uid 12345)" in problem
+    assert f"can be changed by other users ({node.root.parent} belongs to uid 12345)" in problem
     assert node.fake.starts() == []
     if not there:  # by now it could be a link to anything, of which the mode must not be changed
         assert stat.S_IMODE(node.root.stat().st_mode) == 0o700
@@ -78,7 +79,7 @@ def test_a_root_below_a_link_of_somebody_elses_is_refused(
     link.symlink_to("real")
     os.chown(link, 12345, -1, follow_symlinks=False)
     problem = plugins.keep(root=str(link / "mps")).problem
-    assert f"can be replaced by other users ({link} belongs to uid 12345)" in problem
+    assert f"can be changed by other users ({link} belongs to uid 12345)" in problem
     assert node.fake.starts() == []
 
 

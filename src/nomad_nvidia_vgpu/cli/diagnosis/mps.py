@@ -30,7 +30,6 @@ JOURNAL = "compute-modes.json"
 _SERVER = "nvidia-cuda-mps-server"
 _DAEMON_FLAGS = ("-d", "-f")
 _MAX_BYTES = 1 << 16
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _RELEASE = "stop the Nomad agent, run nvidia-vgpu release, start the agent"
 
 
@@ -144,17 +143,12 @@ def permissions(facts: Facts) -> Iterator[Verdict]:
                 "remove it, or set another",
             )
         )
-    elif found.st_mode & _OTHERS:
-        verdicts.append(
-            error(
-                f"mps.root {root} can be written by other users (mode"
-                f" {stat.S_IMODE(found.st_mode):o})",
-                f"chmod 755 {root}",
-            )
-        )
     elif (why := unsafe(str(root), {0, facts.node.uid})) is not None:
         verdicts.append(
-            error(f"mps.root {root} can be replaced by other users ({why})", "set another")
+            error(
+                f"mps.root {root} can be changed by other users ({why})",
+                "mend that, or set another",
+            )
         )
     verdicts += _closed(_ways(facts, root))
     yield from verdicts or [ok(f"tasks of all users reach the MPS daemons under {root}")]

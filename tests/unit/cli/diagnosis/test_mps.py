@@ -290,7 +290,7 @@ def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path
     mps_root.mkdir(parents=True)
     mps_root.parent.chmod(0o755)
     mps_root.chmod(0o777)
-    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 777", "chmod 755")
+    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 0777", "mend that")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
