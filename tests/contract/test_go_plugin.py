@@ -22,6 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nomad_nvidia_vgpu.goplugin.handshake import host_environment, parse_line
+from nomad_nvidia_vgpu.goplugin.server import MOST_STREAMS
 
 from .conftest import HANDSHAKE, PATIENCE_S, PROGRAM, Start, Started
 
@@ -161,11 +162,10 @@ def held_open(host: Started) -> Iterator[bytes]:
 def test_shutdown_finds_a_thread_however_many_streams_are_open(start: Start) -> None:
     """The host calls it without a deadline, so a full thread pool would hang the agent."""
     host = start(**SIMULATED)
-    streams = [host.stats(60.0) for _ in range(16)]
-    fingerprint = host.fingerprints()
-    next(fingerprint)
-    for stream in streams:
-        next(stream)
+    fingerprints = [host.fingerprints() for _ in range(MOST_STREAMS)]
+    stats = [host.stats(60.0) for _ in range(MOST_STREAMS)]
+    for stream in (*fingerprints, *stats):
+        assert next(stream)
     assert host.end() == 0
 
 
