@@ -164,8 +164,8 @@ def test_shutdown_finds_a_thread_however_many_streams_are_open(start: Start) -> 
     host = start(**SIMULATED)
     fingerprints = [host.fingerprints() for _ in range(MOST_STREAMS)]
     stats = [host.stats(60.0) for _ in range(MOST_STREAMS)]
-    for stream in (*fingerprints, *stats):
-        assert next(stream)
+    assert all(next(stream) for stream in fingerprints)
+    assert all(next(stream) for stream in stats)
     assert host.end() == 0
 
 
