@@ -21,11 +21,9 @@ def main() -> None:
             "install nomad-nvidia-vgpu with it\n" % (MIN_PYTHON + sys.version_info[:2])
         )
         sys.exit(1)
-    if os.environ.get(COOKIE_KEY) == COOKIE_VALUE:
-        # Not sys.exit: a thread stuck in the driver would keep the process past the 2 s after
-        # which Nomad kills it.
-        os._exit(_serve())
-    sys.exit(_command_line())
+    # Not sys.exit: a thread stuck in the driver would keep the process past the 2 s after which
+    # Nomad kills it, and one of gRPC's would miss what Python takes down, and say so to a person.
+    os._exit(_serve() if os.environ.get(COOKIE_KEY) == COOKIE_VALUE else _command_line())
 
 
 def _command_line() -> int:

@@ -52,19 +52,22 @@ def run(arguments: Sequence[str]) -> int:
         _complain("the output cannot be written: standard output is closed, send it to /dev/null")
         return 1
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()  # whoever calls this may end the process without
     except KeyboardInterrupt:
+        _settle_output()
         return 130
     except BrokenPipeError:
         # Whoever read our output (head, less) has seen enough.
-        _discard_output()
+        _settle_output()
         return 0
     except OSError as error:
         # What cannot be opened or started has a name; what cannot be written to has none.
         if error.filename is None:
-            _discard_output()
+            _settle_output()
         _complain(f"{error.filename or 'the output cannot be written'}: {error.strerror or error}")
         return 1
+    return status
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -85,12 +88,11 @@ def _run(arguments: Sequence[str]) -> int:
     except (VgpuError, HandshakeError, Refused) as error:
         _complain(str(error))
         return 1
-    sys.stdout.flush()
     return status if isinstance(status, int) else 0
 
 
-def _discard_output() -> None:
-    """Lets what is still buffered go nowhere: Python would write it at its end, and fail again."""
+def _settle_output() -> None:
+    """Writes what is still buffered, or lets it go nowhere where it would only fail again."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
