@@ -242,6 +242,8 @@ class Agent:
             if self.running():
                 steps.callback(self._assert_clean_end)
                 steps.callback(self.stop)
+                # It may have been launched by a test that failed right after.
+                wait_until("the agent answers", self.api.answers, seen=self.log_tail)
                 self.api.stop_all()
 
     def _assert_clean_end(self) -> None:

@@ -46,6 +46,14 @@ class Api:
         """Connects to nothing yet."""
         self.client = nomad.Nomad(host="127.0.0.1", port=http_port, timeout=60)
 
+    def answers(self) -> bool:
+        """Whether the agent listens and knows a leader."""
+        try:
+            self.client.nodes.get_nodes()
+        except nomad.api.exceptions.BaseNomadException:
+            return False
+        return True
+
     def ready_node(self) -> dict[str, Any] | None:
         """The agent's only node, once it is ready for raw_exec."""
         try:

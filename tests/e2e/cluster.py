@@ -2,7 +2,7 @@
 """One Nomad server and several clients on loopback, each client with a fleet of its own."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,22 @@ class Cluster:
         listed = self.api.client.allocations.get_allocations(resources=True)
         return [a for a in listed if a["JobID"] in jobs]
 
-    def running(self, jobs: Sequence[str], count: int) -> list[Allocation]:
-        """The `count` running allocations of these jobs, once there are as many."""
+    def running(
+        self, jobs: Sequence[str], count: int, without: Container[str] = ()
+    ) -> list[Allocation]:
+        """The `count` running allocations of these jobs, once there are as many.
+
+        None of them counts on the nodes `without`: a node is down, or drained, for a while before
+        the scheduler says of its allocations that they no longer run.
+        """
 
         def look() -> list[Allocation] | None:
-            found = self.allocations(jobs)
             alive = [
-                a for a in found if a["ClientStatus"] == "running" and a["DesiredStatus"] == "run"
+                a
+                for a in self.allocations(jobs)
+                if a["ClientStatus"] == "running"
+                and a["DesiredStatus"] == "run"
+                and a["NodeName"] not in without
             ]
             return alive if len(alive) == count else None
 
