@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from cdi_node.node import CdiNode
 from libnvidia_ml.driver import FakeDriver
 
-from contract.conftest import Start, fact
+from contract.conftest import PATIENCE_S, PROGRAM, Start, fact
 from contract.fingerprints import healthy, until
 from nomad_nvidia_vgpu.rpc.client import Refused
 
@@ -81,3 +84,32 @@ def test_a_node_without_any_specification_takes_the_config(
     with pytest.raises(Refused, match="no CDI specification"):
         host.reserve([f"{fact(node, 'gpu 0', 'uuid')}-0"])
     assert not [line for line in host.logged("error") if "unforeseen" in line]
+
+
+def test_a_plan_shows_the_files_or_why_a_task_would_not_start(
+    node: FakeDriver, cdi: CdiNode
+) -> None:
+    """Before there is a task it is known what it will be given, or refused for, to scripts too."""
+
+    def planned(*ignored: str) -> tuple[int, dict[str, Any]]:
+        words = [word for one in cdi.directories for word in ("--cdi-spec-dirs", one)]
+        words += [word for one in ignored for word in ("--ignored-gpu-ids", one)]
+        done = subprocess.run(
+            [PROGRAM, "plan", "--json", "--vgpus", "2", "--device-nodes", "cdi", *words],
+            env={**os.environ, **node.environment()},
+            stdout=subprocess.PIPE,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    uuids = [fact(node, f"gpu {number}", "uuid") for number in range(8)]
+    status, document = planned()
+    given = document["reservation"]
+    assert given["envs"]["CUDA_VISIBLE_DEVICES"] in uuids[:2]
+    assert given["devices"]
+    refused = [s for s in document["warnings"] if "nvidia-ctk cdi generate" in s]
+    assert status == 1
+    assert [any(uuid in s for s in refused) for uuid in uuids] == [False] * 2 + [True] * 6
+    status, document = planned(*uuids[2:])
+    assert (status, document["warnings"]) == (0, [])

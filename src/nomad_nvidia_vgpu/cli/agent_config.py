@@ -18,6 +18,9 @@ from nomad_nvidia_vgpu.cli.config_file import (
 )
 from nomad_nvidia_vgpu.errors import ConfigError
 
+USUAL = Path("/etc/nomad.d")
+"""Where Nomad's packages put the configuration of an agent."""
+
 _SUFFIXES = (".hcl", ".json")
 _AS_ROOT = "run this command as root"
 

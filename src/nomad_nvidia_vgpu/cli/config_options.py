@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from nomad_nvidia_vgpu.cli.agent_config import read_agent_config
-from nomad_nvidia_vgpu.cli.config_file import LABEL, read_config_file
+from nomad_nvidia_vgpu.cli import agent_config, tables
+from nomad_nvidia_vgpu.cli.agent_config import PluginBlock, read_agent_config
+from nomad_nvidia_vgpu.cli.config_file import LABEL, moved_inside, read_config_file
 from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
 from nomad_nvidia_vgpu.config.decode import decode, unknown_options
 from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
@@ -20,25 +21,36 @@ from nomad_nvidia_vgpu.errors import ConfigError
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def config_options(command: _F) -> _F:
-    """Gives a command `--config PATH` and one flag per option of the config block, after its own.
+class ConfiguredCommand(click.Command):
+    """A command whose help tells its own options from those of the plugin, which are many."""
 
-    The command gets them as keyword arguments, to be handed on to `given_config`.
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the command's own first."""
+        of_plugin = {_parameter(path) for path, _option in all_options()}
+        own: list[tuple[str, str]] = []
+        plugin: list[tuple[str, str]] = []
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                (plugin if parameter.name in of_plugin else own).append(record)
+        for heading, records in (("Options", own), ("Options of the plugin", plugin)):
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def config_options(command: _F) -> _F:
+    """Gives a command `--config PATH` and one flag per option of the config block.
+
+    The command gets them as keyword arguments, to be handed on to `given_config` or `node_config`.
     """
-    # In a help of a hundred lines, what only this command has must come first. Decorators work
-    # upwards, so click shows last what it has collected first.
-    undecorated: Any = command
-    own = undecorated.__dict__.pop("__click_params__", [])
-    decorated: Any = click.option(
+    return click.option(
         "--config",
         "config_file",
         type=click.Path(exists=True, path_type=Path),
         help="What the agent is started with as -config: a folder, or the file that has the plugin"
         ' "nvidia-vgpu" block; or a file with that block\'s config alone (HCL or JSON). Flags win'
-        " over it.",
+        f" over it. By default {agent_config.USUAL}, where it has that block.",
     )(option_flags(command))
-    decorated.__click_params__.extend(own)
-    return command
 
 
 def option_flags(command: _F) -> _F:
@@ -50,7 +62,15 @@ def option_flags(command: _F) -> _F:
 
 def given_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object]:
     """Option to value, only those that were given; ConfigError if file or folder cannot be read."""
-    given = _read(config) if config else {}
+    return _with_flags(_read(config) if config else {}, flags)
+
+
+def node_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object]:
+    """The same, and where no file is named, what this node's agent gives the plugin."""
+    return _with_flags(_read(config) if config else _of_this_node(), flags)
+
+
+def _with_flags(given: dict[str, object], flags: dict[str, Any]) -> dict[str, object]:
     for path, option in all_options():
         value = flags.get(_parameter(path))
         if value in (None, ()):
@@ -73,6 +93,30 @@ def _read(path: Path) -> dict[str, object]:
     block = read_agent_config([path]).ours
     if block is None:
         raise ConfigError([f'no file in {path} has a plugin "{LABEL}" block: add one'])
+    return _options(block)
+
+
+def _of_this_node() -> dict[str, object]:
+    """The options where an agent mostly has them, if it has; standard error says so."""
+    usual = agent_config.USUAL
+    if not usual.exists():
+        return {}
+    try:
+        block = read_agent_config([usual]).ours
+    except ConfigError as error:
+        # Not what was asked for, so no reason to refuse.
+        why = "; ".join(error.problems)
+        tables.note(f"nvidia-vgpu: the options in {usual} are not known: {why}")
+        return {}
+    if block is None:
+        return {}
+    tables.note(f"nvidia-vgpu: with the options in {block.file}; --config names another file")
+    return _options(block)
+
+
+def _options(block: PluginBlock) -> dict[str, object]:
+    if block.outside:
+        raise ConfigError([f"{block.file}: {moved_inside(block.outside)}"])
     return block.options
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.cli import agent_config, tables
 from nomad_nvidia_vgpu.cli.diagnosis.checks import CHECKS
 from nomad_nvidia_vgpu.cli.diagnosis.diagnose import diagnosed
 from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered
@@ -26,7 +26,7 @@ _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
     "paths",
     type=click.Path(readable=False, path_type=Path),
     multiple=True,
-    default=[Path("/etc/nomad.d")],
+    default=[agent_config.USUAL],
     show_default=True,
     help="What the agent is started with as -config: a file or a folder (repeatable).",
 )

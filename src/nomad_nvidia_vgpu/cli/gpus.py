@@ -10,9 +10,10 @@ import click
 
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
+    ConfiguredCommand,
     checked_config,
     config_options,
-    given_config,
+    node_config,
     with_any_size,
 )
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
@@ -36,7 +37,7 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand, short_help="Show the GPUs of this node and how they fare.")
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--facts", is_flag=True, help="Every lasting fact of each GPU.")
@@ -46,7 +47,7 @@ def gpus(*, config_file: Path | None, as_json: bool, facts: bool, **flags: Any) 
     And the MPS daemons that this plugin keeps, with the limits in force and their clients. Exit
     status 1 when a GPU is unhealthy or will not answer, or a daemon does not work.
     """
-    config = checked_config(with_any_size(given_config(config_file, flags)))
+    config = checked_config(with_any_size(node_config(config_file, flags)))
     found = survey(source_of(config.simulate))
     daemons = () if config.simulate else daemon_views(config.mps)
     if as_json:

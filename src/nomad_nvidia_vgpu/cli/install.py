@@ -15,10 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
+from nomad_nvidia_vgpu.cli import agent_config, tables
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock, read_agent_config
 from nomad_nvidia_vgpu.cli.config_file import LABEL
-from nomad_nvidia_vgpu.cli.config_options import checked_config, given_config, option_flags
+from nomad_nvidia_vgpu.cli.config_options import (
+    ConfiguredCommand,
+    checked_config,
+    given_config,
+    option_flags,
+)
 from nomad_nvidia_vgpu.cli.installation import Installation, Source, as_written, planned
 from nomad_nvidia_vgpu.cli.launch import own_command
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, not_writable
@@ -46,7 +51,7 @@ def _agent_options(command: _F) -> _F:
             "paths",
             type=click.Path(readable=False, path_type=Path),
             multiple=True,
-            default=[Path("/etc/nomad.d")],
+            default=[agent_config.USUAL],
             show_default=True,
             help="What the agent is started with as -config: a file or a folder (repeatable).",
         ),
@@ -55,7 +60,7 @@ def _agent_options(command: _F) -> _F:
     return command
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand, short_help="Put this program into an agent's plugin_dir.")
 @_agent_options
 @option_flags
 def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **flags: Any) -> None:
@@ -84,7 +89,7 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
         tables.note(f"then {_RESTART}" if dry_run else _RESTART)
 
 
-@click.command()
+@click.command(short_help="Take this program out of it again.")
 @_agent_options
 def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -> None:
     """Take this program out of a Nomad agent's plugin_dir again.

@@ -16,17 +16,25 @@ import click
 from rich.table import Table
 
 from nomad_nvidia_vgpu.cli import tables
-from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli.config_options import (
+    ConfiguredCommand,
+    checked_config,
+    config_options,
+    node_config,
+)
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
+from nomad_nvidia_vgpu.cli.reservation_tables import (
+    reservation_document,
+    reservation_table,
+    sampled,
+)
 from nomad_nvidia_vgpu.config.declaring import LABELLED
 from nomad_nvidia_vgpu.config.options import all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
-from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
-from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
-from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, StatsOfGroups
+from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, Refused, StatsOfGroups
 from nomad_nvidia_vgpu.sharing.mps_view import daemon_views
 
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
@@ -37,11 +45,10 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 """The names of variables that look like a person's secrets."""
-_SAMPLE_VGPUS = 2
 _DAEMONS_STAY = "nvidia-vgpu: the MPS daemons stay, as they do for tasks under Nomad: nvidia-vgpu release ends them"
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand, short_help="Start the plugin as Nomad would.")
 @config_options
 @click.option(
     "--plugin",
@@ -66,21 +73,23 @@ def launch(
     watch: bool,
     as_json: bool,
     **flags: Any,
-) -> None:
-    """Start the plugin as Nomad would, and show what it answers."""
+) -> int:
+    """Start the plugin as Nomad would, and show what it answers.
+
+    Exit status 1 when it would refuse a task.
+    """
     if watch and as_json:
         raise click.UsageError("--watch and --json cannot go together: leave one out")
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
-    given = given_config(config_file, flags)
+    given = node_config(config_file, flags)
     config = checked_config(given)
     command = [str(plugin_file)] if plugin_file else own_command()
     with Host(command, HANDSHAKE, environment=_environment(), on_log=_log) as host:
         info, schema = host.info(), host.schema()
         host.set_config(given)
         groups = host.fingerprints().next_within(_FIRST_FINGERPRINT_S)
-        ids = _sample_ids(groups)
-        reservation = host.reserve(ids) if ids else None
+        sample, refused = sampled(groups, host.reserve, Refused)
         stats = host.stats(interval_s)
         first = next(stats) if groups else {}
         daemons = () if config.simulate else daemon_views(config.mps)
@@ -91,12 +100,12 @@ def launch(
                     "schema": schema,
                     "config": given,
                     "groups": group_documents(groups),
-                    "reservation": _reservation_document(ids, reservation),
+                    "reservation": reservation_document(sample),
                     "mps": [view._asdict() for view in daemons],
                     "stats": _stats_document(first),
                 }
             )
-            return
+            return _complained(refused)
         title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
         tables.show(_config_table(title, schema, given))
         if daemons:
@@ -105,8 +114,8 @@ def launch(
             tables.show(*group_tables(groups), *mps_tables(daemons))
         else:
             tables.note("nvidia-vgpu: the plugin publishes nothing")
-        if reservation:
-            tables.show(_reservation_table(ids, reservation))
+        if sample:
+            tables.show(reservation_table(sample))
         if groups and watch:
             # Ctrl-C is how one leaves it.
             with contextlib.suppress(KeyboardInterrupt), tables.live() as screen:
@@ -114,6 +123,14 @@ def launch(
                     screen.show(_stats_table(one))
         elif groups:
             tables.show(_stats_table(first))
+        return _complained(refused)
+
+
+def _complained(refused: Sequence[str]) -> int:
+    """The exit status."""
+    for sentence in refused:
+        tables.note(f"nvidia-vgpu: {sentence}")
+    return int(bool(refused))
 
 
 def own_command() -> list[str]:
@@ -132,15 +149,6 @@ def _environment() -> dict[str, str]:
 
 def _log(line: LogLine) -> None:
     tables.note(f"[{line.level}] {line.message}")
-
-
-def _sample_ids(groups: Sequence[DeviceGroup]) -> list[str]:
-    """What a job with `count = 2` might get: of the first group that has a healthy vGPU."""
-    for group in groups:
-        healthy = [instance.id for instance in group.instances if instance.healthy]
-        if healthy:
-            return healthy[:_SAMPLE_VGPUS]
-    return []
 
 
 def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) -> Table:
@@ -162,25 +170,6 @@ def _given(given: dict[str, object], path: str) -> object:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
-
-
-def _reservation_table(ids: Sequence[str], reservation: Reservation) -> Table:
-    title = f"What a task with {len(ids)} vGPU{'s' * (len(ids) > 1)} would be given"
-    mounts = [("(mount)", mount.task_path) for mount in reservation.mounts]
-    devices = [("(device)", device.task_path) for device in reservation.devices]
-    rows = [*sorted(reservation.envs.items()), *devices, *mounts]
-    return tables.table(title, ("Variable", "Value"), rows)
-
-
-def _reservation_document(
-    ids: Sequence[str], reservation: Reservation | None
-) -> dict[str, object] | None:
-    if reservation is None:
-        return None
-    mounts = [mount._asdict() for mount in reservation.mounts]
-    devices = [device._asdict() for device in reservation.devices]
-    envs = dict(reservation.envs)
-    return {"ids": ids, "envs": envs, "mounts": mounts, "devices": devices}
 
 
 def _stats_table(groups: StatsOfGroups) -> Table:

@@ -9,27 +9,39 @@ from typing import Any
 import click
 
 from nomad_nvidia_vgpu.cli import tables
-from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli.config_options import (
+    ConfiguredCommand,
+    checked_config,
+    config_options,
+    node_config,
+)
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.policy_tables import decisions, policy_documents, policy_table
+from nomad_nvidia_vgpu.cli.reservation_tables import (
+    reservation_document,
+    reservation_table,
+    sampled,
+)
 from nomad_nvidia_vgpu.config.decode import UNCONFIGURED
 from nomad_nvidia_vgpu.device.fingerprint import device_groups
+from nomad_nvidia_vgpu.device.reserve import node_source, reserve
+from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Inventory
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.survey import survey
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand, short_help="Show what this node would publish, and why.")
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def plan(*, config_file: Path | None, as_json: bool, **flags: Any) -> int:
     """Show what this node would publish with a config, and what decides it for each GPU.
 
-    With --simulate, what a node with other GPUs would. Exit status 1 when it cannot be decided how
-    to divide a GPU.
+    And what a task would be given. With --simulate, what a node with other GPUs would. Exit status
+    1 when it cannot be decided how to divide a GPU, or a task would be refused one.
     """
-    config = checked_config(given_config(config_file, flags))
+    config = checked_config(node_config(config_file, flags))
     notes = []
     if not config.configured:
         notes.append(UNCONFIGURED if config.enabled else "enabled is false: nothing is published")
@@ -39,14 +51,26 @@ def plan(*, config_file: Path | None, as_json: bool, **flags: Any) -> int:
     made = decisions(config, inventory, planned) if found else []
     notes += [*planned.warnings, *(found.problems if found else ())]
     groups = device_groups(planned, config.vendor)
+    nodes = node_source(config)
+    sample, refused = sampled(
+        groups, lambda ids: reserve(config, planned, ids, nodes), RequestError
+    )
+    notes += refused
     if as_json:
-        document = {"groups": group_documents(groups), "gpus": policy_documents(made)}
-        tables.show_json({**document, "warnings": notes})
+        tables.show_json(
+            {
+                "groups": group_documents(groups),
+                "gpus": policy_documents(made),
+                "reservation": reservation_document(sample),
+                "warnings": notes,
+            }
+        )
     else:
         tables.show(*(group_tables(groups) if groups else ()))
         tables.show(*([policy_table(made)] if made else []))
+        tables.show(*([reservation_table(sample)] if sample else []))
     if not groups:
         notes.append("this node would publish nothing")
     for sentence in notes:
         tables.note(f"nvidia-vgpu: {sentence}")
-    return int(any(one.policy.problem for one in made))
+    return int(bool(refused) or any(one.policy.problem for one in made))

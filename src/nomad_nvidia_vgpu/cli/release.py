@@ -10,16 +10,17 @@ import click
 
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
+    ConfiguredCommand,
     checked_config,
     config_options,
-    given_config,
+    node_config,
     with_any_size,
 )
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand, short_help="End the MPS daemons that no task uses.")
 @config_options
 def release(*, config_file: Path | None, **flags: Any) -> int:
     """End the MPS daemons that no task uses, and restore compute modes.
@@ -28,7 +29,7 @@ def release(*, config_file: Path | None, **flags: Any) -> int:
     outlive an agent's restart. Stop the Nomad agent and the tasks first. Exit status 1 when
     something has to stay.
     """
-    config = checked_config(with_any_size(given_config(config_file, flags)))
+    config = checked_config(with_any_size(node_config(config_file, flags)))
     if config.simulate:
         tables.note("simulated GPUs have no MPS daemons: nothing to release")
         return 0

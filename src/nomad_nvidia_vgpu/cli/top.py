@@ -18,8 +18,13 @@ from typing import Any
 import click
 from rich.table import Table
 
-from nomad_nvidia_vgpu.cli import tables
-from nomad_nvidia_vgpu.cli.config_options import checked_config, config_options, given_config
+from nomad_nvidia_vgpu.cli import agent_config, tables
+from nomad_nvidia_vgpu.cli.config_options import (
+    ConfiguredCommand,
+    checked_config,
+    config_options,
+    node_config,
+)
 from nomad_nvidia_vgpu.cli.top_tables import (
     guard_document,
     guard_table,
@@ -38,10 +43,6 @@ from nomad_nvidia_vgpu.gpu.watch import NO_ANSWER
 PATIENCE_S = 30.0
 """How long a look may take before the driver counts as hanging."""
 
-_UNCONFIGURED = (
-    "top must know how the GPUs are divided, but vgpus is not set: give --config what the agent is"
-    " started with as -config (mostly /etc/nomad.d), or give --vgpus"
-)
 _NOBODY = "no task is known to use a GPU, so the memory guard would do nothing"
 _NOT_ROOT = (
     "the environments of other users' processes cannot be read, so their tasks are not known: run"
@@ -53,7 +54,7 @@ _OTHER_PIDS = (
 )
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand)
 @config_options
 @click.option("--once", is_flag=True, help="One look, and the end.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: one document for each look.")
@@ -84,9 +85,9 @@ def top(
     """
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
-    config = checked_config(given_config(config_file, flags))
+    config = checked_config(node_config(config_file, flags))
     if not config.configured:
-        raise ConfigError([_UNCONFIGURED])
+        raise ConfigError([_unconfigured(config)])
     # What the attribution logs is in the tables; on a terminal it would tear them.
     logging.getLogger("nomad_nvidia_vgpu").addHandler(logging.NullHandler())
     proc = Proc()
@@ -112,6 +113,16 @@ def top(
             raise
         # Else it is how one leaves it.
     return 0
+
+
+def _unconfigured(config: PluginConfig) -> str:
+    if not config.enabled:
+        return "enabled is false, so no task has a share: give --enabled true to look all the same"
+    return (
+        "top must know how the GPUs are divided, but vgpus is not set, and no file in"
+        f" {agent_config.USUAL} says it: give --config what the agent is started with as -config,"
+        " or give --vgpus"
+    )
 
 
 def _looks(observer: Observer, interval_s: float | None) -> Iterator[Observation]:

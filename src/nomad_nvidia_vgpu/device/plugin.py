@@ -17,7 +17,7 @@ from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.background import Background, background_of
 from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.proc import Proc
-from nomad_nvidia_vgpu.device.reserve import NodeSource, Reservation, reserve
+from nomad_nvidia_vgpu.device.reserve import Reservation, node_source, reserve
 from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.errors import NotBegunError, RequestError
 from nomad_nvidia_vgpu.gpu.model import GpuSource
@@ -52,7 +52,7 @@ class Plugin:
         self._source_of = source_of
         self._config = _decided(config)
         self._catalog = Catalog(self._config)
-        self._nodes = _node_source(self._config)
+        self._nodes = node_source(self._config)
         self._tally = Tally()
         self._lock = threading.Lock()  # guards what follows
         self._background: Background | None = None
@@ -146,15 +146,6 @@ def _decided(config: PluginConfig) -> PluginConfig:
         " are the driver's, so it only warns: run the Nomad agent in the host's PID namespace"
     )
     return config._replace(memory_guard=config.memory_guard._replace(action="warn"))
-
-
-def _node_source(config: PluginConfig) -> NodeSource | None:
-    if config.device_nodes != "cdi":
-        return None
-    # Imported late: few nodes have a use for it, and every start would wait for it.
-    from nomad_nvidia_vgpu.device.cdi import CdiNodes  # noqa: PLC0415
-
-    return CdiNodes(config.cdi_spec_dirs)
 
 
 class HangUp:

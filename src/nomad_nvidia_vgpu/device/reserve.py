@@ -45,6 +45,16 @@ class NodeSource(Protocol):
         """What a task with these GPUs is given; RequestError with the remedy."""
 
 
+def node_source(config: PluginConfig) -> NodeSource | None:
+    """Where the config says that device files come from, if a task is to have any."""
+    if config.device_nodes != "cdi":
+        return None
+    # Imported late: few nodes have a use for it, and every start would wait for it.
+    from nomad_nvidia_vgpu.device.cdi import CdiNodes  # noqa: PLC0415
+
+    return CdiNodes(config.cdi_spec_dirs)
+
+
 def reserve(
     config: PluginConfig, plan: Plan, ids: Sequence[str], nodes: NodeSource | None = None
 ) -> Reservation:

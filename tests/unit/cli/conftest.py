@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli import install, plugin_dir
+from nomad_nvidia_vgpu.cli import agent_config, install, plugin_dir
 from scripts.onefile.build import archive
 from unit.cli.installing import HEAD, InstallNode
+
+
+@pytest.fixture(autouse=True)
+def agent_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Gives where an agent's files are looked for: not this machine's own, and nothing is there."""
+    usual = tmp_path / "usual"
+    monkeypatch.setattr(agent_config, "USUAL", usual)
+    return usual
 
 
 @pytest.fixture

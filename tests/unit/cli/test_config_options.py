@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from nomad_nvidia_vgpu.cli import gpus, launch, plan, top
 from nomad_nvidia_vgpu.cli.config_options import (
@@ -16,6 +18,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
     given_config,
     with_any_size,
 )
+from nomad_nvidia_vgpu.cli.main import cli
 from nomad_nvidia_vgpu.config.declaring import LABELLED
 from nomad_nvidia_vgpu.config.decode import decode
 from nomad_nvidia_vgpu.config.options import (
@@ -163,15 +166,17 @@ def test_a_folder_without_our_block_is_refused(tmp_path: Path) -> None:
         given_by("--config", str(tmp_path))
 
 
-@pytest.mark.parametrize("command", [top.top, plan.plan, launch.launch, gpus.gpus])
+@pytest.mark.parametrize("command", [gpus.gpus, launch.launch, plan.plan, top.top])
 def test_what_only_a_command_has_comes_first(command: click.Command) -> None:
-    """In its help, and then the config in the order of the docs."""
-    names = [param.opts[0] for param in command.params]
-    shared = [param.opts[0] for param in show.params]
-    own = [name for name in names if name not in shared]
-    assert own
-    assert names == [*own, *shared]
-    assert shared[:3] == ["--config", "--enabled", "--vgpus"]
+    """In its help, under a heading of its own; then the plugin's, in the order of the docs."""
+    shown = CliRunner().invoke(cli, [str(command.name), "--help"]).output
+    own, plugin = shown.split("Options of the plugin:\n")
+    flags = {param.opts[0] for param in command.params}
+    plugins = re.findall(r"^  (--\S+)", plugin, re.MULTILINE)
+    assert plugins == [param.opts[0] for param in show.params if param.opts[0] != "--config"]
+    own_flags = set(re.findall(r"^  (--\S+)", own.split("Options:\n")[1], re.MULTILINE))
+    assert own_flags == flags - set(plugins)
+    assert "--json" in own_flags
 
 
 def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:

@@ -11,22 +11,12 @@ import pytest
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.launch import (
     _environment,
-    _reservation_document,
-    _reservation_table,
-    _sample_ids,
     _stats_document,
     _stats_table,
 )
 from nomad_nvidia_vgpu.cli.main import run
-from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
-from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.device.stats import Stat
-from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
 from nomad_nvidia_vgpu.rpc.client import InstanceStats, StatsOfGroups
-from nomad_nvidia_vgpu.sharing.grant import DeviceNode, Mount
-from nomad_nvidia_vgpu.sharing.plan import make_plan
-from unit.example_gpus import LOST, gpu, inventory
 
 STATS: StatsOfGroups = {
     "NVIDIA L4": {
@@ -37,11 +27,6 @@ STATS: StatsOfGroups = {
         for number in range(3)
     }
 }
-
-
-def groups(*gpus: Gpu | SeenGpu, vgpus: int = 4) -> tuple[DeviceGroup, ...]:
-    """Gives the groups of these GPUs."""
-    return device_groups(make_plan(PluginConfig(vgpus=vgpus), inventory(*gpus)), "letmutx")
 
 
 SECRETS = (
@@ -67,53 +52,12 @@ def test_the_plugin_gets_no_secrets_of_the_person_who_launches_it(
     assert {"PATH", "TMPDIR", "LD_LIBRARY_PATH", "NVIDIA_VGPU_UNPACK_DIR"} <= given.keys()
 
 
-def test_the_sample_reservation_is_of_healthy_vgpus() -> None:
-    """The sample is of two healthy vGPUs of the first group that has any."""
-    assert _sample_ids(groups(SeenGpu(gpu("GPU-a"), LOST), gpu("GPU-b"))) == ["GPU-b-0", "GPU-b-1"]
-    assert _sample_ids(groups(SeenGpu(gpu("GPU-a"), LOST), gpu("GPU-t", model="Tesla T4"))) == [
-        "GPU-t-0",
-        "GPU-t-1",
-    ]
-    assert _sample_ids(groups(gpu("GPU-a"), vgpus=1)) == ["GPU-a-0"]
-
-
-def test_without_a_healthy_vgpu_nothing_is_reserved() -> None:
-    """A node on which nothing can be used has no sample reservation."""
-    assert _sample_ids(groups(SeenGpu(gpu("GPU-a"), LOST))) == []
-    assert _sample_ids(()) == []
-
-
 def test_stats_have_one_column_per_gpu() -> None:
     """VGPUs of one GPU, which show the same figures, share a column."""
     shown = tables._rendered(_stats_table(STATS))
     rows = [" ".join(line.split()) for line in shown]
     assert rows.count("Figure GPU-a GPU-b") == 1
     assert rows.count("Temperature 55 C 55 C") == 1
-
-
-def test_the_sample_reservation_shows_all_that_a_task_gets() -> None:
-    """Variables, device files and mounts, for people and for machines."""
-    reserved = Reservation(
-        {"A": "1"},
-        (Mount("/host/libcuda.so", "/lib/libcuda.so.1", read_only=True),),
-        (DeviceNode("/dev/nvidia0", "/dev/nvidia0", "rw"),),
-    )
-    shown = [" ".join(r.split()) for r in tables._rendered(_reservation_table(["x"], reserved))]
-    assert shown[-3:] == ["A 1", "(device) /dev/nvidia0", "(mount) /lib/libcuda.so.1"]
-    assert _reservation_document(["x"], reserved) == {
-        "ids": ["x"],
-        "envs": {"A": "1"},
-        "mounts": [
-            {
-                "host_path": "/host/libcuda.so",
-                "task_path": "/lib/libcuda.so.1",
-                "read_only": True,
-            }
-        ],
-        "devices": [
-            {"host_path": "/dev/nvidia0", "task_path": "/dev/nvidia0", "permissions": "rw"}
-        ],
-    }
 
 
 def test_the_document_has_every_vgpu() -> None:

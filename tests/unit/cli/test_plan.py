@@ -76,3 +76,54 @@ def test_gpus_that_are_all_ignored_are_shown(capsys: pytest.CaptureFixture[str])
     captured = capsys.readouterr()
     assert 'ignored (gpu "*")' in captured.out
     assert "this node would publish nothing" in captured.err
+
+
+def test_a_plan_shows_what_a_task_would_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """The variables of a task with one vGPU, which follow from the options and are in no other place."""
+    arguments = ["--simulate", "l4", "--vgpus", "2", "--framework-hints", "tensorflow"]
+    assert run(["plan", *arguments]) == 0
+    assert "TF_FORCE_GPU_ALLOW_GROWTH" in capsys.readouterr().out
+    assert run(["plan", *arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (vgpu,) = document["reservation"]["ids"]
+    assert vgpu == document["groups"][0]["vgpus"][0]["id"]
+    assert document["reservation"]["envs"]["NVIDIA_VGPU_IDS"] == vgpu
+
+
+def test_the_agents_own_files_are_the_default(
+    agent_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where this node's agent has the plugin's options they need not be named, and it is said."""
+    agent_files.mkdir()
+    file = agent_files / "gpus.hcl"
+    file.write_text('plugin "nvidia-vgpu" {\n config {\n vgpus = 3\n simulate = ["t4"]\n }\n}\n')
+    assert run(["plan", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["groups"][0]["vgpus"]) == 3
+    assert f"with the options in {file}; --config names another file" in captured.err
+    assert run(["plan", "--json", "--vgpus", "5"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["groups"][0]["vgpus"]) == 5
+
+
+@pytest.mark.parametrize("content", ['plugin "nvidia-vgpu" {', 'log_level = "WARN"\n'])
+def test_files_without_the_options_hinder_nobody(
+    agent_files: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    """A folder that was not asked for is no reason to refuse, whatever is in it."""
+    agent_files.mkdir()
+    (agent_files / "nomad.hcl").write_text(content)
+    assert run(["plan", "--vgpus", "2", "--simulate", "t4", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["groups"][0]["vgpus"]) == 2
+    assert ("are not known" in captured.err) == ("plugin" in content)
+
+
+def test_options_beside_the_config_block_are_told(
+    agent_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option that Nomad does not pass on is an error about its place, not one about its lack."""
+    agent_files.mkdir()
+    (agent_files / "gpus.hcl").write_text('plugin "nvidia-vgpu" {\n vgpus = 3\n}\n')
+    for named in ([], ["--config", str(agent_files)]):
+        assert run(["plan", "--simulate", "t4", *named]) == 1
+        assert "vgpus stands outside of the config block" in capsys.readouterr().err

@@ -140,8 +140,8 @@ def test_who_is_root_is_not_told_to_be(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["top"], "give --config what the agent is started with as -config (mostly"),
-        (["top", "--enabled", "false"], "vgpus is not set"),
+        (["top"], "give --config what the agent is started with as -config"),
+        (["top", "--enabled", "false"], "enabled is false"),
         (["top", "--simulate", "l4"], "vgpus and vgpu_memory are both missing"),
     ],
 )
