@@ -32,6 +32,8 @@ def test_a_command_of_the_docs_does_what_it_is_for(
     file = tmp_path / "client.hcl"
     file.write_text('plugin "nvidia-vgpu" {\n  config {\n    vgpus = 4\n  }\n}\n')
     words = doc_pages.with_file(arguments.split(), file)
+    if "--config" not in words:
+        words += ["--config", str(file)]  # stands for what is in /etc/nomad.d
     once = ["--once"] if words[0] == "top" else []
     done = subprocess.run(
         [PROGRAM, *words, *once],
