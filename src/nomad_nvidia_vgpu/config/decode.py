@@ -79,9 +79,9 @@ def decode(given: Mapping[Any, object]) -> PluginConfig:
 
 
 def _mentions_size(given: Mapping[Any, object]) -> bool:
-    """Whether a size is given, be it a wrong one."""
+    """Whether a size is given, be it a wrong one, or in a gpu block that lacks its label."""
     blocks = given.get("gpu")
-    inner = blocks.values() if isinstance(blocks, Mapping) else ()
+    inner = (blocks, *blocks.values()) if isinstance(blocks, Mapping) else ()
     scopes = [given, *(scope for scope in inner if isinstance(scope, Mapping))]
     return any(scope.get(name) is not None for scope in scopes for name in _SIZES)
 

@@ -86,10 +86,11 @@ def test_unknown_options_in_blocks_with_labels_are_named() -> None:
     assert problem.endswith("did you mean vgpus?")
 
 
-def test_a_block_without_a_label_is_told_what_it_lacks() -> None:
-    """Its options look like labels then, and are none."""
+@pytest.mark.parametrize("beside", [{"vgpus": 4}, {}], ids=["with a size", "with no other size"])
+def test_a_block_without_a_label_is_told_what_it_lacks(beside: dict[str, object]) -> None:
+    """Its options look like labels then, and are none; that no size is given would not be true."""
     with pytest.raises(ConfigError) as refused:
-        decode({"vgpus": 4, "gpu": {"vgpus": 2, "name": "small"}})
+        decode({**beside, "gpu": {"vgpus": 2, "name": "small"}})
     assert str(refused.value) == (
         "gpu must be labelled with a UUID, a PCI bus id or a model's name with * and ?, such as"
         ' gpu "*L4*" { vgpus = 2, name = "small" }'
