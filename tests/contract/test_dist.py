@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import single_file
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -34,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with all that is made, for one Python."""
     out = tmp_path_factory.mktemp("made")
     if dist.main(["--out", str(out), "--python", PYTHON]) != 0:
-        single_file.missing("the wheels cannot be had")
+        pytest.skip("the wheels cannot be had")
     return out
 
 
@@ -109,7 +108,7 @@ def test_each_python_has_the_same_modules_on_both_machines(
         try:
             wheels = build.contents(ours, [target])[target]
         except DownloadError as error:
-            single_file.missing(str(error))
+            pytest.skip(str(error))
         tree = build.merged(target, wheels)
         assert sum(name.endswith(".so") for name in tree) >= 5
         modules.append({n.replace(architecture, "") for n in tree if ".dist-info/" not in n})

@@ -97,7 +97,6 @@ def test_the_exec_driver_passes_the_reservation_on(agent: Agent) -> None:
     """A task in the exec driver's chroot has the same variables."""
     driver = agent.api.node()["Drivers"].get("exec", {"HealthDescription": "not fingerprinted"})
     if not driver.get("Healthy"):
-        # Not `binaries.missing`: CI may run where no chroot is allowed, and Nomad says so.
         pytest.skip(f"Nomad's exec driver is unhealthy: {driver['HealthDescription']}")
     job = agent.api.submit(printing_job("exec", device(on_model(T4)), driver="exec"))
     (allocation,) = agent.api.wait_for(job, "complete")

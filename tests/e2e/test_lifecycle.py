@@ -17,6 +17,7 @@ def test_switched_off_it_publishes_nothing(start_agent: StartAgent) -> None:
     assert "[ERROR] client.device_mgr" not in agent.log
 
 
+@pytest.mark.may_skip("a machine with a GPU cannot do without it")
 def test_a_node_without_a_driver_runs_its_other_jobs(start_agent: StartAgent) -> None:
     """Where NVML is missing the agent starts, publishes nothing, and the log says what is missing."""
     agent = start_agent(plugin_block("vgpus = 4"), environment={"LD_LIBRARY_PATH": ""})
