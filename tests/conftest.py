@@ -47,6 +47,7 @@ def pytest_runtest_makereport(
 @pytest.fixture
 def mps_root() -> Iterator[Path]:
     """Gives a directory to be made for MPS daemons, whose sockets need short names."""
-    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as made:
+    # A tool that was under way when the plugin was killed may still write there.
+    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp", ignore_cleanup_errors=True) as made:
         Path(made).chmod(0o755)  # tasks of all users go through it
         yield Path(made) / "mps"

@@ -101,7 +101,7 @@ def test_only_we_can_enter_the_sockets_directory_and_it_is_gone_afterwards(start
     host = start()
     directory = Path(host.plugin.endpoint.address).parent
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    host.stop()
+    host.end()
     assert not directory.exists()
 
 

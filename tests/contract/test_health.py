@@ -45,8 +45,10 @@ def listening(node: FakeDriver, gpus: int) -> None:
 def no_look_returns(node: FakeDriver, gpu: int) -> Iterator[None]:
     """Within it, what an event says of this GPU lasts, however late somebody reads it."""
     node.set(f"gpu {gpu}", "hang.nvmlDeviceGetName", "1")
-    yield
-    node.clear(f"gpu {gpu}", "hang.nvmlDeviceGetName")
+    try:
+        yield
+    finally:
+        node.clear(f"gpu {gpu}", "hang.nvmlDeviceGetName")
 
 
 def eight(node: FakeDriver, start: Start, **config: object) -> Started:

@@ -77,6 +77,10 @@ client {
 """The default for an agent that is not a `dev` one: server and client."""
 
 
+_given: set[int] = set()
+"""Ports of agents of this test run."""
+
+
 class Ports(NamedTuple):
     """The ports that an agent listens on."""
 
@@ -271,7 +275,7 @@ class Agent:
 
     def _left_behind(self) -> list[psutil.Process]:
         root = str(self.root)
-        return [p for p, line in _processes() if _is_below(p, root) or root in " ".join(line)]
+        return [p for p, line in _processes() if _is_below(p, root) or f"{root}/" in " ".join(line)]
 
     def _write_configs(self, config: str | Path) -> list[Path]:
         given = config if isinstance(config, Path) else self.root / "given.hcl"
@@ -301,17 +305,20 @@ def _free_ports() -> Ports:
         numbers: list[int] = []
         while len(numbers) < len(Ports._fields):
             number = random.choice(_PORTS)
+            if number in _given:
+                continue  # to an agent that has not bound it yet
             with suppress(OSError):
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):  # serf wants both
                     listener = open_at_once.enter_context(socket.socket(type=kind))
                     listener.bind(("127.0.0.1", number))
                 numbers.append(number)
+    _given.update(numbers)
     return Ports(*numbers)
 
 
 def _inherited() -> dict[str, str]:
-    """Our environment without what would steer Nomad elsewhere."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("NOMAD_")}
+    """What systemd would give: no HOME, and nothing of the person who runs the tests."""
+    return {"PATH": os.environ["PATH"]}
 
 
 def _processes() -> Iterator[tuple[psutil.Process, Sequence[str]]]:

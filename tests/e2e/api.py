@@ -153,18 +153,18 @@ class Api:
         vgpus = [vgpu for group in groups for vgpu in group["InstanceStats"].values()]
         return groups if all((vgpu["Stats"] or {}).get("Attributes") for vgpu in vgpus) else []
 
-    def stop(self, jobs: Iterable[str]) -> None:
+    def stop(self, jobs: Iterable[str], timeout_s: float = PATIENCE_S) -> None:
         """Stops these jobs and waits until their tasks have ended."""
         stopped = set(jobs)
         for job in stopped:
             self.client.job.deregister_job(job)
-        wait_until(f"{stopped} have ended", lambda: self._ended(stopped))
+        wait_until(f"{stopped} have ended", lambda: self._ended(stopped), timeout_s)
 
-    def stop_all(self) -> None:
+    def stop_all(self, timeout_s: float = PATIENCE_S) -> None:
         """Stops every job, so that every vGPU is free again."""
         listed = self.client.jobs.get_jobs()
-        self.stop(j["ID"] for j in listed if j["Status"] != _ENDED_JOB)
-        wait_until("all allocations have ended", self._ended)
+        self.stop((j["ID"] for j in listed if j["Status"] != _ENDED_JOB), timeout_s)
+        wait_until("all allocations have ended", self._ended, timeout_s)
 
     def explain(self, job: str) -> str:
         """Why the job is where it is, for a person who reads a failed test."""

@@ -179,7 +179,7 @@ def started(binary: Path, root: Path, fleets: Mapping[str, str]) -> Iterator[Clu
         for agent in (server, *clients.values()):
             agents.callback(agent.close)
             agent.launch()
-        agents.callback(server.api.stop_all)
+        agents.callback(server.api.stop_all, TIMEOUT_S)
         cluster.wait_until_ready()
         yield cluster
 

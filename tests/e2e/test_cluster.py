@@ -31,7 +31,7 @@ def three_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 def cluster(three_clients: Cluster) -> Iterator[Cluster]:
     """The same, with every vGPU free again after the test."""
     yield three_clients
-    three_clients.api.stop_all()
+    three_clients.api.stop_all(TIMEOUT_S)
 
 
 def test_each_client_offers_its_fleet(cluster: Cluster) -> None:

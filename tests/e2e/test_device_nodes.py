@@ -19,7 +19,7 @@ from e2e.conftest import T4, StartAgent, plugin_block
 from e2e.jobs import device, on_model, printing_job
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 A100 = "NVIDIA A100-SXM4-40GB"
 LIBRARY = "/usr/local/nvidia/lib64/libcuda.so.1"

@@ -11,7 +11,7 @@ from e2e import binaries
 from e2e.agent import Agent
 from e2e.conftest import StartAgent
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 HCL = doc_pages.blocks("hcl")
 JOBS = [block for block in HCL if block.as_job()]

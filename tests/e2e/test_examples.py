@@ -16,7 +16,7 @@ from e2e.api import granted_ids
 from e2e.conftest import StartAgent
 from e2e.jobs import device, printing_job
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.nomad
 
 EXAMPLES = binaries.REPOSITORY / "examples"
 MIG = "a100-sxm4-40gb:1:3g.20gb,3g.20gb"

@@ -289,7 +289,7 @@ def test_a_task_on_a_lost_gpu_is_ended_when_asked_for(
     wait_until("the task is seen on its GPU", attributed, seen=agent.log_tail)
     one_gpu.set("gpu 0", "lost", 1)
     agent.api.wait_for(task.job, "failed")
-    assert f"ending pid {task.process.pid} of " in agent.log
+    wait_until("the log says so", lambda: f"ending pid {task.process.pid} of " in agent.log)
 
 
 # A driver that is replaced
@@ -314,6 +314,7 @@ def test_a_replaced_library_restarts_the_plugin_once(
     after = agent.the_plugin()
     # Nothing is better for the new process yet, and it stays all the same.
     wait_until("it tries again", lambda: _opened(driver, after.pid) >= 3, seen=agent.log_tail)
+    wait_until("Nomad knows that the GPU is gone", lambda: not agent.api.device_groups())
     driver.clear("driver", "init_error")
     driver.clear("driver", "fault.nvmlDeviceGetCount_v2")
     wait_until(

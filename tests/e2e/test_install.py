@@ -14,7 +14,7 @@ from e2e import binaries
 from e2e.agent import Agent
 from e2e.conftest import StartAgent
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # it builds the single file
+pytestmark = pytest.mark.nomad
 
 UNPACK_DIR = "NVIDIA_VGPU_UNPACK_DIR"
 FLAGS = (

@@ -20,7 +20,7 @@ from e2e.machine import AGENT_CONFIG, PLUGINS, PROGRAMS, Machine
 from e2e.other_plugins import install_official, install_original
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds the file
+pytestmark = pytest.mark.nomad
 
 PAGE = doc_pages.ROOT / "docs" / "migration.md"
 OFFICIAL = "nomad-device-nvidia"

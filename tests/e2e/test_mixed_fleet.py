@@ -13,7 +13,7 @@ from e2e.api import granted_ids
 from e2e.conftest import T4, StartAgent, plugin_block
 from e2e.jobs import constraint, device, printing_job
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.nomad
 
 EXAMPLES = binaries.REPOSITORY / "examples"
 L4 = "NVIDIA L4"
@@ -24,7 +24,7 @@ def test_the_examples_divide_and_place(nvml: Path, tmp_path: Path, start_agent: 
     driver = FakeDriver(nvml, tmp_path, "mixed")
     agent = start_agent(EXAMPLES / "agent-mixed.hcl", environment=driver.environment())
     a100 = driver.get("gpu 3", "uuid")
-    groups = agent.api.device_groups()
+    groups = agent.api.wait_for_groups(4)
     found = {name: (len(g.healthy), g.attributes["vgpu_memory"]) for name, g in groups.items()}
     assert found == {
         "whole-l40s": (1, (46068, "MiB")),

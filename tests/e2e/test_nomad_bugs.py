@@ -16,7 +16,7 @@ from e2e.jobs import END_OF_ENVIRONMENT, constraint, device
 from e2e.test_device_nodes import needs_exec
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.nomad
 
 _JOB = """
 job "{name}" {{

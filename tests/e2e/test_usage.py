@@ -22,7 +22,7 @@ from e2e.conftest import StartAgent, plugin_block
 from e2e.jobs import device, staying_job
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.nomad
 
 VGPUS = 4
 MEMORY_MIB = 24564
@@ -149,15 +149,14 @@ def test_a_process_is_traced_to_its_allocation_and_vgpu(node: Node, task_driver:
 @pytest.mark.parametrize("node", [KILL], indirect=True)
 def test_a_task_that_takes_too_much_is_ended_and_its_neighbour_lives(node: Node) -> None:
     """Nomad sees the greedy task fail; the one beside it on the same GPU is not touched."""
-    groups = node.agent.api.device_groups()
+    groups = node.agent.api.wait_for_groups()
     assert {g.attributes["memory_isolation"] for g in groups.values()} == {("guard", "")}
     greedy, modest = RunningTask(node, "greedy"), RunningTask(node, "modest")
     node.use({greedy.process.pid: FAR_TOO_MUCH_MIB, modest.process.pid: BUDGET_MIB})
     node.agent.api.wait_for(greedy.job, "failed")
     node.use({modest.process.pid: BUDGET_MIB})
-    assert re.search(
-        rf"ending pid {greedy.process.pid} of {greedy.allocation['ID']}/main", node.agent.log
-    )
+    line = rf"ending pid {greedy.process.pid} of {greedy.allocation['ID']}/main"
+    wait_until("the log says so", lambda: re.search(line, node.agent.log))
     assert modest.process.is_running()
     (allocation,) = node.agent.api.wait_for(modest.job, "running")
     assert allocation["TaskStates"]["main"]["Restarts"] == 0

@@ -14,7 +14,7 @@ from e2e.conftest import StartAgent, plugin_block
 from e2e.jobs import device, printing_job
 from scripts.dist import build_wheel
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.nomad
 
 REQUIREMENTS = binaries.REPOSITORY / "requirements/run.txt"
 

@@ -17,7 +17,7 @@ ALLOCATION = "11111111-2222-3333-4444-555555555555"
 OTHER_ALLOCATION = "99999999-8888-7777-6666-555555555555"
 CONTAINER = "c0ffee" + "0" * 58
 PLUGIN = 1
-PATIENCE_S = 0.5
+PATIENCE_S = 2.0
 """For environments: short for the tests of stuck processes, long for all that are read."""
 
 

@@ -89,11 +89,14 @@ def test_only_processes_with_vgpus_are_read(tmp_path: Path) -> None:
 def test_this_machine_can_be_read() -> None:
     """A real process with a reservation is found while it runs."""
     sleeper = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"],
+        [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"],
         env={**os.environ, **TASK, "NOMAD_ALLOC_ID": f"test-{os.getpid()}"},
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    assert sleeper.stdout is not None
     try:
+        sleeper.stdout.readline()  # it runs, with this environment
         tasks = {holding.task for holding in holdings_of(environments(Proc()))}
         assert f"test-{os.getpid()}/train" in tasks
     finally:

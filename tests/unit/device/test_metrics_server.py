@@ -181,7 +181,8 @@ def test_an_error_of_ours_is_an_answer(serve: Serve, caplog: pytest.LogCaptureFi
 def test_a_client_that_says_nothing_is_cut(serve: Serve) -> None:
     """A connection that takes too long ends, and what it held is free again."""
     serving = serve(deadline_s=0.2, most_at_once=1)
-    with serving.connect() as silent:
+    # A client that is held up itself may be cut before it has said anything.
+    with serving.connect() as silent, contextlib.suppress(ConnectionError):
         silent.sendall(b"GET /met")
         assert silent.recv(1) == b""
     serving.ask_until(200)
@@ -194,8 +195,9 @@ def test_a_client_that_reads_nothing_is_cut(serve: Serve) -> None:
         GaugeMetricFamily("one", "x" * 20_000_000, value=1.0)
     ]
     with serving.connect() as deaf:
-        deaf.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        deaf.recv(1)
+        with contextlib.suppress(ConnectionError):  # as above
+            deaf.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            deaf.recv(1)
         serving.collector.collect = One().collect  # type: ignore[method-assign]
         serving.ask_until(200)
 

@@ -18,7 +18,7 @@ from unit.example_gpus import gpu, mig
 from unit.sharing.mps_node import EXCLUSIVE, A, B, MpsNode, Plugins, weak, without_sentence
 
 MEMORY, PERCENTAGE = "default_device_pinned_mem_limit", "default_active_thread_percentage"
-SOON_S = 1.0
+SOON_S = 3.0
 
 
 # Starting and adopting

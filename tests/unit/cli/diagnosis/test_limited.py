@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nomad_nvidia_vgpu.cli.diagnosis import limited
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 
 PATIENCE_S = 100.0
@@ -47,8 +48,9 @@ def test_a_process_that_dies_is_noticed() -> None:
         result_of(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def test_what_hangs_is_given_up_and_ended() -> None:
+def test_what_hangs_is_given_up_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one who waits is told at its deadline, and nothing is left running."""
+    monkeypatch.setattr(limited, "_REAP_S", PATIENCE_S)
     child = Child(lambda: time.sleep(PATIENCE_S * 100))
     with child, pytest.raises(OverTimeError):
         child.result(time.monotonic() + 0.1)
@@ -67,4 +69,4 @@ def test_it_starts_no_pipe_that_outlives_it() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         result_of(lambda: 1)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
