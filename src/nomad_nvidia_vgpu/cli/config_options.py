@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_SIZES = ("vgpus", "vgpu_memory")
 
 
 class ConfiguredCommand(click.Command):
@@ -71,19 +72,36 @@ def node_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object]
 
 
 def _with_flags(given: dict[str, object], flags: dict[str, Any]) -> dict[str, object]:
+    return _replaced(given, _asked(flags))
+
+
+def _asked(flags: dict[str, Any]) -> dict[str, Any]:
+    """What the flags alone say."""
+    asked: dict[str, Any] = {}
     for path, option in all_options():
         value = flags.get(_parameter(path))
         if value in (None, ()):
             continue
         if LABELLED in path:
-            _set_in_blocks(given, path, option, value)
+            _set_in_blocks(asked, path, option, value)
             continue
         *blocks, name = path.split(".")
-        place: dict[str, Any] = given
+        place = asked
         for block in blocks:
             place = place.setdefault(block, {})
         place[name] = list(value) if isinstance(value, tuple) else value
-    return given
+    return asked
+
+
+def _replaced(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` with what `asked` says instead; of the two sizes a scope has one."""
+    sized = any(size in asked for size in _SIZES)
+    found = {name: value for name, value in given.items() if not (sized and name in _SIZES)}
+    for name, value in asked.items():
+        there = found.get(name)
+        inner = isinstance(value, dict) and isinstance(there, dict)
+        found[name] = _replaced(there, value) if inner else value
+    return found
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -134,7 +152,7 @@ def checked_config(given: dict[str, Any]) -> PluginConfig:
 
 def with_any_size(given: dict[str, Any]) -> dict[str, Any]:
     """The same, complete for a command to which the number of vGPUs does not matter."""
-    sized = any(given.get(name) is not None for name in ("vgpus", "vgpu_memory"))
+    sized = any(given.get(name) is not None for name in _SIZES)
     return given if sized else {**given, "vgpus": 1}
 
 

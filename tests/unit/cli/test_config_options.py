@@ -134,6 +134,45 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert given == {"vgpus": "8", "vendor": "nvidia", "simulate": ["t4"]}
 
 
+@pytest.mark.parametrize(
+    ("there", "flag", "left"),
+    [
+        ('vgpu_memory = "10GiB"', ("--vgpus", "4"), {"vgpus": "4"}),
+        ("vgpus = 4", ("--vgpu-memory", "10GiB"), {"vgpu_memory": "10GiB"}),
+        (
+            'gpu "*L4*" {\n vgpu_memory = "8GiB"\n name = "x"\n}\nvgpus = 2\n',
+            ("--gpu-vgpus", "*L4*=3"),
+            {"gpu": {"*L4*": {"vgpus": "3", "name": "x"}}, "vgpus": 2},
+        ),
+        (
+            'gpu "*L4*" {\n vgpus = 4\n}\ngpu "*T4*" {\n vgpus = 4\n}\n',
+            ("--gpu-vgpu-memory", "*L4*=8GiB"),
+            {"gpu": {"*L4*": {"vgpu_memory": "8GiB"}, "*T4*": {"vgpus": 4}}},
+        ),
+    ],
+)
+def test_a_size_takes_the_place_of_the_other(
+    tmp_path: Path, there: str, flag: tuple[str, str], left: dict[str, object]
+) -> None:
+    """A flag wins over the file's size in the same scope, whichever of the two that is."""
+    path = tmp_path / "agent.hcl"
+    path.write_text(there)
+    given = given_by("--config", str(path), *flag)
+    assert given == left
+    decode(given)
+
+
+@pytest.mark.parametrize("scope", ["", "gpu-"])
+def test_both_sizes_as_flags_contradict(scope: str) -> None:
+    """Nobody knows which of them was meant."""
+    value = "*={}" if scope else "{}"
+    given = given_by(
+        f"--{scope}vgpus", value.format("4"), f"--{scope}vgpu-memory", value.format("10GiB")
+    )
+    with pytest.raises(ConfigError, match=r"vgpus and .*vgpu_memory are both set"):
+        decode(given)
+
+
 def test_a_wrong_config_is_refused_with_every_problem() -> None:
     """Options that do not exist and options that are wrong are told together."""
     with pytest.raises(ConfigError) as refused:
