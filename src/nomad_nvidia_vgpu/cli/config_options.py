@@ -42,16 +42,26 @@ class ConfiguredCommand(click.Command):
 def config_options(command: _F) -> _F:
     """Gives a command `--config PATH` and one flag per option of the config block.
 
-    The command gets them as keyword arguments, to be handed on to `given_config` or `node_config`.
+    The command gets them as keyword arguments, to be handed on to `node_config`.
     """
-    return click.option(
+    return _config_option(f"By default {agent_config.USUAL}, where it has that block.")(command)
+
+
+def named_config_options(command: _F) -> _F:
+    """The same for a command that uses no config but the one it is given: `given_config`."""
+    return _config_option("By default flags alone count.")(command)
+
+
+def _config_option(default: str) -> Callable[[_F], _F]:
+    option: Callable[[_F], _F] = click.option(
         "--config",
         "config_file",
         type=click.Path(exists=True, path_type=Path),
         help="What the agent is started with as -config: a folder, or the file that has the plugin"
         ' "nvidia-vgpu" block; or a file with that block\'s config alone (HCL or JSON). Flags win'
-        f" over it. By default {agent_config.USUAL}, where it has that block.",
-    )(option_flags(command))
+        f" over it. {default}",
+    )
+    return lambda command: option(option_flags(command))
 
 
 def option_flags(command: _F) -> _F:
@@ -99,8 +109,10 @@ def _replaced(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, A
     found = {name: value for name, value in given.items() if not (sized and name in _SIZES)}
     for name, value in asked.items():
         there = found.get(name)
-        inner = isinstance(value, dict) and isinstance(there, dict)
-        found[name] = _replaced(there, value) if inner else value
+        if isinstance(value, dict) and isinstance(there, dict):
+            found[name] = _replaced(there, value)
+        else:
+            found[name] = value
     return found
 
 

@@ -19,8 +19,8 @@ from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     checked_config,
-    config_options,
-    node_config,
+    given_config,
+    named_config_options,
 )
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
@@ -30,8 +30,9 @@ from nomad_nvidia_vgpu.cli.reservation_tables import (
     sampled,
 )
 from nomad_nvidia_vgpu.config.declaring import LABELLED
-from nomad_nvidia_vgpu.config.options import all_options
+from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
+from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
 from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, Refused, StatsOfGroups
@@ -49,7 +50,7 @@ _DAEMONS_STAY = "nvidia-vgpu: the MPS daemons stay, as they do for tasks under N
 
 
 @click.command(cls=ConfiguredCommand, short_help="Start the plugin as Nomad would.")
-@config_options
+@named_config_options
 @click.option(
     "--plugin",
     "plugin_file",
@@ -76,13 +77,15 @@ def launch(
 ) -> int:
     """Start the plugin as Nomad would, and show what it answers.
 
-    Exit status 1 when it would refuse a task.
+    It acts as it does under Nomad: it starts the MPS daemons that the config asks for, which stay,
+    and for as long as it runs (--watch) its memory guard watches the tasks of this node. Exit status
+    1 when it would refuse a task, or publishes nothing though its config says what.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json cannot go together: leave one out")
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
-    given = node_config(config_file, flags)
+    given = given_config(config_file, flags)
     config = checked_config(given)
     command = [str(plugin_file)] if plugin_file else own_command()
     with Host(command, HANDSHAKE, environment=_environment(), on_log=_log) as host:
@@ -105,15 +108,13 @@ def launch(
                     "stats": _stats_document(first),
                 }
             )
-            return _complained(refused)
+            return _status(refused, groups, config)
         title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
         tables.show(_config_table(title, schema, given))
         if daemons:
             tables.note(_DAEMONS_STAY)
         if groups:
             tables.show(*group_tables(groups), *mps_tables(daemons))
-        else:
-            tables.note("nvidia-vgpu: the plugin publishes nothing")
         if sample:
             tables.show(reservation_table(sample))
         if groups and watch:
@@ -123,14 +124,16 @@ def launch(
                     screen.show(_stats_table(one))
         elif groups:
             tables.show(_stats_table(first))
-        return _complained(refused)
+        return _status(refused, groups, config)
 
 
-def _complained(refused: Sequence[str]) -> int:
-    """The exit status."""
+def _status(refused: Sequence[str], groups: Sequence[DeviceGroup], config: PluginConfig) -> int:
+    """The exit status; says why it is not 0."""
+    if not groups:
+        tables.note("nvidia-vgpu: the plugin publishes nothing")
     for sentence in refused:
         tables.note(f"nvidia-vgpu: {sentence}")
-    return int(bool(refused))
+    return int(bool(refused) or (config.configured and not groups))
 
 
 def own_command() -> list[str]:
