@@ -76,9 +76,14 @@ def given_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object
     return _with_flags(_read(config) if config else {}, flags)
 
 
-def node_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object]:
-    """The same, and where no file is named, what this node's agent gives the plugin."""
-    return _with_flags(_read(config) if config else _of_this_node(), flags)
+def node_config(
+    config: Path | None, flags: dict[str, Any], *, needed: bool = False
+) -> dict[str, object]:
+    """The same, and where no file is named, what this node's agent gives the plugin.
+
+    `needed`: ConfigError too where the agent's own files cannot be read.
+    """
+    return _with_flags(_read(config) if config else _of_this_node(needed=needed), flags)
 
 
 def _with_flags(given: dict[str, object], flags: dict[str, Any]) -> dict[str, object]:
@@ -126,7 +131,7 @@ def _read(path: Path) -> dict[str, object]:
     return _options(block)
 
 
-def _of_this_node() -> dict[str, object]:
+def _of_this_node(*, needed: bool) -> dict[str, object]:
     """The options where an agent mostly has them, if it has; standard error says so."""
     usual = agent_config.USUAL
     if not usual.exists():
@@ -134,14 +139,17 @@ def _of_this_node() -> dict[str, object]:
     try:
         block = read_agent_config([usual]).ours
     except ConfigError as error:
+        if needed:
+            raise
         # Not what was asked for, so no reason to refuse.
         why = "; ".join(error.problems)
         tables.note(f"nvidia-vgpu: the options in {usual} are not known: {why}")
         return {}
     if block is None:
         return {}
+    found = _options(block)
     tables.note(f"nvidia-vgpu: with the options in {block.file}; --config names another file")
-    return _options(block)
+    return found
 
 
 def _options(block: PluginBlock) -> dict[str, object]:

@@ -248,14 +248,16 @@ def _check_writable(files: Sequence[Path]) -> None:
 def _left_behind(agent: AgentConfig) -> list[str]:
     """What this command does not take away, one sentence each."""
     said = []
+    usual = PluginConfig().mps.root
     try:
         root = checked_config(agent.ours.options if agent.ours else {}).mps.root
     except ConfigError:
-        root = PluginConfig().mps.root
+        root = usual
     if Path(root).is_dir() and any(Path(root).iterdir()):
+        where = "" if root == usual else f" --mps-root {root}"  # the block that says it goes
         said.append(
             f"MPS daemons and compute modes may be left ({root}): with the agent and the tasks"
-            f" stopped, run {LABEL} release"
+            f" stopped, run {LABEL} release{where}"
         )
     unpacked = [place for place in UNPACKED if Path(place).is_dir()]
     if unpacked:

@@ -46,7 +46,10 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 """The names of variables that look like a person's secrets."""
-_DAEMONS_STAY = "nvidia-vgpu: the MPS daemons stay, as they do for tasks under Nomad: nvidia-vgpu release ends them"
+_DAEMONS_STAY = (
+    "nvidia-vgpu: the MPS daemons stay, as they do for tasks under Nomad: nvidia-vgpu release with the"
+    " same options ends them"
+)
 
 
 @click.command(cls=ConfiguredCommand, short_help="Start the plugin as Nomad would.")

@@ -13,9 +13,11 @@ from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     checked_config,
     config_options,
+    given_config,
     node_config,
     with_any_size,
 )
+from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer
 
@@ -29,7 +31,7 @@ def release(*, config_file: Path | None, **flags: Any) -> int:
     outlive an agent's restart. Stop the Nomad agent and the tasks first. Exit status 1 when
     something has to stay.
     """
-    config = checked_config(with_any_size(node_config(config_file, flags)))
+    config = checked_config(with_any_size(_given(config_file, flags)))
     if config.simulate:
         tables.note("simulated GPUs have no MPS daemons: nothing to release")
         return 0
@@ -43,3 +45,17 @@ def release(*, config_file: Path | None, **flags: Any) -> int:
     if not left:
         tables.note(f"nothing to release under {config.mps.root}")
     return int(any(problems.values()))
+
+
+def _given(config_file: Path | None, flags: dict[str, Any]) -> dict[str, object]:
+    """The options, of the agent's own files only where nothing says where the daemons are."""
+    if config_file or flags["mps_root"]:
+        return given_config(config_file, flags)
+    try:
+        return node_config(None, flags, needed=True)
+    except ConfigError as error:
+        remedy = (
+            "so where the MPS daemons of this node are is not known: mend that, or say --config or"
+            " --mps-root"
+        )
+        raise ConfigError([*error.problems, remedy]) from error

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from nomad_nvidia_vgpu.cli import install
 from nomad_nvidia_vgpu.cli.install import UNPACKED
 from nomad_nvidia_vgpu.cli.main import run
 from nomad_nvidia_vgpu.cli.plugin_block import block_text
+from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from scripts.onefile import __main__ as start
 from scripts.onefile.build import archive
 from unit.cli.installing import HEAD, InstallNode
@@ -256,7 +258,21 @@ def test_uninstall_says_what_of_mps_is_left(
         assert node.run("uninstall") == 0
     said = capsys.readouterr().err
     assert f"MPS daemons and compute modes may be left ({root})" in said
-    assert "run nvidia-vgpu release" in said
+    assert f"run nvidia-vgpu release --mps-root {root}\n" in said
+
+
+def test_where_mps_is_by_default_needs_not_be_said(
+    node: InstallNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`release` looks there by itself."""
+    usual = PluginConfig(mps=MpsConfig(root=str(tmp_path)))
+    monkeypatch.setattr(install, "PluginConfig", lambda: usual)
+    monkeypatch.setattr(install, "checked_config", lambda _given: usual)
+    assert node.run("uninstall") == 0
+    assert "stopped, run nvidia-vgpu release\n" in capsys.readouterr().err
 
 
 def test_a_write_that_fails_is_a_sentence(
