@@ -44,7 +44,9 @@ def _agent_options(command: _F) -> _F:
     for option in (
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option(
-            "--plugin-dir", metavar="DIR", help="Instead of the one in the configuration."
+            "--plugin-dir",
+            metavar="DIR",
+            help="The agent's folder for plugins, where its files name none.",
         ),
         click.option(
             "--agent-config",

@@ -76,7 +76,7 @@ def planned(
         there_already=source.path == entry,
         block=None if agent.ours else _block(agent, given),
         block_file=block_file,
-        notes=(*agent.without_effect, *_unwritten(agent, given)),
+        notes=(*agent.without_effect, *_unwritten(agent, given), *_to_set(agent, found.path)),
         replaced=found.holds(LABEL),
     )
 
@@ -97,11 +97,29 @@ def _block(agent: AgentConfig, given: Mapping[str, Any]) -> str:
 
 def _place_problems(agent: AgentConfig, found: PluginDir | None) -> list[str]:
     if found is not None:
-        return problems(found)
+        return problems(found) + _elsewhere(agent, found.path)
     if agent.plugins is None:
         read = ", ".join(map(str, agent.files)) or f"no file in {agent.given}"
         return [f'neither plugin_dir nor data_dir is set ({read}): set plugin_dir = "/…"']
     return [f"plugin_dir must be an absolute path, got {agent.plugins!r}: write the whole path"]
+
+
+def _elsewhere(agent: AgentConfig, path: str) -> list[str]:
+    """What is wrong with a folder that was asked for, and is not the agent's."""
+    if agent.plugins is None or Path(path).resolve() == Path(agent.plugins).resolve():
+        return []
+    where = f"{agent.plugins} by {agent.given}"
+    remedy = f'set plugin_dir = "{path}" there, or leave --plugin-dir out'
+    return [f"--plugin-dir {path} is not where the agent looks, which is {where}: {remedy}"]
+
+
+def _to_set(agent: AgentConfig, path: str) -> list[str]:
+    """What a person has still to write for the agent to look into the folder."""
+    if agent.plugins is not None:
+        return []
+    return [
+        f'still to do: set plugin_dir = "{path}" in {agent.given}, where neither it nor data_dir is'
+    ]
 
 
 def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:

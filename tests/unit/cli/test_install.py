@@ -41,6 +41,7 @@ def test_a_folders_name_does_not_speak_to_the_terminal(
     """Whatever it holds, each step is one line."""
     odd = tmp_path / "odd\n\x1b[31m"
     odd.mkdir()
+    (node.config / "nomad.hcl").write_text("")
     assert node.run("install", "--vgpus", "4", "--plugin-dir", str(odd)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -201,13 +202,43 @@ def test_links_that_lie_ready_are_not_followed(node: InstallNode, *, there: bool
     assert not there or victims[0].read_bytes() == HEAD
 
 
-def test_another_folder_can_be_named(node: InstallNode, tmp_path: Path) -> None:
-    """For an agent whose configuration this program cannot find out."""
+def test_a_folder_can_be_named_where_the_files_name_none(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said that the agent must be told too, else it never looks there."""
+    (node.config / "nomad.hcl").write_text("")
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(node.plugins)) == 0
+    assert node.entry.exists()
+    said = f'still to do: set plugin_dir = "{node.plugins}" in {node.config}, where neither'
+    assert said in capsys.readouterr().err
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", "other") == 2
+
+
+def test_another_folder_than_the_agents_is_refused(
+    node: InstallNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The agent would never look there; its own may be named, behind a link too."""
+    other, link = tmp_path / "other", tmp_path / "link"
+    other.mkdir()
+    link.symlink_to(node.plugins)
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(other)) == 1
+    assert capsys.readouterr().err == (
+        f"nvidia-vgpu: --plugin-dir {other} is not where the agent looks, which is {node.plugins} by"
+        f' {node.config}: set plugin_dir = "{other}" there, or leave --plugin-dir out\n'
+    )
+    node.assert_untouched()
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(link)) == 0
+    assert "still to do" not in capsys.readouterr().err
+
+
+def test_uninstall_looks_where_it_is_told(node: InstallNode, tmp_path: Path) -> None:
+    """An entry may be left in a folder that was the agent's once."""
     other = tmp_path / "other"
     other.mkdir()
-    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(other)) == 0
-    assert (other / "nvidia-vgpu").exists()
-    assert node.run("install", "--vgpus", "4", "--plugin-dir", "other") == 2
+    (other / "nvidia-vgpu").write_bytes(HEAD)
+    (other / "nvidia-vgpu").chmod(0o755)
+    assert node.run("uninstall", "--plugin-dir", str(other)) == 0
+    assert list(other.iterdir()) == []
 
 
 def test_uninstall_takes_away_what_install_put(

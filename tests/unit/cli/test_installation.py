@@ -64,9 +64,11 @@ def test_programs_and_configuration_have_folders_of_their_own(tmp_path: Path) ->
     """What is made ready for one is swept away for the other."""
     (tmp_path / "link").symlink_to(tmp_path)
     for path in (tmp_path, tmp_path / "link"):
-        (said,) = refused(agent(tmp_path), PluginDir(str(path), exists=True), SINGLE, FOUR)
+        config = agent(tmp_path, plugin_dir=str(path))
+        (said,) = refused(config, PluginDir(str(path), exists=True), SINGLE, FOUR)
         assert said.startswith(f"plugin_dir {path} is the folder of the agent's configuration")
-    planned(agent(tmp_path, OURS), PluginDir(str(tmp_path), exists=True), SINGLE, {})
+    config = agent(tmp_path, OURS, plugin_dir=str(tmp_path))
+    planned(config, PluginDir(str(tmp_path), exists=True), SINGLE, {})
 
 
 def test_where_one_file_is_all_the_block_is_for_a_person_to_add() -> None:
