@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from nomad_nvidia_vgpu.cli.agent_http import AgentHttp
 from nomad_nvidia_vgpu.cli.config_file import (
     LABEL,
+    block,
     options_of,
     outside_config,
     parsed_file,
@@ -50,6 +51,8 @@ class AgentConfig:
     blocks: tuple[PluginBlock, ...]
     http: Mapping[str, str] = field(default_factory=dict)
     """The NOMAD_… variables that lead to the agent's API."""
+    client_enabled: bool | None = None
+    """Whether the agent is a client, which a later false does not undo; None if no file says it."""
 
     @property
     def plugins(self) -> str | None:
@@ -92,6 +95,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
     http = AgentHttp()
+    client_enabled: bool | None = None
     for path in paths:
         try:
             files += _files(path)
@@ -109,6 +113,8 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             continue
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
+        if isinstance(enabled := block(parsed, "client").get("enabled"), bool):
+            client_enabled = enabled or client_enabled is True  # Nomad's own way to merge it
         blocks += [
             PluginBlock(
                 label,
@@ -130,6 +136,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         data_dir=values.get("data_dir"),
         blocks=tuple(blocks),
         http=http.environment(),
+        client_enabled=client_enabled,
     )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,11 @@ def planned(
     asked for.
     """
     said = [*_place_problems(agent, found), *_block_problems(agent, given)]
+    if agent.client_enabled is False:
+        said.append(
+            f"{agent.given} says client {{ enabled = false }}, and plugins run on clients alone:"
+            " install it on a client, or set that to true"
+        )
     if source.problem:
         said.append(source.problem)
     block_file = agent.folder / BLOCK_FILE if agent.folder and agent.ours is None else None
@@ -113,13 +118,18 @@ def _elsewhere(agent: AgentConfig, path: str) -> list[str]:
     return [f"--plugin-dir {path} is not where the agent looks, which is {where}: {remedy}"]
 
 
-def _to_set(agent: AgentConfig, path: str) -> list[str]:
-    """What a person has still to write for the agent to look into the folder."""
-    if agent.plugins is not None:
-        return []
-    return [
-        f'still to do: set plugin_dir = "{path}" in {agent.given}, where neither it nor data_dir is'
-    ]
+def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
+    """What a person has still to write for the agent to start what is in the folder."""
+    if agent.plugins is None:
+        yield (
+            f'still to do: set plugin_dir = "{path}" in {agent.given}, where neither it nor data_dir'
+            " is set"
+        )
+    if agent.client_enabled is None:
+        yield (
+            f"still to do: set client {{ enabled = true }} in {agent.given}, which does not say it,"
+            " unless the agent is started with -client or -dev: plugins run on clients alone"
+        )
 
 
 def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,24 @@ def test_several_are_read_in_the_order_given(tmp_path: Path) -> None:
     assert read_agent_config([tmp_path / "b.hcl", tmp_path / "a.hcl"]).plugins == "/a"
 
 
+@pytest.mark.parametrize(
+    ("files", "is_client"),
+    [
+        ({"a_hcl": "client {\n enabled = true\n}"}, True),
+        ({"a_json": '{"client": {"enabled": false}}', "b_hcl": "client {\n enabled = true\n}"}, True),
+        ({"a_hcl": "client {\n enabled = true\n}", "b_json": '{"client": {"enabled": false}}'}, True),
+        ({"a_hcl": "client {\n enabled = false\n}", "b_hcl": 'client {\n node_pool = "x"\n}'}, False),
+        ({"a_hcl": 'client {\n node_pool = "x"\n}'}, None),
+        ({"a_hcl": "server {\n enabled = true\n}"}, None),
+    ],
+)  # fmt: skip
+def test_whether_it_is_a_client_is_merged_as_nomad_does(
+    tmp_path: Path, files: dict[str, str], *, is_client: bool | None
+) -> None:
+    """One file that says so is enough, whatever later ones say; None: no file says it."""
+    assert read_agent_config([written(tmp_path, **files)]).client_enabled is is_client
+
+
 @pytest.mark.parametrize("call", [(Path, "open"), (Path, "iterdir")])
 def test_what_only_root_reads_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[type, str]

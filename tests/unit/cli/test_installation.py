@@ -23,7 +23,8 @@ OURS = PluginBlock("nvidia-vgpu", FILE, has_config=True, options={"vgpus": 8})
 
 def agent(folder: Path | None = None, *blocks: PluginBlock, **given: Any) -> AgentConfig:
     """A configuration with these plugin blocks, in a folder or in one file."""
-    values: dict[str, Any] = {"plugin_dir": "/p", "data_dir": None, "files": (FILE,), **given}
+    usual = {"plugin_dir": "/p", "data_dir": None, "files": (FILE,), "client_enabled": True}
+    values: dict[str, Any] = {**usual, **given}
     return AgentConfig(given=folder or FILE, blocks=blocks, **values)
 
 
@@ -124,6 +125,18 @@ def test_what_has_no_effect_is_noted() -> None:
     first, second = planned(agent(None, OURS, later), GOOD, SINGLE, {}).notes
     assert f"stands in {FILE} and later in {later.file}" in first
     assert f"{later.file} has args, which mean nothing" in second
+
+
+def test_an_agent_that_is_no_client_is_refused() -> None:
+    """It starts no device plugin."""
+    (said,) = refused(agent(None, OURS, client_enabled=False), GOOD, SINGLE, {})
+    assert said.startswith(f"{FILE} says client {{ enabled = false }}, and plugins run on clients")
+
+
+def test_an_agent_of_which_no_file_says_that_it_is_a_client_is_noted() -> None:
+    """The command line of the agent may say it."""
+    (said,) = planned(agent(None, OURS, client_enabled=None), GOOD, SINGLE, {}).notes
+    assert said.startswith(f"still to do: set client {{ enabled = true }} in {FILE}")
 
 
 def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
