@@ -65,12 +65,13 @@ def _agent_options(command: _F) -> _F:
 @click.command(cls=ConfiguredCommand, short_help="Put this program into an agent's plugin_dir.")
 @_agent_options
 @option_flags
-def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **flags: Any) -> None:
+def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **flags: Any) -> int:
     """Put this program into a Nomad agent's plugin_dir, with a plugin block to go with it.
 
     The single file is copied, a program in a virtual environment is linked to. A file that is
     there is replaced in one step; existing configuration is never changed. Each option of the
-    block is a flag, for a configuration without our block.
+    block is a flag, for a configuration without our block. Exit status 1 when something could not be
+    done, or flags ask for what an existing block does not say.
     """
     agent = read_agent_config(paths)
     found = _found(agent, plugin_dir)
@@ -83,12 +84,13 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
         if todo.block_file is None:
             tables.note("add this to the agent's configuration:")
         click.echo(todo.block.rstrip())
-    for sentence in todo.notes:
+    for sentence in (*todo.notes, *todo.unwritten):
         tables.note(sentence)
-    if todo.block is None and not steps:
-        tables.note("nothing to do: the plugin block is there too")
+    if todo.block is not None or steps or todo.unwritten:
+        tables.note(f"then {_RESTART}" if dry_run or todo.unwritten else _RESTART)
     else:
-        tables.note(f"then {_RESTART}" if dry_run else _RESTART)
+        tables.note("nothing to do: the plugin block is there too")
+    return int(bool(todo.unwritten))
 
 
 @click.command(short_help="Take this program out of it again.")

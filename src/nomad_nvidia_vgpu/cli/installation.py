@@ -43,7 +43,9 @@ class Installation:
     block_file: Path | None
     """Where to write it; None if it is for a person to add."""
     notes: tuple[str, ...]
-    """What was asked for, or is in the configuration, and has no effect, one sentence each."""
+    """What is in the configuration and has no effect, or is still to do, one sentence each."""
+    unwritten: tuple[str, ...]
+    """What was asked for and an existing block does not say, one sentence each."""
     replaced: Kind | None
 
 
@@ -81,7 +83,8 @@ def planned(
         there_already=source.path == entry,
         block=None if agent.ours else _block(agent, given),
         block_file=block_file,
-        notes=(*agent.without_effect, *_unwritten(agent, given), *_to_set(agent, found.path)),
+        notes=(*agent.without_effect, *_to_set(agent, found.path)),
+        unwritten=_unwritten(agent, given),
         replaced=found.holds(LABEL),
     )
 
@@ -147,10 +150,20 @@ def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:
         return _config_problems(given) or _text_problems(given)
     if ours.outside:
         return [f"{ours.file}: {moved_inside(ours.outside)}"]
-    if not ours.has_config:
-        return [f"{ours.file}: the plugin block has no config block, so nothing is offered: add it"]
     said = [f"{ours.file}: {problem}" for problem in _config_problems(ours.options)]
-    return said + (_config_problems(with_any_size(dict(given))) if given else [])
+    said += _config_problems(with_any_size(dict(given))) if given else []
+    return said or _empty(ours, given)
+
+
+def _empty(ours: PluginBlock, given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a block that sets no option: existing configuration is never changed."""
+    config = checked_config(dict(ours.options))
+    if ours.has_config and (config.configured or not config.enabled):
+        return []
+    what = "sets no option" if ours.has_config else "has no config block"
+    wanted = ", ".join(f"{path} = {value}" for path, value in settings(given).items())
+    stays = f"{ours.file}: the plugin block {what}, so nothing is offered, and it stays as it is"
+    return [f"{stays}: write {wanted or 'vgpus = …'} into its config block"]
 
 
 def _config_problems(options: Mapping[str, Any]) -> list[str]:

@@ -115,6 +115,21 @@ def test_the_same_again_is_nothing_to_do(
         assert "restart the agent" in capsys.readouterr().err
 
 
+def test_what_flags_ask_of_an_existing_block_is_not_done(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The block stays, and the exit status says it; a script would think it done."""
+    assert node.run("install", "--vgpus", "2") == 0
+    before = node.block.read_text()
+    capsys.readouterr()
+    assert node.run("install", "--vgpus", "3") == 1
+    said = capsys.readouterr().err
+    assert "vgpus is 2 in it, and 3 was asked for: edit that file\nthen restart the agent" in said
+    assert "nothing to do" not in said
+    assert node.block.read_text() == before
+    assert node.run("install", "--vgpus", "2") == 0
+
+
 def test_a_dry_run_does_nothing(node: InstallNode, capsys: pytest.CaptureFixture[str]) -> None:
     """It says each step."""
     assert node.run("install", "--vgpus", "4", "--dry-run") == 0

@@ -105,11 +105,26 @@ def test_other_plugins_are_none_of_our_business(tmp_path: Path) -> None:
     assert planned(agent(tmp_path, block), GOOD, SINGLE, {"vgpus": "8"}).block
 
 
-def test_a_block_without_config_is_refused() -> None:
-    """Nothing would be offered."""
-    bare = PluginBlock("nvidia-vgpu", FILE, has_config=False, options={})
-    (said,) = refused(agent(None, bare), GOOD, SINGLE, {})
-    assert "has no config block" in said
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, "vgpus = …"), ({"vgpus": "3", "sharing": "mps"}, 'vgpus = 3, sharing = "mps"')],
+)
+@pytest.mark.parametrize("what", ["has no config block", "sets no option"])
+def test_a_block_without_options_is_refused(what: str, given: dict[str, str], wanted: str) -> None:
+    """Nothing would be offered; what flags ask for is for a person to write."""
+    has_config = what == "sets no option"
+    bare = PluginBlock("nvidia-vgpu", FILE, has_config=has_config, options={})
+    (said,) = refused(agent(None, bare), GOOD, SINGLE, given)
+    assert said == (
+        f"{FILE}: the plugin block {what}, so nothing is offered, and it stays as it is: write"
+        f" {wanted} into its config block"
+    )
+
+
+def test_a_block_that_is_off_is_a_good_one() -> None:
+    """Somebody wants nothing to be offered."""
+    off = PluginBlock("nvidia-vgpu", FILE, has_config=True, options={"enabled": False})
+    assert planned(agent(None, off), GOOD, SINGLE, {}).block is None
 
 
 def test_options_outside_of_the_config_block_are_refused() -> None:
@@ -150,12 +165,12 @@ def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
 
 def test_an_existing_block_is_not_changed_by_flags() -> None:
     """What it says already is fine; what differs is said, for a person to write."""
-    assert planned(agent(None, OURS), GOOD, SINGLE, {"vgpus": "8"}).notes == ()
+    assert planned(agent(None, OURS), GOOD, SINGLE, {"vgpus": "8"}).unwritten == ()
     given = {"vgpus": "9", "mps": {"root": "/x"}, "gpu": {"*L4*": {"vgpus": "2"}}}
     todo = planned(agent(None, OURS), GOOD, SINGLE, given)
     assert todo.block is None
     stays = f"{FILE} has a plugin block, which stays:"
-    assert todo.notes == (
+    assert todo.unwritten == (
         f"{stays} vgpus is 8 in it, and 9 was asked for: edit that file",
         f'{stays} gpu "*L4*".vgpus = 2 was asked for, and is not in it: edit that file',
         f'{stays} mps.root = "/x" was asked for, and is not in it: edit that file',
