@@ -17,6 +17,8 @@ from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, not_writable, prob
 from nomad_nvidia_vgpu.errors import ConfigError
 
 BLOCK_FILE = f"{LABEL}.hcl"
+_OFFICIAL = "nomad-device-nvidia"
+"""File and label of HashiCorp's plugin, which offers whole GPUs."""
 
 
 class Source(NamedTuple):
@@ -83,7 +85,7 @@ def planned(
         there_already=source.path == entry,
         block=None if agent.ours else _block(agent, given),
         block_file=block_file,
-        notes=(*agent.without_effect, *_to_set(agent, found.path)),
+        notes=(*agent.without_effect, *_sold_twice(agent, found), *_to_set(agent, found.path)),
         unwritten=_unwritten(agent, given),
         replaced=found.holds(LABEL),
     )
@@ -132,6 +134,21 @@ def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
         yield (
             f"still to do: set client {{ enabled = true }} in {agent.given}, which does not say it,"
             " unless the agent is started with -client or -dev: plugins run on clients alone"
+        )
+
+
+def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:
+    """What offers the GPUs beside this plugin; it may, if each ignores the other's."""
+    block = next((one for one in reversed(agent.blocks) if one.label == _OFFICIAL), None)
+    if block is not None and block.options.get("enabled") is False:
+        return
+    there = [f"{found.path}/{_OFFICIAL}"] if found.holds(_OFFICIAL) else []
+    there += [f'plugin "{_OFFICIAL}" in {block.file}'] if block is not None else []
+    if there:
+        yield (
+            f"{' and '.join(there)} would offer whole GPUs, and Nomad place tasks of both plugins on"
+            f" one: take {'them' if there[1:] else 'it'} out, or let each plugin ignore the other's"
+            " GPUs (docs/migration.md)"
         )
 
 

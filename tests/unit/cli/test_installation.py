@@ -154,6 +154,37 @@ def test_an_agent_of_which_no_file_says_that_it_is_a_client_is_noted() -> None:
     assert said.startswith(f"still to do: set client {{ enabled = true }} in {FILE}")
 
 
+OFFICIAL = PluginBlock("nomad-device-nvidia", FILE, has_config=True, options={})
+WITH_OFFICIAL = PluginDir("/p", True, programs=(Program("nomad-device-nvidia", Kind.OTHER),))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "found", "said"),
+    [
+        ((OFFICIAL,), GOOD, f'plugin "nomad-device-nvidia" in {FILE} would offer whole GPUs'),
+        ((), WITH_OFFICIAL, "/p/nomad-device-nvidia would offer whole GPUs"),
+        (
+            (OFFICIAL,),
+            WITH_OFFICIAL,
+            f'nvidia and plugin "nomad-device-nvidia" in {FILE} would',
+        ),
+    ],
+)
+def test_another_plugin_for_the_same_gpus_is_noted(
+    blocks: tuple[PluginBlock, ...], found: PluginDir, said: str
+) -> None:
+    """Nomad knows ids, not cards, and would place tasks of both on one."""
+    (note,) = planned(agent(None, OURS, *blocks), found, SINGLE, {}).notes
+    assert said in note
+    assert "take it out" in note or "take them out" in note
+
+
+def test_another_plugin_that_is_off_is_not_noted() -> None:
+    """It offers nothing, on a node that is halfway from one to the other."""
+    off = OFFICIAL._replace(options={"enabled": False})
+    assert planned(agent(None, OURS, off), WITH_OFFICIAL, SINGLE, {}).notes == ()
+
+
 def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
     """There is no number that fits every node."""
     assert refused(agent(tmp_path), GOOD, SINGLE, {}) == (
