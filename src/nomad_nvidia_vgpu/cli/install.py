@@ -119,10 +119,12 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
     for path in own:
         _do(f"remove {path}", path.unlink, dry_run=dry_run)
     others = [b.file for b in agent.blocks if b.label == LABEL and b.file not in own]
-    for file in others:
-        tables.note(f'still to do: remove the plugin "{LABEL}" block from {file}')
-    if own or others:
-        tables.note(f"then {_RESTART}" if dry_run or others else _RESTART)
+    left = [f'the plugin "{LABEL}" block from {file}' for file in others]
+    left += [f"{path}, which is this plugin too" for path in _copies(found)]
+    for what in left:
+        tables.note(f"still to do: remove {what}")
+    if own or left:
+        tables.note(f"then {_RESTART}" if dry_run or left else _RESTART)
     else:
         tables.note("nothing to do: this plugin is not installed here")
     for sentence in _left_behind(agent):
@@ -247,6 +249,12 @@ def _check_writable(files: Sequence[Path]) -> None:
     said = [not_writable(str(each)) for each in folders if not os.access(each, os.W_OK | os.X_OK)]
     if said:
         raise ConfigError(said)
+
+
+def _copies(found: PluginDir) -> list[str]:
+    """Our programs under other names, which Nomad up to 1.9 starts; somebody may want them back."""
+    ours = [one.name for one in found.programs if one.kind is Kind.OURS]
+    return [f"{found.path}/{name}" for name in ours if name != LABEL]
 
 
 def _left_behind(agent: AgentConfig) -> list[str]:

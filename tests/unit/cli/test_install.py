@@ -292,6 +292,24 @@ def test_uninstall_leaves_what_is_not_ours(
     assert node.entry.exists()
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_uninstall_names_copies_under_other_names(
+    node: InstallNode, capsys: pytest.CaptureFixture[str], *, installed: bool
+) -> None:
+    """Nomad up to 1.9 would start them; they stay, for somebody may want one back."""
+    if installed:
+        assert node.run("install", "--vgpus", "4") == 0
+    copy = node.plugins / "nvidia-vgpu.bak"
+    copy.write_bytes(HEAD)
+    copy.chmod(0o755)
+    capsys.readouterr()
+    assert node.run("uninstall") == 0
+    said = capsys.readouterr().err
+    assert f"still to do: remove {copy}, which is this plugin too\nthen restart the agent" in said
+    assert "nothing to do" not in said
+    assert list(node.plugins.iterdir()) == [copy]
+
+
 def test_uninstall_says_what_of_mps_is_left(
     node: InstallNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
