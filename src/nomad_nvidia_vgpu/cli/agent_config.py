@@ -12,6 +12,8 @@ from nomad_nvidia_vgpu.cli.agent_http import AgentHttp
 from nomad_nvidia_vgpu.cli.config_file import (
     LABEL,
     block,
+    is_meant,
+    mislabelled,
     options_of,
     outside_config,
     parsed_file,
@@ -67,6 +69,17 @@ class AgentConfig:
         return next((block for block in reversed(self.blocks) if block.label == LABEL), None)
 
     @property
+    def mislabelled(self) -> list[str]:
+        """Where no block has our label, those that are meant for it, one sentence each."""
+        if self.ours is not None:
+            return []
+        return [
+            mislabelled(one.file, one.label)
+            for one in self.blocks
+            if is_meant(one.label, {*one.options, *one.outside})
+        ]
+
+    @property
     def without_effect(self) -> list[str]:
         """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
         ours = self.ours
@@ -74,9 +87,12 @@ class AgentConfig:
             return []
         earlier = [one for one in self.blocks if one.label == LABEL][:-1]
         said = [
-            f'plugin "{LABEL}" stands in {block.file} and later in {ours.file}, and Nomad takes the'
-            f" later alone: take out the one in {block.file}"
-            for block in earlier
+            f'plugin "{LABEL}" stands twice in {ours.file}, and Nomad takes the later alone: take out'
+            " the earlier"
+            if file == ours.file
+            else f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
+            f" later alone: take out the one in {file}"
+            for file in dict.fromkeys(one.file for one in earlier)
         ]
         if ours.has_args:
             said.append(

@@ -20,6 +20,7 @@ from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock, read_ag
 from nomad_nvidia_vgpu.cli.config_file import LABEL
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
+    agent_option,
     checked_config,
     given_config,
     option_flags,
@@ -48,14 +49,11 @@ def _agent_options(command: _F) -> _F:
             metavar="DIR",
             help="The agent's folder for plugins, where its files name none.",
         ),
-        click.option(
-            "--agent-config",
-            "paths",
-            type=click.Path(readable=False, path_type=Path),
-            multiple=True,
+        agent_option(
+            click.Path(readable=False, path_type=Path),
+            "What the agent is started with as -config: a file or a folder (repeatable).",
             default=[agent_config.USUAL],
             show_default=True,
-            help="What the agent is started with as -config: a file or a folder (repeatable).",
         ),
     ):
         command = option(command)
@@ -75,7 +73,7 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
     """
     agent = read_agent_config(paths)
     found = _found(agent, plugin_dir)
-    todo = planned(agent, found, _source(agent), given_config(None, flags))
+    todo = planned(agent, found, _source(agent), given_config((), flags).options)
     if todo.replaced is Kind.ORIGINAL:
         tables.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
     steps = _steps(todo)

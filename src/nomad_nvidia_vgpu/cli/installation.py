@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
-from nomad_nvidia_vgpu.cli.config_file import LABEL, is_meant, mislabelled, moved_inside
-from nomad_nvidia_vgpu.cli.config_options import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.config_file import LABEL, moved_inside
+from nomad_nvidia_vgpu.cli.config_options import checked_config, config_problems, with_any_size
 from nomad_nvidia_vgpu.cli.plugin_block import block_json, block_text, settings
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, not_writable, problems
 from nomad_nvidia_vgpu.errors import ConfigError
@@ -155,20 +155,15 @@ def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:
 def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:
     ours = agent.ours
     if ours is None:
-        said = [
-            mislabelled(block.file, block.label)
-            for block in agent.blocks
-            if is_meant(block.label, {*block.options, *block.outside})
-        ]
-        if said:
-            return said
+        if agent.mislabelled:
+            return agent.mislabelled
         if not given:
             return ["it is not set how GPUs are divided: say --vgpus or --vgpu-memory"]
-        return _config_problems(given) or _text_problems(given)
+        return config_problems(given) or _text_problems(given)
     if ours.outside:
         return [f"{ours.file}: {moved_inside(ours.outside)}"]
-    said = [f"{ours.file}: {problem}" for problem in _config_problems(ours.options)]
-    said += _config_problems(with_any_size(dict(given))) if given else []
+    said = [f"{ours.file}: {problem}" for problem in config_problems(ours.options)]
+    said += config_problems(with_any_size(given)) if given else []
     return said or _empty(ours, given)
 
 
@@ -181,14 +176,6 @@ def _empty(ours: PluginBlock, given: Mapping[str, Any]) -> list[str]:
     wanted = ", ".join(f"{path} = {value}" for path, value in settings(given).items())
     stays = f"{ours.file}: the plugin block {what}, so nothing is offered, and it stays as it is"
     return [f"{stays}: write {wanted or 'vgpus = …'} into its config block"]
-
-
-def _config_problems(options: Mapping[str, Any]) -> list[str]:
-    try:
-        checked_config(dict(options))
-    except ConfigError as error:
-        return list(error.problems)
-    return []
 
 
 def _text_problems(given: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,6 @@ from rich.table import Table
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
-    checked_config,
     given_config,
     named_config_options,
 )
@@ -71,7 +70,7 @@ _DAEMONS_STAY = (
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def launch(
     *,
-    config_file: Path | None,
+    paths: Sequence[Path],
     plugin_file: Path | None,
     interval_s: float,
     watch: bool,
@@ -88,12 +87,12 @@ def launch(
         raise click.UsageError("--watch and --json cannot go together: leave one out")
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
-    given = given_config(config_file, flags)
-    config = checked_config(given)
+    given = given_config(paths, flags)
+    config = given.checked()
     command = [str(plugin_file)] if plugin_file else own_command()
     with Host(command, HANDSHAKE, environment=_environment(), on_log=_log) as host:
         info, schema = host.info(), host.schema()
-        host.set_config(given)
+        host.set_config(given.options)
         groups = host.fingerprints().next_within(_FIRST_FINGERPRINT_S)
         sample, refused = sampled(groups, host.reserve, Refused)
         stats = host.stats(interval_s)
@@ -104,7 +103,7 @@ def launch(
                 {
                     "plugin": info._asdict(),
                     "schema": schema,
-                    "config": given,
+                    "config": given.options,
                     "groups": group_documents(groups),
                     "reservation": reservation_document(sample),
                     "mps": [view._asdict() for view in daemons],
@@ -113,7 +112,7 @@ def launch(
             )
             return _status(refused, groups, config)
         title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
-        tables.show(_config_table(title, schema, given))
+        tables.show(_config_table(title, schema, given.options))
         if daemons:
             tables.note(_DAEMONS_STAY)
         if groups:

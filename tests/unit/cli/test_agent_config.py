@@ -50,6 +50,19 @@ def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
     assert (agent.ours.file.name, agent.ours.has_config) == ("b.hcl", False)
 
 
+def test_a_block_that_has_no_effect_is_named_once(tmp_path: Path) -> None:
+    """With the file to edit; two in one file are one above the other."""
+    written(tmp_path, a_hcl=OURS + OURS, b_hcl=OURS)
+    (said,) = read_agent_config([tmp_path]).without_effect
+    first, last = tmp_path / "a.hcl", tmp_path / "b.hcl"
+    assert said.startswith(f'plugin "nvidia-vgpu" stands in {first} and later in {last}, and')
+    (said,) = read_agent_config([first]).without_effect
+    assert said == (
+        f'plugin "nvidia-vgpu" stands twice in {first}, and Nomad takes the later alone: take out the'
+        " earlier"
+    )
+
+
 def test_the_options_of_a_block_are_read(tmp_path: Path) -> None:
     """They are checked before the agent is restarted."""
     agent = read_agent_config([written(tmp_path, a_hcl=OURS)])
