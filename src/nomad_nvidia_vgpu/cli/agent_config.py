@@ -123,6 +123,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     for file in files:
         try:
             parsed = parsed_file(file)
+            blocks += _blocks(file, parsed)
         except ConfigError as error:
             closed = isinstance(error.__cause__, PermissionError)
             problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
@@ -131,17 +132,6 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         if isinstance(enabled := block(parsed, "client").get("enabled"), bool):
             client_enabled = enabled or client_enabled is True  # Nomad's own way to merge it
-        blocks += [
-            PluginBlock(
-                label,
-                file,
-                "config" in body,
-                options_of(body),
-                outside_config(body),
-                bool(body.get("args")),
-            )
-            for label, body in plugin_blocks(parsed)
-        ]
     if problems:
         raise ConfigError(problems)
     folders = [path for path in paths if path.is_dir()]
@@ -154,6 +144,21 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         http=http.environment(),
         client_enabled=client_enabled,
     )
+
+
+def _blocks(file: Path, parsed: dict[str, Any]) -> list[PluginBlock]:
+    """The plugin blocks in a file; ConfigError if labelled options in one are there twice."""
+    return [
+        PluginBlock(
+            label,
+            file,
+            "config" in body,
+            options_of(file, body),
+            outside_config(body),
+            bool(body.get("args")),
+        )
+        for label, body in plugin_blocks(parsed)
+    ]
 
 
 def _files(path: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from nomad_nvidia_vgpu.errors import ConfigError
 BLOCK_FILE = f"{LABEL}.hcl"
 _OFFICIAL = "nomad-device-nvidia"
 """File and label of HashiCorp's plugin, which offers whole GPUs."""
+_OTHER_SIZE = {"vgpus": "vgpu_memory", "vgpu_memory": "vgpus"}
 
 
 class Source(NamedTuple):
@@ -200,10 +201,17 @@ def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     stays = f"{agent.ours.file} has a plugin block, which stays"
     there = settings(agent.ours.options)
-    return tuple(
-        f"{stays}: {path} is {there[path]} in it, and {value} was asked for: edit that file"
-        if path in there
-        else f"{stays}: {path} = {value} was asked for, and is not in it: edit that file"
-        for path, value in settings(given).items()
-        if there.get(path) != value
-    )
+    said = []
+    for path, value in settings(given).items():
+        if there.get(path) == value:
+            continue
+        scope, dot, name = path.rpartition(".")
+        instead = f"{scope}{dot}{_OTHER_SIZE.get(name)}"
+        if path in there:
+            differs = f"{path} is {there[path]} in it, and {value} was asked for"
+        elif instead in there:
+            differs = f"{instead} is {there[instead]} in it, and {path} = {value} was asked for"
+        else:
+            differs = f"{path} = {value} was asked for, and is not in it"
+        said.append(f"{stays}: {differs}: edit that file")
+    return tuple(said)

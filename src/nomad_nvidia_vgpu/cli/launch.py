@@ -81,7 +81,7 @@ def launch(
 
     It acts as it does under Nomad: it starts the MPS daemons that the config asks for, which stay,
     and for as long as it runs (--watch) its memory guard watches the tasks of this node. Exit status
-    1 when it would refuse a task, or publishes nothing though its config says what.
+    1 when it would refuse a task, or publishes nothing though it is configured.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json cannot go together: leave one out")

@@ -119,10 +119,13 @@ def test_what_only_root_reads_says_so(
 
 def test_every_wrong_file_is_named(tmp_path: Path) -> None:
     """What does not parse or is not there, all at once."""
-    written(tmp_path, a_hcl="x = = 1", b_json="{")
+    twice = 'config {\n gpu "*" {\n vgpus = 1\n }\n gpu "*" {\n vgpus = 2\n }\n }'
+    ours = f'plugin "nvidia-vgpu" {{\n {twice}\n}}'
+    written(tmp_path, a_hcl="x = = 1", b_json="{", c_hcl=ours)
     with pytest.raises(ConfigError) as caught:
         read_agent_config([tmp_path, tmp_path / "absent"])
-    first, second, third = caught.value.problems
+    first, second, third, fourth = caught.value.problems
     assert "absent cannot be read: No such file or directory; say --agent-config" in first
     assert "a.hcl is not valid HCL" in second
     assert "b.json is not valid JSON" in third
+    assert fourth == f'{tmp_path}/c.hcl: gpu "*" is there twice: make one block of them'

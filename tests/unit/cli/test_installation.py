@@ -208,6 +208,12 @@ def test_an_existing_block_is_not_changed_by_flags() -> None:
     )
 
 
+def test_the_other_size_of_an_existing_block_is_named() -> None:
+    """Who wrote one beside it would have two, which the plugin refuses."""
+    (said,) = planned(agent(None, OURS), GOOD, SINGLE, {"vgpu_memory": "10GiB"}).unwritten
+    assert 'vgpus is 8 in it, and vgpu_memory = "10GiB" was asked for: edit that file' in said
+
+
 @pytest.mark.parametrize("blocks", [(), (OURS,)], ids=["no block", "a block"])
 def test_flags_are_refused_as_the_plugin_would(blocks: tuple[PluginBlock, ...]) -> None:
     """In its own words, whether they would be written or not."""
