@@ -54,7 +54,7 @@ class AgentConfig:
     http: Mapping[str, str] = field(default_factory=dict)
     """The NOMAD_… variables that lead to the agent's API."""
     client_enabled: bool | None = None
-    """Whether the agent is a client, which a later false does not undo; None if no file says it."""
+    """Whether the agent is a client, which alone starts plugins; None: no file says."""
 
     @property
     def plugins(self) -> str | None:
@@ -110,8 +110,8 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     """The configuration in these files and folders; ConfigError with every file that is wrong."""
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
-    http = AgentHttp()
     client_enabled: bool | None = None
+    http = AgentHttp()
     for path in paths:
         try:
             files += _files(path)
@@ -130,8 +130,9 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             continue
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
-        if isinstance(enabled := block(parsed, "client").get("enabled"), bool):
-            client_enabled = enabled or client_enabled is True  # Nomad's own way to merge it
+        # Once such a value is true, no later file takes that back.
+        if (enabled := block(parsed, "client").get("enabled")) is not None:
+            client_enabled = client_enabled or _is_true(enabled)
     if problems:
         raise ConfigError(problems)
     folders = [path for path in paths if path.is_dir()]
@@ -171,6 +172,11 @@ def _files(path: Path) -> list[Path]:
         for file in path.iterdir()
         if file.name.endswith(_SUFFIXES) and not file.name.startswith(".#") and file.is_file()
     )
+
+
+def _is_true(value: object) -> bool:
+    """As Nomad reads a boolean, quoted or not."""
+    return str(value).lower() in ("true", "1")
 
 
 def _strings(parsed: dict[str, Any], *names: str) -> Iterator[tuple[str, str]]:

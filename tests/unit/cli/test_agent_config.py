@@ -41,6 +41,29 @@ def test_the_default_is_below_the_data(tmp_path: Path) -> None:
     assert read_agent_config([written(tmp_path, a_hcl="")]).plugins is None
 
 
+@pytest.mark.parametrize(
+    ("files", "client"),
+    [
+        ({"a_hcl": 'client {\n node_class = "gpu"\n}'}, None),
+        ({"a_hcl": "client {\n enabled = false\n}"}, False),
+        ({"a_hcl": "client {\n enabled = true\n}"}, True),
+        (
+            {"a_json": '{"client": {"enabled": "1"}}', "b_hcl": "client {\n enabled = false\n}"},
+            True,
+        ),
+        (
+            {"a_hcl": "client {\n enabled = false\n}", "b_json": '{"client": [{"enabled": true}]}'},
+            True,
+        ),
+    ],
+)
+def test_a_client_is_one_by_any_of_the_files(
+    tmp_path: Path, files: dict[str, str], *, client: bool | None
+) -> None:
+    """As Nomad merges them: no later file takes it back."""
+    assert read_agent_config([written(tmp_path, **files)]).client_enabled is client
+
+
 def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
     """Nomad takes a later block whole in place of an earlier one."""
     other = 'plugin "nvidia-vgpu" {\n}\nplugin "raw_exec" {\n  config {}\n}\n'
@@ -82,24 +105,6 @@ def test_several_are_read_in_the_order_given(tmp_path: Path) -> None:
     """As the agent's -config options."""
     written(tmp_path, a_hcl='plugin_dir = "/a"', b_hcl='plugin_dir = "/b"')
     assert read_agent_config([tmp_path / "b.hcl", tmp_path / "a.hcl"]).plugins == "/a"
-
-
-@pytest.mark.parametrize(
-    ("files", "is_client"),
-    [
-        ({"a_hcl": "client {\n enabled = true\n}"}, True),
-        ({"a_json": '{"client": {"enabled": false}}', "b_hcl": "client {\n enabled = true\n}"}, True),
-        ({"a_hcl": "client {\n enabled = true\n}", "b_json": '{"client": {"enabled": false}}'}, True),
-        ({"a_hcl": "client {\n enabled = false\n}", "b_hcl": 'client {\n node_pool = "x"\n}'}, False),
-        ({"a_hcl": 'client {\n node_pool = "x"\n}'}, None),
-        ({"a_hcl": "server {\n enabled = true\n}"}, None),
-    ],
-)  # fmt: skip
-def test_whether_it_is_a_client_is_merged_as_nomad_does(
-    tmp_path: Path, files: dict[str, str], *, is_client: bool | None
-) -> None:
-    """One file that says so is enough, whatever later ones say; None: no file says it."""
-    assert read_agent_config([written(tmp_path, **files)]).client_enabled is is_client
 
 
 @pytest.mark.parametrize("call", [(Path, "open"), (Path, "iterdir")])
