@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from nomad_nvidia_vgpu.cli.agent_http import AgentHttp
 from nomad_nvidia_vgpu.cli.config_file import (
     LABEL,
+    block,
+    is_meant,
+    mislabelled,
     options_of,
     outside_config,
     parsed_file,
@@ -50,6 +53,8 @@ class AgentConfig:
     blocks: tuple[PluginBlock, ...]
     http: Mapping[str, str] = field(default_factory=dict)
     """The NOMAD_… variables that lead to the agent's API."""
+    client_enabled: bool | None = None
+    """Whether the agent is a client, which alone starts plugins; None: no file says."""
 
     @property
     def plugins(self) -> str | None:
@@ -64,6 +69,17 @@ class AgentConfig:
         return next((block for block in reversed(self.blocks) if block.label == LABEL), None)
 
     @property
+    def mislabelled(self) -> list[str]:
+        """Where no block has our label, those that are meant for it, one sentence each."""
+        if self.ours is not None:
+            return []
+        return [
+            mislabelled(one.file, one.label)
+            for one in self.blocks
+            if is_meant(one.label, {*one.options, *one.outside})
+        ]
+
+    @property
     def without_effect(self) -> list[str]:
         """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
         ours = self.ours
@@ -71,9 +87,12 @@ class AgentConfig:
             return []
         earlier = [one for one in self.blocks if one.label == LABEL][:-1]
         said = [
-            f'plugin "{LABEL}" stands in {block.file} and later in {ours.file}, and Nomad takes the'
-            f" later alone: take out the one in {block.file}"
-            for block in earlier
+            f'plugin "{LABEL}" stands twice in {ours.file}, and Nomad takes the later alone: take out'
+            " the earlier"
+            if file == ours.file
+            else f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
+            f" later alone: take out the one in {file}"
+            for file in dict.fromkeys(one.file for one in earlier)
         ]
         if ours.has_args:
             said.append(
@@ -91,6 +110,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     """The configuration in these files and folders; ConfigError with every file that is wrong."""
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
+    client_enabled: bool | None = None
     http = AgentHttp()
     for path in paths:
         try:
@@ -103,23 +123,16 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     for file in files:
         try:
             parsed = parsed_file(file)
+            blocks += _blocks(file, parsed)
         except ConfigError as error:
             closed = isinstance(error.__cause__, PermissionError)
             problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
             continue
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
-        blocks += [
-            PluginBlock(
-                label,
-                file,
-                "config" in body,
-                options_of(body),
-                outside_config(body),
-                bool(body.get("args")),
-            )
-            for label, body in plugin_blocks(parsed)
-        ]
+        # Once such a value is true, no later file takes that back.
+        if (enabled := block(parsed, "client").get("enabled")) is not None:
+            client_enabled = client_enabled or _is_true(enabled)
     if problems:
         raise ConfigError(problems)
     folders = [path for path in paths if path.is_dir()]
@@ -130,7 +143,23 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         data_dir=values.get("data_dir"),
         blocks=tuple(blocks),
         http=http.environment(),
+        client_enabled=client_enabled,
     )
+
+
+def _blocks(file: Path, parsed: dict[str, Any]) -> list[PluginBlock]:
+    """The plugin blocks in a file; ConfigError if labelled options in one are there twice."""
+    return [
+        PluginBlock(
+            label,
+            file,
+            "config" in body,
+            options_of(file, body),
+            outside_config(body),
+            bool(body.get("args")),
+        )
+        for label, body in plugin_blocks(parsed)
+    ]
 
 
 def _files(path: Path) -> list[Path]:
@@ -143,6 +172,11 @@ def _files(path: Path) -> list[Path]:
         for file in path.iterdir()
         if file.name.endswith(_SUFFIXES) and not file.name.startswith(".#") and file.is_file()
     )
+
+
+def _is_true(value: object) -> bool:
+    """As Nomad reads a boolean, quoted or not."""
+    return str(value).lower() in ("true", "1")
 
 
 def _strings(parsed: dict[str, Any], *names: str) -> Iterator[tuple[str, str]]:

@@ -92,11 +92,11 @@ def mislabelled(file: Path, label: str) -> str:
     )
 
 
-def options_of(body: dict[str, Any]) -> dict[str, object]:
-    """The options in the `config` of a plugin block."""
+def options_of(file: Path, body: dict[str, Any]) -> dict[str, object]:
+    """The options in the `config` of a plugin block; ConfigError if a labelled one is there twice."""
     merged: dict[str, object] = {}
     for config in _maps(body.get("config")):
-        merged.update(_unwrapped(config))
+        merged.update(_unwrapped(file, config))
     return merged
 
 
@@ -147,25 +147,25 @@ def _unquoted(key: re.Match[str]) -> str:
 def _options_in(path: Path, parsed: dict[str, Any]) -> dict[str, object]:
     if "plugin" not in parsed:
         if set(parsed) == {"config"}:
-            return options_of(parsed)
+            return options_of(path, parsed)
         if parsed and not {option.name for option in options()} & set(parsed):
             raise ConfigError([f'{path} has no plugin "{LABEL}" block: add one'])
-        return _unwrapped(parsed)
+        return _unwrapped(path, parsed)
     blocks = list(plugin_blocks(parsed))
     ours = [body for label, body in blocks if label == LABEL]
     if ours:
         body = ours[-1]  # of two blocks Nomad takes the later one whole
         if names := outside_config(body):
             raise ConfigError([f"{path}: {moved_inside(names)}"])
-        return options_of(body)
-    meant = [label for label, body in blocks if is_meant(label, {*body, *options_of(body)})]
+        return options_of(path, body)
+    meant = [label for label, body in blocks if is_meant(label, {*body, *options_of(path, body)})]
     if meant:
         raise ConfigError([mislabelled(path, label) for label in meant])
     labels = ", ".join(sorted({label for label, _ in blocks})) or "none"
     raise ConfigError([f'{path} has no plugin "{LABEL}" block, only {labels}: add one'])
 
 
-def _unwrapped(given: dict[str, Any]) -> dict[str, object]:
+def _unwrapped(file: Path, given: dict[str, Any]) -> dict[str, object]:
     """The options, with a block that HCL gives as a list of one map as that map.
 
     Blocks with labels become one map of label to block; ConfigError if a label is there twice.
@@ -174,18 +174,20 @@ def _unwrapped(given: dict[str, Any]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in given.items():
         if name in labelled and any(_maps(value)):
-            found[name] = _by_label(name, value)
+            found[name] = _by_label(file, name, value)
         else:
             found[name] = _block(value)
     return found
 
 
-def _by_label(name: str, value: object) -> dict[str, object]:
+def _by_label(file: Path, name: str, value: object) -> dict[str, object]:
     found: dict[str, object] = {}
     for blocks in _maps(value):
         for label, body in blocks.items():
             if label in found or (isinstance(body, list) and len(body) > 1):
-                raise ConfigError([f'{name} "{label}" is there twice: make one block of them'])
+                raise ConfigError(
+                    [f'{file}: {name} "{label}" is there twice: make one block of them']
+                )
             found[label] = _block(body)
     return found
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_SIZES = ("vgpus", "vgpu_memory")
 
 
 class ConfiguredCommand(click.Command):
@@ -41,16 +43,31 @@ class ConfiguredCommand(click.Command):
 def config_options(command: _F) -> _F:
     """Gives a command `--config PATH` and one flag per option of the config block.
 
-    The command gets them as keyword arguments, to be handed on to `given_config` or `node_config`.
+    The command gets them as keyword arguments, to be handed on to `node_config`.
     """
+    return _config_option(f"By default {agent_config.USUAL}, where it has that block.")(command)
+
+
+def named_config_options(command: _F) -> _F:
+    """The same for a command that uses no config but the one it is given: `given_config`."""
+    return _config_option("By default flags alone count.")(command)
+
+
+def _config_option(default: str) -> Callable[[_F], _F]:
+    option = agent_option(
+        click.Path(exists=True, path_type=Path),
+        "What the agent is started with as -config: a folder, or the file that has the plugin"
+        ' "nvidia-vgpu" block (repeatable); or one file with that block\'s config alone (HCL or JSON).'
+        f" Flags win over it. {default}",
+    )
+    return lambda command: option(option_flags(command))
+
+
+def agent_option(kind: click.Path, text: str, **settings: Any) -> Callable[[_F], _F]:
+    """The option that names an agent's files, under both of its names: the keyword `paths`."""
     return click.option(
-        "--config",
-        "config_file",
-        type=click.Path(exists=True, path_type=Path),
-        help="What the agent is started with as -config: a folder, or the file that has the plugin"
-        ' "nvidia-vgpu" block; or a file with that block\'s config alone (HCL or JSON). Flags win'
-        f" over it. By default {agent_config.USUAL}, where it has that block.",
-    )(option_flags(command))
+        "--config", "--agent-config", "paths", type=kind, multiple=True, help=text, **settings
+    )
 
 
 def option_flags(command: _F) -> _F:
@@ -60,58 +77,117 @@ def option_flags(command: _F) -> _F:
     return command
 
 
-def given_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object]:
-    """Option to value, only those that were given; ConfigError if file or folder cannot be read."""
-    return _with_flags(_read(config) if config else {}, flags)
+@dataclass(frozen=True)
+class Given:
+    """A config from the command line."""
+
+    options: dict[str, object]
+    """Option to value, only those that were given."""
+    file: Path | None = None
+    in_file: Mapping[str, object] = field(default_factory=dict)
+    """What that file says, without flags."""
+
+    def checked(self, *, any_size: bool = False) -> PluginConfig:
+        """The config; ConfigError as `checked_config`, which also names the file that is wrong.
+
+        `any_size`: for a command to which the number of vGPUs does not matter.
+        """
+        complete = with_any_size if any_size else dict
+        try:
+            return checked_config(complete(self.options))
+        except ConfigError as error:
+            of_file = set(config_problems(complete(self.in_file)))
+            raise ConfigError(
+                [f"{self.file}: {p}" if p in of_file else p for p in error.problems]
+            ) from error
 
 
-def node_config(config: Path | None, flags: dict[str, Any]) -> dict[str, object]:
-    """The same, and where no file is named, what this node's agent gives the plugin."""
-    return _with_flags(_read(config) if config else _of_this_node(), flags)
+def given_config(paths: Sequence[Path], flags: dict[str, Any]) -> Given:
+    """What flags and files say; ConfigError if a file or folder cannot be read."""
+    return _with_flags(*_read(paths), flags) if paths else _with_flags({}, None, flags)
 
 
-def _with_flags(given: dict[str, object], flags: dict[str, Any]) -> dict[str, object]:
+def node_config(paths: Sequence[Path], flags: dict[str, Any], *, needed: bool = False) -> Given:
+    """The same, and where no file is named, what this node's agent gives the plugin.
+
+    `needed`: ConfigError too where the agent's own files cannot be read.
+    """
+    return _with_flags(*(_read(paths) if paths else _of_this_node(needed=needed)), flags)
+
+
+def _with_flags(in_file: dict[str, object], file: Path | None, flags: dict[str, Any]) -> Given:
+    return Given(_replaced(in_file, _asked(flags)), file, in_file)
+
+
+def _asked(flags: dict[str, Any]) -> dict[str, Any]:
+    """What the flags alone say."""
+    asked: dict[str, Any] = {}
     for path, option in all_options():
         value = flags.get(_parameter(path))
         if value in (None, ()):
             continue
         if LABELLED in path:
-            _set_in_blocks(given, path, option, value)
+            _set_in_blocks(asked, path, option, value)
             continue
         *blocks, name = path.split(".")
-        place: dict[str, Any] = given
+        place = asked
         for block in blocks:
             place = place.setdefault(block, {})
         place[name] = list(value) if isinstance(value, tuple) else value
-    return given
+    return asked
 
 
-def _read(path: Path) -> dict[str, object]:
-    """The options in a file, or in a folder as the agent would read it."""
-    if not path.is_dir():
-        return read_config_file(path)
-    block = read_agent_config([path]).ours
+def _replaced(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` with what `asked` says instead; of the two sizes a scope has one."""
+    sized = any(size in asked for size in _SIZES)
+    found = {name: value for name, value in given.items() if not (sized and name in _SIZES)}
+    for name, value in asked.items():
+        there = found.get(name)
+        if isinstance(value, dict) and isinstance(there, dict):
+            found[name] = _replaced(there, value)
+        else:
+            found[name] = value
+    return found
+
+
+def _read(paths: Sequence[Path]) -> tuple[dict[str, object], Path]:
+    """The options in a file, or in what the agent reads, as it would; and the file they are in."""
+    if len(paths) == 1 and not paths[0].is_dir():
+        return read_config_file(paths[0]), paths[0]
+    block = _our_block(paths)
     if block is None:
-        raise ConfigError([f'no file in {path} has a plugin "{LABEL}" block: add one'])
-    return _options(block)
+        where = ", ".join(map(str, paths))
+        raise ConfigError([f'no file in {where} has a plugin "{LABEL}" block: add one'])
+    return _options(block), block.file
 
 
-def _of_this_node() -> dict[str, object]:
+def _of_this_node(*, needed: bool) -> tuple[dict[str, object], Path | None]:
     """The options where an agent mostly has them, if it has; standard error says so."""
     usual = agent_config.USUAL
     if not usual.exists():
-        return {}
+        return {}, None
     try:
-        block = read_agent_config([usual]).ours
+        block = _our_block([usual])
     except ConfigError as error:
+        if needed:
+            raise
         # Not what was asked for, so no reason to refuse.
         why = "; ".join(error.problems)
         tables.note(f"nvidia-vgpu: the options in {usual} are not known: {why}")
-        return {}
+        return {}, None
     if block is None:
-        return {}
+        return {}, None
+    found = _options(block)
     tables.note(f"nvidia-vgpu: with the options in {block.file}; --config names another file")
-    return _options(block)
+    return found, block.file
+
+
+def _our_block(paths: Sequence[Path]) -> PluginBlock | None:
+    """The block that the agent would use; ConfigError if none has our label and one is meant to."""
+    agent = read_agent_config(paths)
+    if agent.mislabelled:
+        raise ConfigError(agent.mislabelled)
+    return agent.ours
 
 
 def _options(block: PluginBlock) -> dict[str, object]:
@@ -132,10 +208,19 @@ def checked_config(given: dict[str, Any]) -> PluginConfig:
     return config
 
 
-def with_any_size(given: dict[str, Any]) -> dict[str, Any]:
+def config_problems(given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a config, one sentence each."""
+    try:
+        checked_config(dict(given))
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def with_any_size(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same, complete for a command to which the number of vGPUs does not matter."""
-    sized = any(given.get(name) is not None for name in ("vgpus", "vgpu_memory"))
-    return given if sized else {**given, "vgpus": 1}
+    sized = any(given.get(name) is not None for name in _SIZES)
+    return dict(given) if sized else {**given, "vgpus": 1}
 
 
 def _set_in_blocks(given: dict[str, Any], path: str, option: Option, values: Any) -> None:

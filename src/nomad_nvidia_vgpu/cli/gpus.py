@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ import click
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
-    checked_config,
     config_options,
     node_config,
-    with_any_size,
 )
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio, SeenGpu
@@ -41,13 +40,13 @@ _COLUMNS = (
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--facts", is_flag=True, help="Every lasting fact of each GPU.")
-def gpus(*, config_file: Path | None, as_json: bool, facts: bool, **flags: Any) -> int:
+def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> int:
     """Show the GPUs of this node, ignored ones too: what they are, how they fare.
 
     And the MPS daemons that this plugin keeps, with the limits in force and their clients. Exit
     status 1 when a GPU is unhealthy or will not answer, or a daemon does not work.
     """
-    config = checked_config(with_any_size(node_config(config_file, flags)))
+    config = node_config(paths, flags).checked(any_size=True)
     found = survey(source_of(config.simulate))
     daemons = () if config.simulate else daemon_views(config.mps)
     if as_json:

@@ -20,6 +20,7 @@ from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock, read_ag
 from nomad_nvidia_vgpu.cli.config_file import LABEL
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
+    agent_option,
     checked_config,
     given_config,
     option_flags,
@@ -44,16 +45,15 @@ def _agent_options(command: _F) -> _F:
     for option in (
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option(
-            "--plugin-dir", metavar="DIR", help="Instead of the one in the configuration."
+            "--plugin-dir",
+            metavar="DIR",
+            help="The agent's folder for plugins, where its files name none.",
         ),
-        click.option(
-            "--agent-config",
-            "paths",
-            type=click.Path(readable=False, path_type=Path),
-            multiple=True,
+        agent_option(
+            click.Path(readable=False, path_type=Path),
+            "What the agent is started with as -config: a file or a folder (repeatable).",
             default=[agent_config.USUAL],
             show_default=True,
-            help="What the agent is started with as -config: a file or a folder (repeatable).",
         ),
     ):
         command = option(command)
@@ -63,16 +63,17 @@ def _agent_options(command: _F) -> _F:
 @click.command(cls=ConfiguredCommand, short_help="Put this program into an agent's plugin_dir.")
 @_agent_options
 @option_flags
-def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **flags: Any) -> None:
+def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **flags: Any) -> int:
     """Put this program into a Nomad agent's plugin_dir, with a plugin block to go with it.
 
     The single file is copied, a program in a virtual environment is linked to. A file that is
     there is replaced in one step; existing configuration is never changed. Each option of the
-    block is a flag, for a configuration without our block.
+    block is a flag, for a configuration without our block. Exit status 1 when something could not be
+    done, or flags ask for what an existing block does not say.
     """
     agent = read_agent_config(paths)
     found = _found(agent, plugin_dir)
-    todo = planned(agent, found, _source(agent), given_config(None, flags))
+    todo = planned(agent, found, _source(agent), given_config((), flags).options)
     if todo.replaced is Kind.ORIGINAL:
         tables.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
     steps = _steps(todo)
@@ -81,12 +82,13 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
         if todo.block_file is None:
             tables.note("add this to the agent's configuration:")
         click.echo(todo.block.rstrip())
-    for sentence in todo.notes:
+    for sentence in (*todo.notes, *todo.unwritten):
         tables.note(sentence)
-    if todo.block is None and not steps:
-        tables.note("nothing to do: the plugin block is there too")
+    if todo.block is not None or steps or todo.unwritten:
+        tables.note(f"then {_RESTART}" if dry_run or todo.unwritten else _RESTART)
     else:
-        tables.note(f"then {_RESTART}" if dry_run else _RESTART)
+        tables.note("nothing to do: the plugin block is there too")
+    return int(bool(todo.unwritten))
 
 
 @click.command(short_help="Take this program out of it again.")
@@ -115,10 +117,12 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
     for path in own:
         _do(f"remove {path}", path.unlink, dry_run=dry_run)
     others = [b.file for b in agent.blocks if b.label == LABEL and b.file not in own]
-    for file in others:
-        tables.note(f'still to do: remove the plugin "{LABEL}" block from {file}')
-    if own or others:
-        tables.note(f"then {_RESTART}" if dry_run or others else _RESTART)
+    left = [f'the plugin "{LABEL}" block from {file}' for file in others]
+    left += [f"{path}, which is this plugin too" for path in _copies(found)]
+    for what in left:
+        tables.note(f"still to do: remove {what}")
+    if own or left:
+        tables.note(f"then {_RESTART}" if dry_run or left else _RESTART)
     else:
         tables.note("nothing to do: this plugin is not installed here")
     for sentence in _left_behind(agent):
@@ -245,17 +249,25 @@ def _check_writable(files: Sequence[Path]) -> None:
         raise ConfigError(said)
 
 
+def _copies(found: PluginDir) -> list[str]:
+    """Our programs under other names, which Nomad up to 1.9 starts; somebody may want them back."""
+    ours = [one.name for one in found.programs if one.kind is Kind.OURS]
+    return [f"{found.path}/{name}" for name in ours if name != LABEL]
+
+
 def _left_behind(agent: AgentConfig) -> list[str]:
     """What this command does not take away, one sentence each."""
     said = []
+    usual = PluginConfig().mps.root
     try:
         root = checked_config(agent.ours.options if agent.ours else {}).mps.root
     except ConfigError:
-        root = PluginConfig().mps.root
+        root = usual
     if Path(root).is_dir() and any(Path(root).iterdir()):
+        where = "" if root == usual else f" --mps-root {root}"  # the block that says it goes
         said.append(
             f"MPS daemons and compute modes may be left ({root}): with the agent and the tasks"
-            f" stopped, run {LABEL} release"
+            f" stopped, run {LABEL} release{where}"
         )
     unpacked = [place for place in UNPACKED if Path(place).is_dir()]
     if unpacked:

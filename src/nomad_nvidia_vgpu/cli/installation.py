@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
-from nomad_nvidia_vgpu.cli.config_file import LABEL, is_meant, mislabelled, moved_inside
-from nomad_nvidia_vgpu.cli.config_options import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.config_file import LABEL, moved_inside
+from nomad_nvidia_vgpu.cli.config_options import checked_config, config_problems, with_any_size
 from nomad_nvidia_vgpu.cli.plugin_block import block_json, block_text, settings
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, not_writable, problems
 from nomad_nvidia_vgpu.errors import ConfigError
 
 BLOCK_FILE = f"{LABEL}.hcl"
+_OFFICIAL = "nomad-device-nvidia"
+"""File and label of HashiCorp's plugin, which offers whole GPUs."""
+_OTHER_SIZE = {"vgpus": "vgpu_memory", "vgpu_memory": "vgpus"}
 
 
 class Source(NamedTuple):
@@ -43,7 +46,9 @@ class Installation:
     block_file: Path | None
     """Where to write it; None if it is for a person to add."""
     notes: tuple[str, ...]
-    """What was asked for, or is in the configuration, and has no effect, one sentence each."""
+    """What is in the configuration and has no effect, or is still to do, one sentence each."""
+    unwritten: tuple[str, ...]
+    """What was asked for and an existing block does not say, one sentence each."""
     replaced: Kind | None
 
 
@@ -56,6 +61,11 @@ def planned(
     asked for.
     """
     said = [*_place_problems(agent, found), *_block_problems(agent, given)]
+    if agent.client_enabled is False:
+        said.append(
+            f"{agent.given} says client {{ enabled = false }}, and plugins run on clients alone:"
+            " install it on a client, or set that to true"
+        )
     if source.problem:
         said.append(source.problem)
     block_file = agent.folder / BLOCK_FILE if agent.folder and agent.ours is None else None
@@ -76,7 +86,8 @@ def planned(
         there_already=source.path == entry,
         block=None if agent.ours else _block(agent, given),
         block_file=block_file,
-        notes=(*agent.without_effect, *_unwritten(agent, given)),
+        notes=(*agent.without_effect, *_sold_twice(agent, found), *_to_set(agent, found.path)),
+        unwritten=_unwritten(agent, given),
         replaced=found.holds(LABEL),
     )
 
@@ -97,40 +108,75 @@ def _block(agent: AgentConfig, given: Mapping[str, Any]) -> str:
 
 def _place_problems(agent: AgentConfig, found: PluginDir | None) -> list[str]:
     if found is not None:
-        return problems(found)
+        return problems(found) + _elsewhere(agent, found.path)
     if agent.plugins is None:
         read = ", ".join(map(str, agent.files)) or f"no file in {agent.given}"
         return [f'neither plugin_dir nor data_dir is set ({read}): set plugin_dir = "/…"']
     return [f"plugin_dir must be an absolute path, got {agent.plugins!r}: write the whole path"]
 
 
+def _elsewhere(agent: AgentConfig, path: str) -> list[str]:
+    """What is wrong with a folder that was asked for, and is not the agent's."""
+    if agent.plugins is None or Path(path).resolve() == Path(agent.plugins).resolve():
+        return []
+    where = f"{agent.plugins} by {agent.given}"
+    remedy = f'set plugin_dir = "{path}" there, or leave --plugin-dir out'
+    return [f"--plugin-dir {path} is not where the agent looks, which is {where}: {remedy}"]
+
+
+def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
+    """What a person has still to write for the agent to start what is in the folder."""
+    if agent.plugins is None:
+        yield (
+            f'still to do: set plugin_dir = "{path}" in {agent.given}, where neither it nor data_dir'
+            " is set"
+        )
+    if agent.client_enabled is None:
+        yield (
+            f"still to do: set client {{ enabled = true }} in {agent.given}, which does not say it,"
+            " unless the agent is started with -client or -dev: plugins run on clients alone"
+        )
+
+
+def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:
+    """What offers the GPUs beside this plugin; it may, if each ignores the other's."""
+    block = next((one for one in reversed(agent.blocks) if one.label == _OFFICIAL), None)
+    if block is not None and block.options.get("enabled") is False:
+        return
+    there = [f"{found.path}/{_OFFICIAL}"] if found.holds(_OFFICIAL) else []
+    there += [f'plugin "{_OFFICIAL}" in {block.file}'] if block is not None else []
+    if there:
+        yield (
+            f"{' and '.join(there)} would offer whole GPUs, and Nomad place tasks of both plugins on"
+            f" one: take {'them' if there[1:] else 'it'} out, or let each plugin ignore the other's"
+            " GPUs (docs/migration.md)"
+        )
+
+
 def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:
     ours = agent.ours
     if ours is None:
-        said = [
-            mislabelled(block.file, block.label)
-            for block in agent.blocks
-            if is_meant(block.label, {*block.options, *block.outside})
-        ]
-        if said:
-            return said
+        if agent.mislabelled:
+            return agent.mislabelled
         if not given:
             return ["it is not set how GPUs are divided: say --vgpus or --vgpu-memory"]
-        return _config_problems(given) or _text_problems(given)
+        return config_problems(given) or _text_problems(given)
     if ours.outside:
         return [f"{ours.file}: {moved_inside(ours.outside)}"]
-    if not ours.has_config:
-        return [f"{ours.file}: the plugin block has no config block, so nothing is offered: add it"]
-    said = [f"{ours.file}: {problem}" for problem in _config_problems(ours.options)]
-    return said + (_config_problems(with_any_size(dict(given))) if given else [])
+    said = [f"{ours.file}: {problem}" for problem in config_problems(ours.options)]
+    said += config_problems(with_any_size(given)) if given else []
+    return said or _empty(ours, given)
 
 
-def _config_problems(options: Mapping[str, Any]) -> list[str]:
-    try:
-        checked_config(dict(options))
-    except ConfigError as error:
-        return list(error.problems)
-    return []
+def _empty(ours: PluginBlock, given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a block that sets no option: existing configuration is never changed."""
+    config = checked_config(dict(ours.options))
+    if ours.has_config and (config.configured or not config.enabled):
+        return []
+    what = "sets no option" if ours.has_config else "has no config block"
+    wanted = ", ".join(f"{path} = {value}" for path, value in settings(given).items())
+    stays = f"{ours.file}: the plugin block {what}, so nothing is offered, and it stays as it is"
+    return [f"{stays}: write {wanted or 'vgpus = …'} into its config block"]
 
 
 def _text_problems(given: Mapping[str, Any]) -> list[str]:
@@ -155,10 +201,17 @@ def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     stays = f"{agent.ours.file} has a plugin block, which stays"
     there = settings(agent.ours.options)
-    return tuple(
-        f"{stays}: {path} is {there[path]} in it, and {value} was asked for: edit that file"
-        if path in there
-        else f"{stays}: {path} = {value} was asked for, and is not in it: edit that file"
-        for path, value in settings(given).items()
-        if there.get(path) != value
-    )
+    said = []
+    for path, value in settings(given).items():
+        if there.get(path) == value:
+            continue
+        scope, dot, name = path.rpartition(".")
+        instead = f"{scope}{dot}{_OTHER_SIZE.get(name)}"
+        if path in there:
+            differs = f"{path} is {there[path]} in it, and {value} was asked for"
+        elif instead in there:
+            differs = f"{instead} is {there[instead]} in it, and {path} = {value} was asked for"
+        else:
+            differs = f"{path} = {value} was asked for, and is not in it"
+        said.append(f"{stays}: {differs}: edit that file")
+    return tuple(said)

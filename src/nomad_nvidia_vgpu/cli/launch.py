@@ -18,9 +18,8 @@ from rich.table import Table
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
-    checked_config,
-    config_options,
-    node_config,
+    given_config,
+    named_config_options,
 )
 from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
@@ -30,8 +29,9 @@ from nomad_nvidia_vgpu.cli.reservation_tables import (
     sampled,
 )
 from nomad_nvidia_vgpu.config.declaring import LABELLED
-from nomad_nvidia_vgpu.config.options import all_options
+from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
+from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
 from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, Refused, StatsOfGroups
@@ -45,11 +45,14 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 """The names of variables that look like a person's secrets."""
-_DAEMONS_STAY = "nvidia-vgpu: the MPS daemons stay, as they do for tasks under Nomad: nvidia-vgpu release ends them"
+_DAEMONS_STAY = (
+    "nvidia-vgpu: the MPS daemons stay, as they do for tasks under Nomad: nvidia-vgpu release with the"
+    " same options ends them"
+)
 
 
 @click.command(cls=ConfiguredCommand, short_help="Start the plugin as Nomad would.")
-@config_options
+@named_config_options
 @click.option(
     "--plugin",
     "plugin_file",
@@ -67,7 +70,7 @@ _DAEMONS_STAY = "nvidia-vgpu: the MPS daemons stay, as they do for tasks under N
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def launch(
     *,
-    config_file: Path | None,
+    paths: Sequence[Path],
     plugin_file: Path | None,
     interval_s: float,
     watch: bool,
@@ -76,18 +79,20 @@ def launch(
 ) -> int:
     """Start the plugin as Nomad would, and show what it answers.
 
-    Exit status 1 when it would refuse a task.
+    It acts as it does under Nomad: it starts the MPS daemons that the config asks for, which stay,
+    and for as long as it runs (--watch) its memory guard watches the tasks of this node. Exit status
+    1 when it would refuse a task, or publishes nothing though it is configured.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json cannot go together: leave one out")
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
-    given = node_config(config_file, flags)
-    config = checked_config(given)
+    given = given_config(paths, flags)
+    config = given.checked()
     command = [str(plugin_file)] if plugin_file else own_command()
     with Host(command, HANDSHAKE, environment=_environment(), on_log=_log) as host:
         info, schema = host.info(), host.schema()
-        host.set_config(given)
+        host.set_config(given.options)
         groups = host.fingerprints().next_within(_FIRST_FINGERPRINT_S)
         sample, refused = sampled(groups, host.reserve, Refused)
         stats = host.stats(interval_s)
@@ -98,22 +103,20 @@ def launch(
                 {
                     "plugin": info._asdict(),
                     "schema": schema,
-                    "config": given,
+                    "config": given.options,
                     "groups": group_documents(groups),
                     "reservation": reservation_document(sample),
                     "mps": [view._asdict() for view in daemons],
                     "stats": _stats_document(first),
                 }
             )
-            return _complained(refused)
+            return _status(refused, groups, config)
         title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
-        tables.show(_config_table(title, schema, given))
+        tables.show(_config_table(title, schema, given.options))
         if daemons:
             tables.note(_DAEMONS_STAY)
         if groups:
             tables.show(*group_tables(groups), *mps_tables(daemons))
-        else:
-            tables.note("nvidia-vgpu: the plugin publishes nothing")
         if sample:
             tables.show(reservation_table(sample))
         if groups and watch:
@@ -123,14 +126,16 @@ def launch(
                     screen.show(_stats_table(one))
         elif groups:
             tables.show(_stats_table(first))
-        return _complained(refused)
+        return _status(refused, groups, config)
 
 
-def _complained(refused: Sequence[str]) -> int:
-    """The exit status."""
+def _status(refused: Sequence[str], groups: Sequence[DeviceGroup], config: PluginConfig) -> int:
+    """The exit status; says why it is not 0."""
+    if not groups:
+        tables.note("nvidia-vgpu: the plugin publishes nothing")
     for sentence in refused:
         tables.note(f"nvidia-vgpu: {sentence}")
-    return int(bool(refused))
+    return int(bool(refused) or (config.configured and not groups))
 
 
 def own_command() -> list[str]:

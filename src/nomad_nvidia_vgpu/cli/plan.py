@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import click
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
-    checked_config,
     config_options,
     node_config,
 )
@@ -35,13 +35,13 @@ from nomad_nvidia_vgpu.sharing.plan import make_plan
 @click.command(cls=ConfiguredCommand, short_help="Show what this node would publish, and why.")
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def plan(*, config_file: Path | None, as_json: bool, **flags: Any) -> int:
+def plan(*, paths: Sequence[Path], as_json: bool, **flags: Any) -> int:
     """Show what this node would publish with a config, and what decides it for each GPU.
 
     And what a task would be given. With --simulate, what a node with other GPUs would. Exit status
     1 when it cannot be decided how to divide a GPU, or a task would be refused one.
     """
-    config = checked_config(node_config(config_file, flags))
+    config = node_config(paths, flags).checked()
     notes = []
     if not config.configured:
         notes.append(UNCONFIGURED if config.enabled else "enabled is false: nothing is published")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,26 @@ import click
 from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
-    checked_config,
+    Given,
     config_options,
+    given_config,
     node_config,
-    with_any_size,
 )
+from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer
 
 
 @click.command(cls=ConfiguredCommand, short_help="End the MPS daemons that no task uses.")
 @config_options
-def release(*, config_file: Path | None, **flags: Any) -> int:
+def release(*, paths: Sequence[Path], **flags: Any) -> int:
     """End the MPS daemons that no task uses, and restore compute modes.
 
     For a node that is to offer no GPUs any more: a plugin that stops leaves both, since tasks
     outlive an agent's restart. Stop the Nomad agent and the tasks first. Exit status 1 when
     something has to stay.
     """
-    config = checked_config(with_any_size(node_config(config_file, flags)))
+    config = _given(paths, flags).checked(any_size=True)
     if config.simulate:
         tables.note("simulated GPUs have no MPS daemons: nothing to release")
         return 0
@@ -43,3 +45,17 @@ def release(*, config_file: Path | None, **flags: Any) -> int:
     if not left:
         tables.note(f"nothing to release under {config.mps.root}")
     return int(any(problems.values()))
+
+
+def _given(paths: Sequence[Path], flags: dict[str, Any]) -> Given:
+    """The options, of the agent's own files only where nothing says where the daemons are."""
+    if paths or flags["mps_root"]:
+        return given_config(paths, flags)
+    try:
+        return node_config((), flags, needed=True)
+    except ConfigError as error:
+        remedy = (
+            "so where the MPS daemons of this node are is not known: mend that, or say --config or"
+            " --mps-root"
+        )
+        raise ConfigError([*error.problems, remedy]) from error

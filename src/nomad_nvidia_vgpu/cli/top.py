@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from rich.table import Table
 from nomad_nvidia_vgpu.cli import agent_config, tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
-    checked_config,
     config_options,
     node_config,
 )
@@ -71,7 +70,7 @@ _OTHER_PIDS = (
 )
 def top(
     *,
-    config_file: Path | None,
+    paths: Sequence[Path],
     once: bool,
     as_json: bool,
     interval_s: float,
@@ -85,7 +84,7 @@ def top(
     """
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
-    config = checked_config(node_config(config_file, flags))
+    config = node_config(paths, flags).checked()
     if not config.configured:
         raise ConfigError([_unconfigured(config)])
     # What the attribution logs is in the tables; on a terminal it would tear them.

@@ -89,7 +89,7 @@ def parse_line(handshake: Handshake, line: str) -> Endpoint:
     """Where the plugin that printed `line` listens; HandshakeError if a host would refuse it."""
     fields = line.strip().split("|")
     if len(fields) < _MIN_FIELDS:
-        raise HandshakeError(f"unrecognized plugin message: {line.strip()!r}")
+        raise HandshakeError(f"its first line must be a handshake, got {line.strip()!r}")
     core, version, network, address = fields[:4]
     if core != str(CORE_PROTOCOL_VERSION):
         raise HandshakeError(f"core protocol must be {CORE_PROTOCOL_VERSION}, got {core!r}")

@@ -85,9 +85,11 @@ class PluginProcess:
         try:
             line = _first_line(self.process, self.process.stdout, start_timeout_s)
             self.endpoint: Endpoint = parse_line(handshake, line)
-        except HandshakeError:
+        except HandshakeError as error:
             self._end_process()
-            raise
+            raise HandshakeError(
+                f"{command[0]} does not start as a plugin does: {error}; give a Nomad device plugin"
+            ) from error
         self._threads.append(self._in_thread(_drain, self.process.stdout))
         target = self.endpoint.address
         if self.endpoint.network == "unix":
@@ -200,10 +202,10 @@ def _first_line(process: subprocess.Popen[bytes], stdout: IO[bytes], timeout_s: 
             remaining = deadline - time.monotonic()
             if remaining <= 0 or not selector.select(remaining):
                 process.kill()
-                raise HandshakeError(f"no handshake within {timeout_s:g} s: the plugin was killed")
+                raise HandshakeError(f"it printed no handshake in {timeout_s:g} s, and was killed")
             chunk = os.read(stdout.fileno(), 4096)
             if not chunk:
-                raise HandshakeError("the plugin exited before it printed its handshake")
+                raise HandshakeError("it ended before it printed a handshake")
             received += chunk
     return received.split(b"\n", 1)[0].decode(errors="replace")
 

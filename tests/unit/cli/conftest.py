@@ -28,7 +28,9 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InstallNode:
     made = InstallNode(tmp_path / "nomad.d", tmp_path / "plugins", tmp_path / "nvidia-vgpu-1")
     made.config.mkdir()
     made.plugins.mkdir()
-    (made.config / "nomad.hcl").write_text(f'plugin_dir = "{made.plugins}"\n')
+    (made.config / "nomad.hcl").write_text(
+        f'plugin_dir = "{made.plugins}"\nclient {{\n  enabled = true\n}}\n'
+    )
     made.program.write_bytes(archive({"__main__.py": b""}, prefix=HEAD))
     made.program.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [str(made.program)])

@@ -41,6 +41,29 @@ def test_the_default_is_below_the_data(tmp_path: Path) -> None:
     assert read_agent_config([written(tmp_path, a_hcl="")]).plugins is None
 
 
+@pytest.mark.parametrize(
+    ("files", "client"),
+    [
+        ({"a_hcl": 'client {\n node_class = "gpu"\n}'}, None),
+        ({"a_hcl": "client {\n enabled = false\n}"}, False),
+        ({"a_hcl": "client {\n enabled = true\n}"}, True),
+        (
+            {"a_json": '{"client": {"enabled": "1"}}', "b_hcl": "client {\n enabled = false\n}"},
+            True,
+        ),
+        (
+            {"a_hcl": "client {\n enabled = false\n}", "b_json": '{"client": [{"enabled": true}]}'},
+            True,
+        ),
+    ],
+)
+def test_a_client_is_one_by_any_of_the_files(
+    tmp_path: Path, files: dict[str, str], *, client: bool | None
+) -> None:
+    """As Nomad merges them: no later file takes it back."""
+    assert read_agent_config([written(tmp_path, **files)]).client_enabled is client
+
+
 def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
     """Nomad takes a later block whole in place of an earlier one."""
     other = 'plugin "nvidia-vgpu" {\n}\nplugin "raw_exec" {\n  config {}\n}\n'
@@ -48,6 +71,19 @@ def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
     assert [block.label for block in agent.blocks] == ["nvidia-vgpu", "nvidia-vgpu", "raw_exec"]
     assert agent.ours is not None
     assert (agent.ours.file.name, agent.ours.has_config) == ("b.hcl", False)
+
+
+def test_a_block_that_has_no_effect_is_named_once(tmp_path: Path) -> None:
+    """With the file to edit; two in one file are one above the other."""
+    written(tmp_path, a_hcl=OURS + OURS, b_hcl=OURS)
+    (said,) = read_agent_config([tmp_path]).without_effect
+    first, last = tmp_path / "a.hcl", tmp_path / "b.hcl"
+    assert said.startswith(f'plugin "nvidia-vgpu" stands in {first} and later in {last}, and')
+    (said,) = read_agent_config([first]).without_effect
+    assert said == (
+        f'plugin "nvidia-vgpu" stands twice in {first}, and Nomad takes the later alone: take out the'
+        " earlier"
+    )
 
 
 def test_the_options_of_a_block_are_read(tmp_path: Path) -> None:
@@ -88,10 +124,13 @@ def test_what_only_root_reads_says_so(
 
 def test_every_wrong_file_is_named(tmp_path: Path) -> None:
     """What does not parse or is not there, all at once."""
-    written(tmp_path, a_hcl="x = = 1", b_json="{")
+    twice = 'config {\n gpu "*" {\n vgpus = 1\n }\n gpu "*" {\n vgpus = 2\n }\n }'
+    ours = f'plugin "nvidia-vgpu" {{\n {twice}\n}}'
+    written(tmp_path, a_hcl="x = = 1", b_json="{", c_hcl=ours)
     with pytest.raises(ConfigError) as caught:
         read_agent_config([tmp_path, tmp_path / "absent"])
-    first, second, third = caught.value.problems
+    first, second, third, fourth = caught.value.problems
     assert "absent cannot be read: No such file or directory; say --agent-config" in first
     assert "a.hcl is not valid HCL" in second
     assert "b.json is not valid JSON" in third
+    assert fourth == f'{tmp_path}/c.hcl: gpu "*" is there twice: make one block of them'

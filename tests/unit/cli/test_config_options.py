@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from nomad_nvidia_vgpu.cli import gpus, launch, plan, top
 from nomad_nvidia_vgpu.cli.config_options import (
+    Given,
     checked_config,
     config_options,
     given_config,
@@ -33,14 +35,19 @@ from nomad_nvidia_vgpu.errors import ConfigError
 
 @click.command()
 @config_options
-def show(*, config_file: Path | None, **flags: Any) -> dict[str, object]:
+def show(*, paths: Sequence[Path], **flags: Any) -> Given:
     """Gives what was given."""
-    return given_config(config_file, flags)
+    return given_config(paths, flags)
 
 
 def given_by(*arguments: str) -> dict[str, object]:
     """Gives the config of a command line."""
-    result: dict[str, object] = show.main(list(arguments), standalone_mode=False)
+    return whole(*arguments).options
+
+
+def whole(*arguments: str) -> Given:
+    """Gives it with the file that it is from."""
+    result: Given = show.main(list(arguments), standalone_mode=False)
     return result
 
 
@@ -134,6 +141,45 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert given == {"vgpus": "8", "vendor": "nvidia", "simulate": ["t4"]}
 
 
+@pytest.mark.parametrize(
+    ("there", "flag", "left"),
+    [
+        ('vgpu_memory = "10GiB"', ("--vgpus", "4"), {"vgpus": "4"}),
+        ("vgpus = 4", ("--vgpu-memory", "10GiB"), {"vgpu_memory": "10GiB"}),
+        (
+            'gpu "*L4*" {\n vgpu_memory = "8GiB"\n name = "x"\n}\nvgpus = 2\n',
+            ("--gpu-vgpus", "*L4*=3"),
+            {"gpu": {"*L4*": {"vgpus": "3", "name": "x"}}, "vgpus": 2},
+        ),
+        (
+            'gpu "*L4*" {\n vgpus = 4\n}\ngpu "*T4*" {\n vgpus = 4\n}\n',
+            ("--gpu-vgpu-memory", "*L4*=8GiB"),
+            {"gpu": {"*L4*": {"vgpu_memory": "8GiB"}, "*T4*": {"vgpus": 4}}},
+        ),
+    ],
+)
+def test_a_size_takes_the_place_of_the_other(
+    tmp_path: Path, there: str, flag: tuple[str, str], left: dict[str, object]
+) -> None:
+    """A flag wins over the file's size in the same scope, whichever of the two that is."""
+    path = tmp_path / "agent.hcl"
+    path.write_text(there)
+    given = given_by("--config", str(path), *flag)
+    assert given == left
+    decode(given)
+
+
+@pytest.mark.parametrize("scope", ["", "gpu-"])
+def test_both_sizes_as_flags_contradict(scope: str) -> None:
+    """Nobody knows which of them was meant."""
+    value = "*={}" if scope else "{}"
+    given = given_by(
+        f"--{scope}vgpus", value.format("4"), f"--{scope}vgpu-memory", value.format("10GiB")
+    )
+    with pytest.raises(ConfigError, match=r"vgpus and .*vgpu_memory are both set"):
+        decode(given)
+
+
 def test_a_wrong_config_is_refused_with_every_problem() -> None:
     """Options that do not exist and options that are wrong are told together."""
     with pytest.raises(ConfigError) as refused:
@@ -166,6 +212,57 @@ def test_a_folder_without_our_block_is_refused(tmp_path: Path) -> None:
         given_by("--config", str(tmp_path))
 
 
+def test_a_folder_with_another_label_is_told_of_that(tmp_path: Path) -> None:
+    """As a file is: a second block beside it would be wrong advice."""
+    (tmp_path / "a.hcl").write_text('plugin "vgpu" {\n config {\n vgpus = 4\n }\n}\n')
+    with pytest.raises(
+        ConfigError, match=r'a\.hcl has a plugin "vgpu" block, but the label must be'
+    ):
+        given_by("--config", str(tmp_path))
+
+
+def test_several_are_merged_as_the_agent_would(tmp_path: Path) -> None:
+    """Files and folders in the order given, by either name of the option; the last block counts."""
+    block = 'plugin "nvidia-vgpu" {{\n config {{\n vgpus = {}\n }}\n}}\n'
+    folder, one, other = tmp_path / "d", tmp_path / "one.hcl", tmp_path / "other.hcl"
+    folder.mkdir()
+    (folder / "a.hcl").write_text(block.format(2))
+    one.write_text(block.format(4))
+    other.write_text('datacenter = "here"\n')
+    named = ("--config", str(folder), "--agent-config", str(one), "--config", str(other))
+    assert whole(*named) == Given({"vgpus": 4}, one, {"vgpus": 4})
+    assert given_by("--config", str(one), "--config", str(folder)) == {"vgpus": 2}
+    with pytest.raises(ConfigError, match=rf"^no file in {other}, {other} has a plugin"):
+        given_by("--config", str(other), "--config", str(other))
+
+
+@pytest.mark.parametrize("named", ["agent.hcl", "."])
+def test_what_is_wrong_in_a_file_is_told_with_the_file(tmp_path: Path, named: str) -> None:
+    """And what is wrong with a flag is told without it."""
+    file = tmp_path / "agent.hcl"
+    options = 'fingerprint_periodd = "1s"\n vgpus = 300\n'
+    file.write_text(f'plugin "nvidia-vgpu" {{\n config {{\n {options} }}\n}}\n')
+    given = whole("--config", str(tmp_path / named), "--vendor", "a b")
+    with pytest.raises(ConfigError) as refused:
+        given.checked()
+    period, vgpus, vendor = refused.value.problems
+    assert period.startswith(f"{file}: fingerprint_periodd is not an option")
+    assert vgpus.startswith(f"{file}: vgpus must be")
+    assert vendor.startswith("vendor must be")
+
+
+def test_what_a_flag_puts_right_is_not_told(tmp_path: Path) -> None:
+    """It is the whole that counts: a size that a flag gives, or a wrong one that it replaces."""
+    file = tmp_path / "agent.hcl"
+    for text in ('sharing = "mps"\n', "vgpus = 300\n"):
+        file.write_text(text)
+        assert whole("--config", str(file), "--vgpus", "4").checked().vgpus == 4
+    file.write_text('sharing = "mps"\n')
+    assert whole("--config", str(file)).checked(any_size=True).sharing == "mps"
+    with pytest.raises(ConfigError, match=rf"^{file}: vgpus and vgpu_memory are both missing"):
+        whole("--config", str(file)).checked()
+
+
 @pytest.mark.parametrize("command", [gpus.gpus, launch.launch, plan.plan, top.top])
 def test_what_only_a_command_has_comes_first(command: click.Command) -> None:
     """In its help, under a heading of its own; then the plugin's, in the order of the docs."""
@@ -174,7 +271,7 @@ def test_what_only_a_command_has_comes_first(command: click.Command) -> None:
     flags = {param.opts[0] for param in command.params}
     plugins = re.findall(r"^  (--\S+)", plugin, re.MULTILINE)
     assert plugins == [param.opts[0] for param in show.params if param.opts[0] != "--config"]
-    own_flags = set(re.findall(r"^  (--\S+)", own.split("Options:\n")[1], re.MULTILINE))
+    own_flags = set(re.findall(r"^  (--[\w-]+)", own.split("Options:\n")[1], re.MULTILINE))
     assert own_flags == flags - set(plugins)
     assert "--json" in own_flags
 

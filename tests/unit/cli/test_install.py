@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from nomad_nvidia_vgpu.cli import install
 from nomad_nvidia_vgpu.cli.install import UNPACKED
 from nomad_nvidia_vgpu.cli.main import run
 from nomad_nvidia_vgpu.cli.plugin_block import block_text
+from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from scripts.onefile import __main__ as start
 from scripts.onefile.build import archive
 from unit.cli.installing import HEAD, InstallNode
@@ -39,6 +41,7 @@ def test_a_folders_name_does_not_speak_to_the_terminal(
     """Whatever it holds, each step is one line."""
     odd = tmp_path / "odd\n\x1b[31m"
     odd.mkdir()
+    (node.config / "nomad.hcl").write_text("")
     assert node.run("install", "--vgpus", "4", "--plugin-dir", str(odd)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -110,6 +113,21 @@ def test_the_same_again_is_nothing_to_do(
         assert node.run("install") == 0
         assert node.entry.stat().st_mode & 0o777 == 0o755
         assert "restart the agent" in capsys.readouterr().err
+
+
+def test_what_flags_ask_of_an_existing_block_is_not_done(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The block stays, and the exit status says it; a script would think it done."""
+    assert node.run("install", "--vgpus", "2") == 0
+    before = node.block.read_text()
+    capsys.readouterr()
+    assert node.run("install", "--vgpus", "3") == 1
+    said = capsys.readouterr().err
+    assert "vgpus is 2 in it, and 3 was asked for: edit that file\nthen restart the agent" in said
+    assert "nothing to do" not in said
+    assert node.block.read_text() == before
+    assert node.run("install", "--vgpus", "2") == 0
 
 
 def test_a_dry_run_does_nothing(node: InstallNode, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,13 +217,43 @@ def test_links_that_lie_ready_are_not_followed(node: InstallNode, *, there: bool
     assert not there or victims[0].read_bytes() == HEAD
 
 
-def test_another_folder_can_be_named(node: InstallNode, tmp_path: Path) -> None:
-    """For an agent whose configuration this program cannot find out."""
+def test_a_folder_can_be_named_where_the_files_name_none(
+    node: InstallNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said that the agent must be told too, else it never looks there."""
+    (node.config / "nomad.hcl").write_text("")
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(node.plugins)) == 0
+    assert node.entry.exists()
+    said = f'still to do: set plugin_dir = "{node.plugins}" in {node.config}, where neither'
+    assert said in capsys.readouterr().err
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", "other") == 2
+
+
+def test_another_folder_than_the_agents_is_refused(
+    node: InstallNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The agent would never look there; its own may be named, behind a link too."""
+    other, link = tmp_path / "other", tmp_path / "link"
+    other.mkdir()
+    link.symlink_to(node.plugins)
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(other)) == 1
+    assert capsys.readouterr().err == (
+        f"nvidia-vgpu: --plugin-dir {other} is not where the agent looks, which is {node.plugins} by"
+        f' {node.config}: set plugin_dir = "{other}" there, or leave --plugin-dir out\n'
+    )
+    node.assert_untouched()
+    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(link)) == 0
+    assert "still to do" not in capsys.readouterr().err
+
+
+def test_uninstall_looks_where_it_is_told(node: InstallNode, tmp_path: Path) -> None:
+    """An entry may be left in a folder that was the agent's once."""
     other = tmp_path / "other"
     other.mkdir()
-    assert node.run("install", "--vgpus", "4", "--plugin-dir", str(other)) == 0
-    assert (other / "nvidia-vgpu").exists()
-    assert node.run("install", "--vgpus", "4", "--plugin-dir", "other") == 2
+    (other / "nvidia-vgpu").write_bytes(HEAD)
+    (other / "nvidia-vgpu").chmod(0o755)
+    assert node.run("uninstall", "--plugin-dir", str(other)) == 0
+    assert list(other.iterdir()) == []
 
 
 def test_uninstall_takes_away_what_install_put(
@@ -244,6 +292,24 @@ def test_uninstall_leaves_what_is_not_ours(
     assert node.entry.exists()
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_uninstall_names_copies_under_other_names(
+    node: InstallNode, capsys: pytest.CaptureFixture[str], *, installed: bool
+) -> None:
+    """Nomad up to 1.9 would start them; they stay, for somebody may want one back."""
+    if installed:
+        assert node.run("install", "--vgpus", "4") == 0
+    copy = node.plugins / "nvidia-vgpu.bak"
+    copy.write_bytes(HEAD)
+    copy.chmod(0o755)
+    capsys.readouterr()
+    assert node.run("uninstall") == 0
+    said = capsys.readouterr().err
+    assert f"still to do: remove {copy}, which is this plugin too\nthen restart the agent" in said
+    assert "nothing to do" not in said
+    assert list(node.plugins.iterdir()) == [copy]
+
+
 def test_uninstall_says_what_of_mps_is_left(
     node: InstallNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,7 +322,21 @@ def test_uninstall_says_what_of_mps_is_left(
         assert node.run("uninstall") == 0
     said = capsys.readouterr().err
     assert f"MPS daemons and compute modes may be left ({root})" in said
-    assert "run nvidia-vgpu release" in said
+    assert f"run nvidia-vgpu release --mps-root {root}\n" in said
+
+
+def test_where_mps_is_by_default_needs_not_be_said(
+    node: InstallNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`release` looks there by itself."""
+    usual = PluginConfig(mps=MpsConfig(root=str(tmp_path)))
+    monkeypatch.setattr(install, "PluginConfig", lambda: usual)
+    monkeypatch.setattr(install, "checked_config", lambda _given: usual)
+    assert node.run("uninstall") == 0
+    assert "stopped, run nvidia-vgpu release\n" in capsys.readouterr().err
 
 
 def test_a_write_that_fails_is_a_sentence(

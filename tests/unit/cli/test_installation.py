@@ -23,7 +23,8 @@ OURS = PluginBlock("nvidia-vgpu", FILE, has_config=True, options={"vgpus": 8})
 
 def agent(folder: Path | None = None, *blocks: PluginBlock, **given: Any) -> AgentConfig:
     """A configuration with these plugin blocks, in a folder or in one file."""
-    values: dict[str, Any] = {"plugin_dir": "/p", "data_dir": None, "files": (FILE,), **given}
+    usual = {"plugin_dir": "/p", "data_dir": None, "files": (FILE,), "client_enabled": True}
+    values: dict[str, Any] = {**usual, **given}
     return AgentConfig(given=folder or FILE, blocks=blocks, **values)
 
 
@@ -64,9 +65,11 @@ def test_programs_and_configuration_have_folders_of_their_own(tmp_path: Path) ->
     """What is made ready for one is swept away for the other."""
     (tmp_path / "link").symlink_to(tmp_path)
     for path in (tmp_path, tmp_path / "link"):
-        (said,) = refused(agent(tmp_path), PluginDir(str(path), exists=True), SINGLE, FOUR)
+        config = agent(tmp_path, plugin_dir=str(path))
+        (said,) = refused(config, PluginDir(str(path), exists=True), SINGLE, FOUR)
         assert said.startswith(f"plugin_dir {path} is the folder of the agent's configuration")
-    planned(agent(tmp_path, OURS), PluginDir(str(tmp_path), exists=True), SINGLE, {})
+    config = agent(tmp_path, OURS, plugin_dir=str(tmp_path))
+    planned(config, PluginDir(str(tmp_path), exists=True), SINGLE, {})
 
 
 def test_where_one_file_is_all_the_block_is_for_a_person_to_add() -> None:
@@ -102,11 +105,26 @@ def test_other_plugins_are_none_of_our_business(tmp_path: Path) -> None:
     assert planned(agent(tmp_path, block), GOOD, SINGLE, {"vgpus": "8"}).block
 
 
-def test_a_block_without_config_is_refused() -> None:
-    """Nothing would be offered."""
-    bare = PluginBlock("nvidia-vgpu", FILE, has_config=False, options={})
-    (said,) = refused(agent(None, bare), GOOD, SINGLE, {})
-    assert "has no config block" in said
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, "vgpus = …"), ({"vgpus": "3", "sharing": "mps"}, 'vgpus = 3, sharing = "mps"')],
+)
+@pytest.mark.parametrize("what", ["has no config block", "sets no option"])
+def test_a_block_without_options_is_refused(what: str, given: dict[str, str], wanted: str) -> None:
+    """Nothing would be offered; what flags ask for is for a person to write."""
+    has_config = what == "sets no option"
+    bare = PluginBlock("nvidia-vgpu", FILE, has_config=has_config, options={})
+    (said,) = refused(agent(None, bare), GOOD, SINGLE, given)
+    assert said == (
+        f"{FILE}: the plugin block {what}, so nothing is offered, and it stays as it is: write"
+        f" {wanted} into its config block"
+    )
+
+
+def test_a_block_that_is_off_is_a_good_one() -> None:
+    """Somebody wants nothing to be offered."""
+    off = PluginBlock("nvidia-vgpu", FILE, has_config=True, options={"enabled": False})
+    assert planned(agent(None, off), GOOD, SINGLE, {}).block is None
 
 
 def test_options_outside_of_the_config_block_are_refused() -> None:
@@ -124,6 +142,49 @@ def test_what_has_no_effect_is_noted() -> None:
     assert f"{later.file} has args, which mean nothing" in second
 
 
+def test_an_agent_that_is_no_client_is_refused() -> None:
+    """It starts no device plugin."""
+    (said,) = refused(agent(None, OURS, client_enabled=False), GOOD, SINGLE, {})
+    assert said.startswith(f"{FILE} says client {{ enabled = false }}, and plugins run on clients")
+
+
+def test_an_agent_of_which_no_file_says_that_it_is_a_client_is_noted() -> None:
+    """The command line of the agent may say it."""
+    (said,) = planned(agent(None, OURS, client_enabled=None), GOOD, SINGLE, {}).notes
+    assert said.startswith(f"still to do: set client {{ enabled = true }} in {FILE}")
+
+
+OFFICIAL = PluginBlock("nomad-device-nvidia", FILE, has_config=True, options={})
+WITH_OFFICIAL = PluginDir("/p", True, programs=(Program("nomad-device-nvidia", Kind.OTHER),))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "found", "said"),
+    [
+        ((OFFICIAL,), GOOD, f'plugin "nomad-device-nvidia" in {FILE} would offer whole GPUs'),
+        ((), WITH_OFFICIAL, "/p/nomad-device-nvidia would offer whole GPUs"),
+        (
+            (OFFICIAL,),
+            WITH_OFFICIAL,
+            f'nvidia and plugin "nomad-device-nvidia" in {FILE} would',
+        ),
+    ],
+)
+def test_another_plugin_for_the_same_gpus_is_noted(
+    blocks: tuple[PluginBlock, ...], found: PluginDir, said: str
+) -> None:
+    """Nomad knows ids, not cards, and would place tasks of both on one."""
+    (note,) = planned(agent(None, OURS, *blocks), found, SINGLE, {}).notes
+    assert said in note
+    assert "take it out" in note or "take them out" in note
+
+
+def test_another_plugin_that_is_off_is_not_noted() -> None:
+    """It offers nothing, on a node that is halfway from one to the other."""
+    off = OFFICIAL._replace(options={"enabled": False})
+    assert planned(agent(None, OURS, off), WITH_OFFICIAL, SINGLE, {}).notes == ()
+
+
 def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
     """There is no number that fits every node."""
     assert refused(agent(tmp_path), GOOD, SINGLE, {}) == (
@@ -135,16 +196,22 @@ def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
 
 def test_an_existing_block_is_not_changed_by_flags() -> None:
     """What it says already is fine; what differs is said, for a person to write."""
-    assert planned(agent(None, OURS), GOOD, SINGLE, {"vgpus": "8"}).notes == ()
+    assert planned(agent(None, OURS), GOOD, SINGLE, {"vgpus": "8"}).unwritten == ()
     given = {"vgpus": "9", "mps": {"root": "/x"}, "gpu": {"*L4*": {"vgpus": "2"}}}
     todo = planned(agent(None, OURS), GOOD, SINGLE, given)
     assert todo.block is None
     stays = f"{FILE} has a plugin block, which stays:"
-    assert todo.notes == (
+    assert todo.unwritten == (
         f"{stays} vgpus is 8 in it, and 9 was asked for: edit that file",
         f'{stays} gpu "*L4*".vgpus = 2 was asked for, and is not in it: edit that file',
         f'{stays} mps.root = "/x" was asked for, and is not in it: edit that file',
     )
+
+
+def test_the_other_size_of_an_existing_block_is_named() -> None:
+    """Who wrote one beside it would have two, which the plugin refuses."""
+    (said,) = planned(agent(None, OURS), GOOD, SINGLE, {"vgpu_memory": "10GiB"}).unwritten
+    assert 'vgpus is 8 in it, and vgpu_memory = "10GiB" was asked for: edit that file' in said
 
 
 @pytest.mark.parametrize("blocks", [(), (OURS,)], ids=["no block", "a block"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""What `nvidia-vgpu launch` makes of answers; the command itself is run in `contract`."""
+"""`nvidia-vgpu launch`: what it makes of answers, and when it fails."""
 
 from __future__ import annotations
 
@@ -89,3 +89,67 @@ def test_what_is_no_program_is_named(
     assert run(["launch", "--plugin", str(path), "--vgpus", "4"]) == 1
     said = f"nvidia-vgpu: {path} cannot be started: {reason}; a plugin must be a program"
     assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 0", "it ended before it printed a handshake"),
+        ("echo", "its first line must be a handshake, got ''"),
+    ],
+)
+def test_another_program_than_a_plugin_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], script: str, said: str
+) -> None:
+    """What starts and is no plugin is an error about that file, with the remedy."""
+    path = tmp_path / "plugin"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    assert run(["launch", "--plugin", str(path), "--vgpus", "4"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"nvidia-vgpu: {path} does not start as a plugin does: {said}; give a Nomad device plugin"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "status"),
+    [
+        (("--vgpus", "2", "--simulate", "t4", "--gpu-ignored", "*=true"), 1),
+        (("--vgpus", "2", "--simulate", "t4", "--enabled", "false"), 0),
+    ],
+)
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_plugin_that_publishes_nothing_fails_if_it_should(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], status: int, form: tuple[str, ...]
+) -> None:
+    """A script sees it by the exit status, unless nothing was to be published."""
+    assert run(["launch", *flags, *form]) == status
+    assert "the plugin publishes nothing" in capsys.readouterr().err
+
+
+def test_the_nodes_own_config_is_not_the_default(
+    agent_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would start this node's MPS daemons and guard its tasks, and nobody asked for that."""
+    agent_files.mkdir()
+    block = 'plugin "nvidia-vgpu" {\n config {\n vgpus = 3\n simulate = ["t4"]\n }\n}\n'
+    (agent_files / "gpus.hcl").write_text(block)
+    assert run(["launch", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["config"] == {}
+    assert str(agent_files) not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        ("launch", "By default flags alone count."),
+        ("plan", "By default /etc/nomad.d, where it has that block."),
+    ],
+)
+def test_the_help_says_which_config_counts(
+    capsys: pytest.CaptureFixture[str], command: str, default: str
+) -> None:
+    """`launch` has no default; `plan` takes the node's own."""
+    assert run([command, "--help"]) == 0
+    assert default in " ".join(capsys.readouterr().out.split())

@@ -105,7 +105,10 @@ def test_the_agents_own_files_are_the_default(
     assert len(json.loads(capsys.readouterr().out)["groups"][0]["vgpus"]) == 5
 
 
-@pytest.mark.parametrize("content", ['plugin "nvidia-vgpu" {', 'log_level = "WARN"\n'])
+@pytest.mark.parametrize(
+    "content",
+    ['plugin "nvidia-vgpu" {', 'log_level = "WARN"\n', 'plugin "vgpu" {\n config {}\n}\n'],
+)
 def test_files_without_the_options_hinder_nobody(
     agent_files: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:

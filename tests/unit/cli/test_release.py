@@ -69,3 +69,30 @@ def test_simulated_gpus_have_nothing_to_release(capsys: pytest.CaptureFixture[st
     assert run(["release", "--simulate", "t4"]) == 0
     (said,) = capsys.readouterr().err.splitlines()
     assert said == "simulated GPUs have no MPS daemons: nothing to release"
+
+
+@pytest.mark.parametrize(
+    "content", ['plugin "nvidia-vgpu" {', 'plugin "nvidia-vgpu" {\n vgpus = 3\n}\n']
+)
+def test_without_the_agents_options_nothing_is_released(
+    agent_files: Path,
+    source: ScriptedSource,
+    mps_root: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+) -> None:
+    """It would look in the wrong place and call the node clean; whoever says the place goes on."""
+    agent_files.mkdir()
+    (agent_files / "nomad.hcl").write_text(content)
+    assert run(["release"]) == 1
+    why, remedy = capsys.readouterr().err.splitlines()
+    assert str(agent_files / "nomad.hcl") in why
+    assert "say --config or --mps-root" in remedy
+    mps_root.mkdir()
+    ComputeModeJournal(mps_root / "compute-modes.json", source).set_exclusive("GPU-a")
+    assert run(["release", "--mps-root", str(mps_root)]) == 0
+    assert capsys.readouterr().err == "GPU-a: released\n"
+    good = mps_root.parent / "good.hcl"
+    good.write_text(f'vgpus = 2\nmps {{\n root = "{mps_root}"\n}}\n')
+    assert run(["release", "--config", str(good)]) == 0
+    assert str(agent_files) not in capsys.readouterr().err

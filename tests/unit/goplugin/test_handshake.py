@@ -47,9 +47,9 @@ def test_what_is_printed_can_be_read(address: str) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "unrecognized"),
-        ("hello", "unrecognized"),
-        ("1|2|unix", "unrecognized"),
+        ("", "first line must be a handshake, got"),
+        ("hello", "first line must be a handshake, got"),
+        ("1|2|unix", "first line must be a handshake, got"),
         (LINE.replace("1|", "2|", 1), "core protocol must be 1, got '2'"),
         (LINE.replace("|2|", "|3|", 1), "protocol version must be 2, got '3'"),
         (LINE.replace("|2|", "||", 1), "protocol version must be 2, got ''"),
