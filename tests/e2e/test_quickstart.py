@@ -116,6 +116,7 @@ def test_readme_installs_it_and_operations_takes_it_away(
     for command in doc_pages.commands(OPERATIONS, "Stop and uninstall"):
         machine.type(command.text)
     wait_until("nothing is offered", lambda: not agent.api.device_groups())
+    assert agent.api.eligible()
     assert list(machine.path(PLUGINS).iterdir()) == []
     assert not machine.path(INSTALLED).exists()
 

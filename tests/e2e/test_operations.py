@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MPL-2.0
+"""docs/operations.md: what changes a node that has tasks, typed as it stands there.
+
+`test_quickstart.py` has the part about uninstalling.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import doc_pages
+import pytest
+from libnvidia_ml.driver import FakeDriver
+from mps_control.control import FakeMps, install
+
+from e2e import binaries
+from e2e.agent import Agent
+from e2e.conftest import StartAgent, plugin_block, running
+from e2e.jobs import device, staying_job
+from e2e.machine import AGENT_CONFIG, PLUGINS, PROGRAMS, Machine
+from e2e.waiting import wait_until
+
+pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds the file
+
+PAGE = doc_pages.ROOT / "docs" / "operations.md"
+
+
+def commands(heading: str) -> list[str]:
+    """What a part of the page tells to type."""
+    return [command.text for command in doc_pages.commands(PAGE, heading)]
+
+
+@pytest.fixture
+def driver(nvml: Path, tmp_path: Path) -> FakeDriver:
+    """A machine with one H100."""
+    node = FakeDriver(nvml, tmp_path, "h100x8")
+    for index in range(1, 8):
+        node.remove_section(f"gpu {index}")
+    return node
+
+
+@pytest.fixture
+def mps(tmp_path: Path) -> Iterator[FakeMps]:
+    """The tools of MPS; none of its processes are left afterwards."""
+    tools = install(tmp_path / "bin")
+    yield tools
+    tools.stop_all()
+
+
+@pytest.fixture
+def machine(
+    tmp_path_factory: pytest.TempPathFactory, one_file: Path, driver: FakeDriver, mps: FakeMps
+) -> Iterator[Machine]:
+    """That machine, with our program for the operator and an empty plugin_dir."""
+    made = Machine(tmp_path_factory.mktemp("m"))
+    path = f"{mps.directory}:{made.environment['PATH']}"
+    made.environment.update(driver.environment(), PATH=path)
+    made.path(PLUGINS).mkdir(parents=True)
+    shutil.copy(one_file, made.path(PROGRAMS) / binaries.PLUGIN_NAME)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agent(machine: Machine, start_agent: StartAgent, driver: FakeDriver, mps: FakeMps) -> Agent:
+    """Its agent, which is not running yet."""
+    environment = {**driver.environment(), **mps.environment()}
+    made = start_agent("", dev=False, start=False, environment=environment)
+    machine.adopt(made)
+    return made
+
+
+def start_with(machine: Machine, agent: Agent, options: str) -> None:
+    """Installs the plugin with these options, and starts the agent."""
+    configure(machine, options)
+    machine.type("nvidia-vgpu install")
+    machine.type("systemctl restart nomad")
+    agent.api.wait_for_groups()
+
+
+def configure(machine: Machine, options: str) -> None:
+    """Writes the plugin's block."""
+    (machine.path(AGENT_CONFIG) / "client.hcl").write_text(plugin_block(options))
+
+
+def sharing(agent: Agent) -> object:
+    """How the only GPU is shared, as the servers know it."""
+    (group,) = agent.api.device_groups().values()
+    return group.attributes["sharing"][0]
+
+
+def test_sharing_is_changed_on_a_drained_node(
+    machine: Machine, agent: Agent, mps_root: Path
+) -> None:
+    """Its task waits meanwhile, as there is no other node, and is back under MPS in the end."""
+    start_with(machine, agent, "vgpus = 4")
+    job = agent.api.submit(staying_job("task", device()))
+    before = running(agent, job)
+    drain, let_in = commands("Drain")
+    machine.type(drain)
+    assert not before.process.is_running()
+    agent.api.wait_until_blocked(job)
+    configure(machine, f'vgpus = 4\n sharing = "mps"\n mps {{\n root = "{mps_root}"\n }}')
+    *change, last = commands("Change `sharing`")
+    assert last == let_in
+    for command in change:
+        machine.type(command)
+    says = "Nomad offers all 4 vGPUs of this node"
+    wait_until("doctor sees all", lambda: says in machine.type("nvidia-vgpu doctor"))
+    assert not agent.api.eligible()
+    machine.type(let_in)
+    assert agent.api.eligible()
+    assert running(agent, job).process.pid != before.process.pid
+    assert sharing(agent) == "mps"
