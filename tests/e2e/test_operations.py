@@ -22,6 +22,7 @@ from e2e.waiting import wait_until
 
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds the file
 
+DEFAULT, EXCLUSIVE = 0, 3
 PAGE = doc_pages.ROOT / "docs" / "operations.md"
 
 
@@ -83,6 +84,11 @@ def configure(machine: Machine, options: str) -> None:
     (machine.path(AGENT_CONFIG) / "client.hcl").write_text(plugin_block(options))
 
 
+def shared_below(root: Path) -> str:
+    """Options that share the GPU by MPS, with the daemons' directories there."""
+    return f'vgpus = 4\n sharing = "mps"\n mps {{\n root = "{root}"\n }}'
+
+
 def sharing(agent: Agent) -> object:
     """How the only GPU is shared, as the servers know it."""
     (group,) = agent.api.device_groups().values()
@@ -100,7 +106,7 @@ def test_sharing_is_changed_on_a_drained_node(
     machine.type(drain)
     assert not before.process.is_running()
     agent.api.wait_until_blocked(job)
-    configure(machine, f'vgpus = 4\n sharing = "mps"\n mps {{\n root = "{mps_root}"\n }}')
+    configure(machine, shared_below(mps_root))
     *change, last = commands("Change `sharing`")
     assert last == let_in
     for command in change:
@@ -112,3 +118,30 @@ def test_sharing_is_changed_on_a_drained_node(
     assert agent.api.eligible()
     assert running(agent, job).process.pid != before.process.pid
     assert sharing(agent) == "mps"
+
+
+def test_mps_is_ended_before_its_root_is_changed(
+    machine: Machine, agent: Agent, driver: FakeDriver, mps: FakeMps, mps_root: Path
+) -> None:
+    """`release` finds the root in the configuration; nothing is left there, and the new one works."""
+    uuid = driver.get("gpu 0", "uuid")
+    start_with(machine, agent, shared_below(mps_root))
+    task = running(agent, agent.api.submit(staying_job("task", device())))
+    drain, _ = commands("Drain")
+    stop, release, *change, let_in = commands("End MPS")
+    machine.type(drain)
+    assert len(mps.daemons(mps_root / f"{uuid}/pipe")) == 1
+    assert driver.compute_mode("gpu 0") == EXCLUSIVE
+    machine.type(stop)
+    assert f"{uuid}: released" in machine.type(release)
+    assert mps.daemons() == []
+    assert driver.compute_mode("gpu 0") == DEFAULT
+    elsewhere = mps_root.with_name("new")
+    configure(machine, shared_below(elsewhere))
+    for command in change:
+        machine.type(command)
+    agent.api.wait_for_groups()
+    machine.type(let_in)
+    assert agent.api.eligible()
+    assert running(agent, task.job).process.pid != task.process.pid
+    assert len(mps.daemons(elsewhere / f"{uuid}/pipe")) == len(mps.daemons()) == 1

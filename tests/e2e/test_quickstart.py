@@ -12,6 +12,7 @@ from pathlib import Path
 
 import doc_pages
 import pytest
+from libnvidia_ml.driver import FakeDriver
 
 from e2e.agent import Agent
 from e2e.api import granted_ids
@@ -100,7 +101,7 @@ def test_the_quickstart_leads_to_two_tasks_on_one_gpu(machine: Machine, agent: A
 
 
 def test_readme_installs_it_and_operations_takes_it_away(
-    machine: Machine, agent: Agent, one_file: Path
+    machine: Machine, agent: Agent, one_file: Path, nvml: Path, tmp_path: Path
 ) -> None:
     """On a machine whose plugin_dir is there, and of which nothing of ours is left."""
     machine.path(PLUGINS).mkdir(parents=True)
@@ -112,6 +113,7 @@ def test_readme_installs_it_and_operations_takes_it_away(
     # As it was, without the simulation.
     machine.path(INSTALLED).write_text(block_text({"vgpus": 16}))
 
+    machine.environment.update(FakeDriver(nvml, tmp_path, "t4_old").environment())  # for `release`
     shutil.copy(one_file, machine.path(PROGRAMS) / "nvidia-vgpu")
     for command in doc_pages.commands(OPERATIONS, "Stop and uninstall"):
         machine.type(command.text)

@@ -23,7 +23,9 @@ from nomad_nvidia_vgpu.cli.config_options import checked_config
 from nomad_nvidia_vgpu.cli.main import cli
 
 ELSEWHERE = {
-    "systemctl restart nomad": "the machine's agent; e2e/test_quickstart.py restarts its own",
+    "systemctl restart nomad": "the machine's agent; e2e/machine.py restarts its own",
+    "systemctl stop nomad": "the same",
+    "systemctl start nomad": "the same",
     "install -m 755 nvidia-vgpu-0.2.0-linux-x86_64 /usr/local/bin/nvidia-vgpu": (
         "e2e/test_quickstart.py runs it"
     ),
