@@ -4,12 +4,14 @@
 `test_quickstart.py` has the part about uninstalling.
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import doc_pages
 import pytest
+import single_file
 from libnvidia_ml.driver import FakeDriver
 from mps_control.control import FakeMps, install
 
@@ -19,16 +21,19 @@ from e2e.conftest import StartAgent, plugin_block, running
 from e2e.jobs import device, staying_job
 from e2e.machine import AGENT_CONFIG, PLUGINS, PROGRAMS, Machine
 from e2e.waiting import wait_until
+from nomad_nvidia_vgpu import __version__
 
 pytestmark = [pytest.mark.nomad, pytest.mark.timeout(600)]  # the first test builds the file
 
 DEFAULT, EXCLUSIVE = 0, 3
 PAGE = doc_pages.ROOT / "docs" / "operations.md"
+OLD = "0.1.0"
+"""The version before ours, as the page has it."""
 
 
-def commands(heading: str) -> list[str]:
+def commands(heading: str, page: Path = PAGE) -> list[str]:
     """What a part of the page tells to type."""
-    return [command.text for command in doc_pages.commands(PAGE, heading)]
+    return [command.text for command in doc_pages.commands(page, heading)]
 
 
 @pytest.fixture
@@ -89,6 +94,12 @@ def shared_below(root: Path) -> str:
     return f'vgpus = 4\n sharing = "mps"\n mps {{\n root = "{root}"\n }}'
 
 
+def versions(agent: Agent) -> list[str]:
+    """Those that the agent has found, one for each of its starts."""
+    found = r"detected plugin: name=nvidia-vgpu type=device plugin_version=(\S+)"
+    return re.findall(found, agent.log)
+
+
 def sharing(agent: Agent) -> object:
     """How the only GPU is shared, as the servers know it."""
     (group,) = agent.api.device_groups().values()
@@ -145,3 +156,46 @@ def test_mps_is_ended_before_its_root_is_changed(
     assert agent.api.eligible()
     assert running(agent, task.job).process.pid != task.process.pid
     assert len(mps.daemons(elsewhere / f"{uuid}/pipe")) == len(mps.daemons()) == 1
+
+
+def test_the_single_file_is_upgraded_and_taken_back(
+    machine: Machine, agent: Agent, one_file: Path, tmp_path: Path
+) -> None:
+    """The agent runs the one, then the other, and then the first; its task runs on."""
+    shutil.copy(single_file.make(tmp_path, OLD), machine.path(PROGRAMS) / binaries.PLUGIN_NAME)
+    start_with(machine, agent, "vgpus = 4")
+    task = running(agent, agent.api.submit(staying_job("task", device())))
+    shutil.copy(one_file, machine.root)
+    shown = [machine.type(command) for command in commands("Upgrade the single file")]
+    assert "Nomad offers all 4 vGPUs of this node" in shown[-1]
+    assert __version__ in machine.type("nvidia-vgpu --version")
+    for command in commands("Back to the old file"):
+        machine.type(command)
+    assert versions(agent) == [OLD, __version__, OLD]
+    for copy in (binaries.PLUGIN_NAME, f"{PLUGINS}/{binaries.PLUGIN_NAME}"):
+        assert OLD in machine.type(f"{copy} --version")
+    task.assert_untouched()
+
+
+def test_a_wheel_is_upgraded_in_a_folder_of_its_own(
+    machine: Machine, agent: Agent, tmp_path: Path
+) -> None:
+    """The old one is what packaging.md makes; it can go afterwards, and the task runs on."""
+    shutil.copytree(doc_pages.ROOT / "requirements", machine.root / "requirements")
+    for version in (OLD, __version__):
+        directory = tmp_path / version
+        directory.mkdir()
+        shutil.copy(single_file.wheel(directory, version), machine.root)
+    packaging = doc_pages.ROOT / "docs" / "packaging.md"
+    for command in commands("The wheel", packaging):
+        machine.type(command.replace(__version__, OLD))
+    machine.type("systemctl restart nomad")
+    agent.api.wait_for_groups()
+    task = running(agent, agent.api.submit(staying_job("task", device())))
+    *upgrade, remove = commands("Upgrade a wheel")
+    shown = [machine.type(command) for command in upgrade]
+    assert "Nomad offers all 8 vGPUs of this node" in shown[-1]
+    machine.type(remove)
+    machine.type("systemctl restart nomad")
+    assert versions(agent) == [OLD, __version__, __version__]
+    task.assert_untouched()
