@@ -10,6 +10,9 @@ plugin_dir = "/opt/nomad/plugins"
 plugin "nvidia-vgpu" {
   config {
     vgpus = 8
+
+    # Whatever its count, a job gets vGPUs of one GPU: it can name no more to podman.
+    group_by = "gpu"
   }
 }
 

@@ -35,7 +35,7 @@ ELSEWHERE = {
     ),
     "install -m 755 /opt/nvidia-vgpu.original /opt/nomad/data/plugins/nvidia-vgpu": "the same",
     "curl -s http://127.0.0.1:9400/metrics": "contract/test_metrics.py reads what it would",
-    "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml": (
+    "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml": (
         "NVIDIA's; tests/cdi_node has what it writes"
     ),
     "cp /usr/local/bin/nvidia-vgpu /opt/nvidia-vgpu.before": "e2e/test_operations.py runs it",
@@ -57,6 +57,7 @@ OF_OTHERS = {
     "--sh-boot": "pex",
     "--upgrade": "scripts/lock.sh",
     "--gpu-memory-utilization": "vLLM",
+    "--device-name-strategy": "nvidia-ctk",
 }
 """Flags that stand alone in a sentence and are not ours, and whose they are."""
 
