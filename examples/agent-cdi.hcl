@@ -6,7 +6,7 @@
 #
 # The toolkit 1.18 and newer writes one at each boot, to /var/run/cdi.
 
-plugin_dir = "/opt/nomad/plugins"
+plugin_dir = "/opt/nomad/data/plugins"
 
 plugin "nvidia-vgpu" {
   config {
