@@ -64,9 +64,54 @@ OF_OTHERS = {
 OLD = {"0.1.0"}
 """Versions that stand for the one before, where a page upgrades."""
 
+PROGRAMS_OF_OTHERS = {
+    *(
+        "nvidia-smi",
+        "nvidia-ctk",
+        "nvidia-cuda-mps-control",
+        "docker",
+        "podman",
+        "python",
+        "python3",
+    ),
+    *("systemctl", "journalctl", "dmesg", "modprobe", "rmmod", "lsmod", "mount", "umount", "kill"),
+    *(
+        "chmod",
+        "chown",
+        "chcon",
+        "restorecon",
+        "semanage",
+        "cp",
+        "rm",
+        "ln",
+        "mkdir",
+        "curl",
+        "pip",
+    ),
+}
+"""What is a command where it begins a piece of text in a sentence and is not alone in it."""
+
+IN_SENTENCES = {
+    "chmod 755": "a remedy; what `install` puts into plugin_dir has that mode",
+    "journalctl -u nomad": "the machine's own log; the tests read their agents' files",
+    "modprobe nvidia": "needs a driver, or its kernel module",
+    "rmmod nvidia": "the same",
+    "python -m bench --quick": "takes minutes; `make bench` runs the module",
+    "python -m bench --write-docs": "the same",
+    "python -m bench forms --other …": "the same",
+    "python -m bench imports": "the same",
+    "python3 -I -c pass": "what bench measures itself against, and no command for a reader",
+    "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml": (
+        "NVIDIA's; tests/cdi_node has what it writes"
+    ),
+    "nvidia-smi -i 0 -mig 1": "needs a GPU with MIG whose mode may be set; from NVIDIA's MIG guide",
+    "nvidia-smi mig -i 0 -cgi 3g.20gb,3g.20gb -C": "the same",
+}
+"""Commands of others in sentences and in comments of the examples, and why no test here runs them."""
+
 MAKEFILE = (doc_pages.ROOT / "Makefile").read_text()
 CONSOLE = doc_pages.commands()
-INLINE = list(doc_pages.inline())
+INLINE = [*doc_pages.inline(), *doc_pages.in_examples()]
 
 
 def is_ours(command: Command) -> bool:
@@ -74,12 +119,19 @@ def is_ours(command: Command) -> bool:
     return re.match(r"\S*\bnvidia-vgpu(-[^/\s]+)? \S", command.text) is not None
 
 
+def is_a_verb_of_ours(command: Command) -> bool:
+    """Whether it is our program without its name, and with a flag."""
+    verb, _, flags = command.text.partition(" ")
+    return verb in cli.commands and flags.startswith("--")
+
+
 def is_makes(command: Command) -> bool:
     """Whether it runs make, in a clone."""
     return command.text.startswith("make ")
 
 
-OURS = [c for c in (*CONSOLE, *INLINE) if is_ours(c) and c.text not in ELSEWHERE]
+VERBS = [c._replace(text=f"nvidia-vgpu {c.text}") for c in INLINE if is_a_verb_of_ours(c)]
+OURS = [c for c in (*CONSOLE, *INLINE, *VERBS) if is_ours(c) and c.text not in ELSEWHERE]
 
 
 def test_every_command_line_is_of_a_kind_that_is_tested() -> None:
@@ -87,6 +139,12 @@ def test_every_command_line_is_of_a_kind_that_is_tested() -> None:
     texts = {command.text for command in CONSOLE}
     known = {c.text for c in CONSOLE if is_ours(c) or is_makes(c) or c.program == "nomad"}
     assert texts - known == set(ELSEWHERE)
+
+
+def test_every_command_of_others_in_a_sentence_has_its_reason() -> None:
+    """As those on lines of their own: none is added unseen, and no excuse is left behind."""
+    texts = {c.text for c in INLINE if c.text.split()[0] in PROGRAMS_OF_OTHERS and " " in c.text}
+    assert texts == set(IN_SENTENCES)
 
 
 def test_only_lines_with_a_prompt_stand_in_a_console_block() -> None:
