@@ -2,7 +2,7 @@
 """Every command and every block in the docs is of a kind that some test runs or parses.
 
 `contract/test_doc_commands.py` runs those of nvidia-vgpu, `e2e/test_docs.py` asks Nomad about its
-own and about the HCL, `e2e/test_quickstart.py` follows the quickstart to its end.
+own and about the HCL, `e2e/test_quickstart.py`, `test_operations.py` and `test_migration.py` follow pages.
 """
 
 from __future__ import annotations
