@@ -5,7 +5,7 @@
 #   nvidia-smi -i 0 -mig 1
 #   nvidia-smi mig -i 0 -cgi 3g.20gb,3g.20gb -C
 
-plugin_dir = "/opt/nomad/plugins"
+plugin_dir = "/opt/nomad/data/plugins"
 
 plugin "nvidia-vgpu" {
   config {

@@ -3,7 +3,7 @@
 #
 #   nvidia-vgpu plan --config agent-mixed.hcl
 
-plugin_dir = "/opt/nomad/plugins"
+plugin_dir = "/opt/nomad/data/plugins"
 
 plugin "nvidia-vgpu" {
   config {

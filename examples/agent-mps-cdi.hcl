@@ -2,7 +2,7 @@
 # As agent-cdi.hcl, and GPUs are shared by MPS: each process of a task with k of the 4 vGPUs of a GPU
 # is held to k/4 of its memory and of its SMs. The way to the MPS server is mounted with the rest.
 
-plugin_dir = "/opt/nomad/plugins"
+plugin_dir = "/opt/nomad/data/plugins"
 
 plugin "nvidia-vgpu" {
   config {

@@ -2,7 +2,7 @@
 # A Nomad client that shares its GPUs by MPS: each process of a task with k of the 4 vGPUs of a GPU
 # is held to k/4 of its memory and of its SMs.
 
-plugin_dir = "/opt/nomad/plugins"
+plugin_dir = "/opt/nomad/data/plugins"
 
 plugin "nvidia-vgpu" {
   config {

@@ -5,11 +5,14 @@
 #
 #   nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml
 
-plugin_dir = "/opt/nomad/plugins"
+plugin_dir = "/opt/nomad/data/plugins"
 
 plugin "nvidia-vgpu" {
   config {
     vgpus = 8
+
+    # Whatever its count, a job gets vGPUs of one GPU: it can name no more to podman.
+    group_by = "gpu"
   }
 }
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MPL-2.0
 # A Nomad client that shares its NVIDIA GPUs: each is divided into 16 vGPUs.
+# Put it into /etc/nomad.d, and the plugin into plugin_dir by
 #
-#   ln -s /opt/nvidia-vgpu/bin/nvidia-vgpu /opt/nomad/plugins/nvidia-vgpu
-#   nomad agent -config agent.hcl ...
+#   nvidia-vgpu install
 
-plugin_dir = "/opt/nomad/plugins"
+plugin_dir = "/opt/nomad/data/plugins"
 
 # The label must equal the name of the file in plugin_dir.
 plugin "nvidia-vgpu" {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
 # Runs nvidia-smi once in a container that sees the GPU of its vGPU and no other.
-# The client needs docker and the NVIDIA Container Toolkit.
+# The client needs docker and the NVIDIA Container Toolkit. The agent: agent.hcl.
 
 job "gpu-test-docker" {
   type = "batch"

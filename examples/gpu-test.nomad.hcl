@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
 # Runs once on one vGPU, shows what the task was given, and the GPU itself where there is one.
-# For the same with docker: gpu-test-docker.nomad.hcl
+# The agent: agent.hcl. For the same with docker: gpu-test-docker.nomad.hcl
 
 job "gpu-test" {
   type = "batch"

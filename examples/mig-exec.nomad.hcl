@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
 # Runs once in a chroot that has the device files of its MIG device and of no other.
-# The agent: agent-mig.hcl with `device_nodes = "cdi"`.
+# The agent: agent-mig-cdi.hcl.
 
 job "mig-exec" {
   type = "batch"

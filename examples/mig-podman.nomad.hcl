@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
 # Runs nvidia-smi once in a podman container that sees its MIG device and no other.
-# The agent: agent-podman.hcl with `vgpus = 1`, on a node with MIG devices.
+# The agent: agent-podman-mig.hcl.
 
 job "mig-podman" {
   type = "batch"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 # Places tasks by what a share is, not by where it is: each has at least 10 GiB, on an A100 while
-# one has room. Works with every way in which nodes divide and group their GPUs.
+# one has room. Works with every way in which nodes divide and group their GPUs. The agent:
+# agent-mixed.hcl, or any other.
 
 job "mixed-fleet" {
   type = "service"

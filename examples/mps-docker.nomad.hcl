@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
 # A container that shares a GPU under MPS. The job mounts the pipe directory of its GPU's daemon itself,
-# so that the task keeps it when it restarts; docker's `volumes` must be enabled in the agent.
+# so that the task keeps it when it restarts; docker's `volumes` must be enabled. The agent: agent-mps.hcl.
 
 job "mps-docker" {
   type = "batch"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
 # A podman container that shares a GPU under MPS. It keeps its mount when it restarts, as the job
-# makes it. The agent: agent-podman.hcl with `sharing = "mps"`.
+# makes it. The agent: agent-podman-mps.hcl.
 
 job "mps-podman" {
   type = "batch"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
-# Two tasks that share one GPU. With examples/agent-simulated.hcl there is one Tesla T4, so both
-# get their vGPU from it; each prints what it was given, and stays.
+# Two tasks that share one GPU. There is one Tesla T4, so both get their vGPU from it; each prints what
+# it was given, and stays. The agent: agent-simulated.hcl.
 
 job "shared-gpu" {
   type = "service"

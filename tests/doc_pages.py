@@ -123,6 +123,14 @@ def inline() -> Iterator[Command]:
             yield Command(page, _line(text, match.start()), " ".join(match[1].split()))
 
 
+def in_examples() -> Iterator[Command]:
+    """What the comments of the examples tell to type: lines that are set in."""
+    for page in sorted((ROOT / "examples").glob("*.hcl")):
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            if line.startswith("#   "):
+                yield Command(page, number, line.removeprefix("#").strip())
+
+
 def _line(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 

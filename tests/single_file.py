@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.dist import build_wheel
+from nomad_nvidia_vgpu import __version__
+from scripts.dist import ROOT, build_wheel
 from scripts.onefile import build
 from scripts.wheels import PYTHONS, DownloadError, Target
 
@@ -26,12 +27,26 @@ def interpreter(version: str) -> Path | None:
     return installed[-1] if installed else Path(on_path) if on_path else None
 
 
-def make(directory: Path) -> Path:
+def wheel(directory: Path, version: str = __version__) -> Path:
+    """Builds our wheel into `directory`, of these sources but for the version that they say."""
+    if version == __version__:
+        return build_wheel(directory)
+    sources = directory / "sources"
+    shutil.copytree(ROOT / "src", sources / "src")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    package = sources / "src/nomad_nvidia_vgpu/__init__.py"
+    package.write_text(package.read_text().replace(__version__, version))
+    build_wheel(directory, sources)
+    return directory / f"nomad_nvidia_vgpu-{version}-py3-none-any.whl"
+
+
+def make(directory: Path, version: str = __version__) -> Path:
     """Builds it into `directory`; skips where the wheels cannot be had."""
     machine = os.uname().machine
     targets = [Target(version, machine) for version in PYTHONS if interpreter(version)]
     try:
-        wheels = build.contents(build_wheel(directory), targets)
+        wheels = build.contents(wheel(directory, version), targets)
     except DownloadError as error:
         pytest.skip(str(error))
     return build.build_file(directory, wheels)

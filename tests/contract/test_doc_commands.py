@@ -13,8 +13,8 @@ from libnvidia_ml.driver import FakeDriver
 
 from .conftest import PATIENCE_S, PROGRAM
 
-NEEDS_AN_AGENT = {"install", "uninstall", "doctor"}
-"""Verbs whose commands `e2e` runs, beside an agent: test_quickstart.py and test_migration.py."""
+NEEDS_AN_AGENT = {"install", "uninstall", "doctor", "release"}
+"""Verbs whose commands `e2e` runs with an agent: test_quickstart.py, _migration.py, _operations.py."""
 
 RUNS = {
     " ".join(command.words[1:]): command

@@ -71,6 +71,10 @@ class Api:
         node: dict[str, Any] = self.client.node.get_node(self.client.nodes.get_nodes()[0]["ID"])
         return node
 
+    def eligible(self) -> bool:
+        """Whether Nomad may place tasks on the agent's only node."""
+        return bool(self.node()["SchedulingEligibility"] == "eligible")
+
     def device_groups(self) -> dict[str, DeviceGroup]:
         """The node's device groups by name."""
         groups = (_group(raw) for raw in self.node()["NodeResources"]["Devices"] or [])

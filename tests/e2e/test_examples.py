@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The examples: every job is valid, and those for drivers that are here run on simulated GPUs.
+"""The examples: every job is valid, every agent starts, and what can run here runs on simulated GPUs.
 
 `test_jobs.py` runs `gpu-test.nomad.hcl`; `test_fake_driver.py` the agent of `agent.hcl`.
 """
 
 import re
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from e2e.agent import Agent
 from e2e.api import granted_ids
 from e2e.conftest import StartAgent
 from e2e.jobs import device, printing_job
+from e2e.waiting import wait_until
 
 pytestmark = pytest.mark.nomad
 
@@ -29,12 +31,34 @@ def test_the_examples_are_valid_jobs(agent: Agent, path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def on_simulated(name: str, gpus: str, more: str = "") -> str:
+def on_simulated(name: str, gpus: str) -> str:
     """An example of an agent, with simulated GPUs instead of the node's."""
     text = (EXAMPLES / name).read_text()
     block = re.search(r'plugin "nvidia-vgpu" \{\n  config \{\n', text)
     assert block is not None
-    return f'{text[: block.end()]}    simulate = ["{gpus}"]\n{more}{text[block.end() :]}'
+    return f'{text[: block.end()]}    simulate = ["{gpus}"]\n{text[block.end() :]}'
+
+
+AGENTS = sorted(EXAMPLES.glob("agent*.hcl"))
+
+
+@pytest.mark.parametrize("path", AGENTS, ids=lambda p: p.name)
+def test_nomad_reads_an_agents_file_as_it_stands(tmp_path: Path, path: Path) -> None:
+    """It lacks only what the agent's own file has: where its data is, and that it is a client."""
+    own = tmp_path / "nomad.hcl"
+    own.write_text(f'data_dir = "{tmp_path}"\nclient {{\n  enabled = true\n}}\n')
+    command = [str(binaries.nomad()), "config", "validate", str(own), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", AGENTS, ids=lambda p: p.name)
+def test_an_agent_starts_with_an_example(start_agent: StartAgent, path: Path) -> None:
+    """Nomad knows every option in our block, and offers vGPUs; of drivers that are not here it has none."""
+    gpus = MIG if "-mig" in path.name else "l4"
+    own = path.read_text() if "simulate" in path.read_text() else on_simulated(path.name, gpus)
+    agent = start_agent(own)
+    wait_until("vGPUs are offered", agent.api.device_groups)
 
 
 class Run(NamedTuple):
@@ -45,8 +69,6 @@ class Run(NamedTuple):
     told: set[str]
     """Variables that the task is given."""
     gpus: str = "l4"
-    more: str = ""
-    """Options that the job's comment asks for beyond the agent's."""
 
 
 RUNS = [
@@ -68,11 +90,10 @@ RUNS = [
         gpus=MIG,
     ),
     Run(
-        "agent-mig.hcl",
+        "agent-mig-cdi.hcl",
         "mig-exec.nomad.hcl",
         {"CUDA_VISIBLE_DEVICES"},
         gpus=MIG,
-        more='    device_nodes = "cdi"\n',
     ),
 ]
 
@@ -81,7 +102,7 @@ RUNS = [
 def test_an_example_runs_under_its_agent(start_agent: StartAgent, run: Run) -> None:
     """The job is placed, and its task is told its vGPU and what its sharing needs."""
     raw_exec = 'plugin "raw_exec" {\n  config {\n    enabled = true\n  }\n}\n'
-    text = on_simulated(run.agent, run.gpus, run.more)
+    text = on_simulated(run.agent, run.gpus)
     agent = start_agent(text if raw_exec in text else text + raw_exec)
     job = (EXAMPLES / run.job).read_text()
     driver = agent.api.node()["Drivers"].get("exec", {"HealthDescription": "not fingerprinted"})

@@ -143,7 +143,9 @@ def test_jobs_for_nvidia_gpu_stay_as_they_are_with_that_vendor(
     says = "Nomad offers all 1 vGPU of this node"
     wait_until("doctor sees ours", lambda: says in machine.type("nvidia-vgpu doctor"))
     assert ids(agent) == {f"nvidia/gpu/{T4}": {f"{gpu}-0"}}
+    assert not agent.api.eligible()
     machine.type(let_in)
+    assert agent.api.eligible()
     (again,) = agent.api.wait_for(job, "running")
     assert granted_ids(again) == [f"{gpu}-0"]
     (group,) = agent.api.device_groups().values()
@@ -176,16 +178,25 @@ def test_both_plugins_run_for_different_gpus(
     machine: Machine, agent: Agent, driver: FakeDriver, tmp_path: Path
 ) -> None:
     """With the block of the page each GPU is offered once, and jobs find both kinds."""
-    text = config("Or run both, for different GPUs")
+    part = "Or run both, for different GPUs"
+    text = config(part)
     ours = re.search(r"GPU-[0-9a-f-]{36}", text)
     assert ours is not None
     driver.load("h100x8")
     driver.set("gpu 0", "uuid", ours[0])
     install_official(machine.path(PLUGINS) / OFFICIAL, tmp_path)
-    (machine.path(AGENT_CONFIG) / "client.hcl").write_text(text)
-    for command in ("nvidia-vgpu install", "systemctl restart nomad"):
+    file = machine.path(AGENT_CONFIG) / "client.hcl"
+    file.write_text(f'plugin "{OFFICIAL}" {{\n  config {{\n  }}\n}}\n')
+    agent.start()
+    wait_until("the official plugin has offered all", lambda: len(_devices(agent)) == 1)
+    drain, *change, let_in = commands(part)
+    machine.type(drain)
+    file.write_text(text)
+    for command in change:
         machine.type(command)
     wait_until("both plugins have offered theirs", lambda: len(_devices(agent)) == 2)
+    machine.type(let_in)
+    assert agent.api.eligible()
     assert {v: len(of) for v, of in _devices(agent).items()} == {"letmutx": 8, "nvidia": 7}
     assert "no GPU is offered by two device groups" in machine.type("nvidia-vgpu doctor")
     share = running(agent, agent.api.submit(staying_job("share", device())))

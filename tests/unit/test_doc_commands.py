@@ -2,7 +2,7 @@
 """Every command and every block in the docs is of a kind that some test runs or parses.
 
 `contract/test_doc_commands.py` runs those of nvidia-vgpu, `e2e/test_docs.py` asks Nomad about its
-own and about the HCL, `e2e/test_quickstart.py` follows the quickstart to its end.
+own and about the HCL, `e2e/test_quickstart.py`, `test_operations.py` and `test_migration.py` follow pages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from nomad_nvidia_vgpu.cli.config_options import checked_config
 from nomad_nvidia_vgpu.cli.main import cli
 
 ELSEWHERE = {
-    "systemctl restart nomad": "the machine's agent; e2e/test_quickstart.py restarts its own",
+    "systemctl restart nomad": "the machine's agent; e2e/machine.py restarts its own",
+    "systemctl stop nomad": "the same",
+    "systemctl start nomad": "the same",
     "install -m 755 nvidia-vgpu-0.2.0-linux-x86_64 /usr/local/bin/nvidia-vgpu": (
         "e2e/test_quickstart.py runs it"
     ),
@@ -33,14 +35,17 @@ ELSEWHERE = {
     ),
     "install -m 755 /opt/nvidia-vgpu.original /opt/nomad/data/plugins/nvidia-vgpu": "the same",
     "curl -s http://127.0.0.1:9400/metrics": "contract/test_metrics.py reads what it would",
-    "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml": (
+    "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml": (
         "NVIDIA's; tests/cdi_node has what it writes"
     ),
-    "python3 -m venv /opt/nvidia-vgpu": "what `make setup` does, elsewhere",
-    "/opt/nvidia-vgpu/bin/pip install --require-hashes -r requirements/run.txt": "the same",
-    "/opt/nvidia-vgpu/bin/pip install --no-deps nomad_nvidia_vgpu-0.2.0-py3-none-any.whl": (
-        "the wheel that `make dist` writes"
+    "cp /usr/local/bin/nvidia-vgpu /opt/nvidia-vgpu.before": "e2e/test_operations.py runs it",
+    "install -m 755 /opt/nvidia-vgpu.before /usr/local/bin/nvidia-vgpu": "the same",
+    "python3 -m venv /opt/nvidia-vgpu-0.2.0": "the same",
+    "/opt/nvidia-vgpu-0.2.0/bin/pip install --require-hashes -r requirements/run.txt": "the same",
+    "/opt/nvidia-vgpu-0.2.0/bin/pip install --no-deps nomad_nvidia_vgpu-0.2.0-py3-none-any.whl": (
+        "the same"
     ),
+    "rm -r /opt/nvidia-vgpu-0.1.0": "the same",
     "sha256sum --check --ignore-missing SHA256SUMS": "unit/scripts/test_dist.py runs it",
     "diff dist/SHA256SUMS SHA256SUMS": "contract/test_dist.py compares two builds",
     "OUT=/path/for/results scripts/gpu-session.sh": "needs a GPU; `make gpu-test` starts it too",
@@ -52,17 +57,72 @@ OF_OTHERS = {
     "--sh-boot": "pex",
     "--upgrade": "scripts/lock.sh",
     "--gpu-memory-utilization": "vLLM",
+    "--device-name-strategy": "nvidia-ctk",
 }
 """Flags that stand alone in a sentence and are not ours, and whose they are."""
 
+OLD = {"0.1.0"}
+"""Versions that stand for the one before, where a page upgrades."""
+
+PROGRAMS_OF_OTHERS = {
+    *(
+        "nvidia-smi",
+        "nvidia-ctk",
+        "nvidia-cuda-mps-control",
+        "docker",
+        "podman",
+        "python",
+        "python3",
+    ),
+    *("systemctl", "journalctl", "dmesg", "modprobe", "rmmod", "lsmod", "mount", "umount", "kill"),
+    *(
+        "chmod",
+        "chown",
+        "chcon",
+        "restorecon",
+        "semanage",
+        "cp",
+        "rm",
+        "ln",
+        "mkdir",
+        "curl",
+        "pip",
+    ),
+}
+"""What is a command where it begins a piece of text in a sentence and is not alone in it."""
+
+IN_SENTENCES = {
+    "chmod 755": "a remedy; what `install` puts into plugin_dir has that mode",
+    "journalctl -u nomad": "the machine's own log; the tests read their agents' files",
+    "modprobe nvidia": "needs a driver, or its kernel module",
+    "rmmod nvidia": "the same",
+    "python -m bench --quick": "takes minutes; `make bench` runs the module",
+    "python -m bench --write-docs": "the same",
+    "python -m bench forms --other …": "the same",
+    "python -m bench imports": "the same",
+    "python3 -I -c pass": "what bench measures itself against, and no command for a reader",
+    "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml": (
+        "NVIDIA's; tests/cdi_node has what it writes"
+    ),
+    "nvidia-smi -i 0 -mig 1": "needs a GPU with MIG whose mode may be set; from NVIDIA's MIG guide",
+    "nvidia-smi mig -i 0 -cgi 3g.20gb,3g.20gb -C": "the same",
+}
+"""Commands of others in sentences and in comments of the examples, and why no test here runs them."""
+
 MAKEFILE = (doc_pages.ROOT / "Makefile").read_text()
 CONSOLE = doc_pages.commands()
-INLINE = list(doc_pages.inline())
+INLINE = [*doc_pages.inline(), *doc_pages.in_examples()]
 
 
 def is_ours(command: Command) -> bool:
     """Whether it is our program, by its name or as the single file is called."""
-    return re.match(r"\S*\bnvidia-vgpu(-\S+)? \S", command.text) is not None
+    return re.match(r"\S*\bnvidia-vgpu(-[^/\s]+)? \S", command.text) is not None
+
+
+def is_a_verb_of_ours(command: Command) -> bool:
+    """Whether it is our program without its name, and with a flag."""
+    verb, _, flags = command.text.partition(" ")
+    return verb in cli.commands and flags.startswith("--")
 
 
 def is_makes(command: Command) -> bool:
@@ -70,7 +130,8 @@ def is_makes(command: Command) -> bool:
     return command.text.startswith("make ")
 
 
-OURS = [c for c in (*CONSOLE, *INLINE) if is_ours(c) and c.text not in ELSEWHERE]
+VERBS = [c._replace(text=f"nvidia-vgpu {c.text}") for c in INLINE if is_a_verb_of_ours(c)]
+OURS = [c for c in (*CONSOLE, *INLINE, *VERBS) if is_ours(c) and c.text not in ELSEWHERE]
 
 
 def test_every_command_line_is_of_a_kind_that_is_tested() -> None:
@@ -78,6 +139,12 @@ def test_every_command_line_is_of_a_kind_that_is_tested() -> None:
     texts = {command.text for command in CONSOLE}
     known = {c.text for c in CONSOLE if is_ours(c) or is_makes(c) or c.program == "nomad"}
     assert texts - known == set(ELSEWHERE)
+
+
+def test_every_command_of_others_in_a_sentence_has_its_reason() -> None:
+    """As those on lines of their own: none is added unseen, and no excuse is left behind."""
+    texts = {c.text for c in INLINE if c.text.split()[0] in PROGRAMS_OF_OTHERS and " " in c.text}
+    assert texts == set(IN_SENTENCES)
 
 
 def test_only_lines_with_a_prompt_stand_in_a_console_block() -> None:
@@ -120,9 +187,8 @@ def test_a_target_of_make_exists(command: Command) -> None:
 def test_files_have_the_version_that_is_built() -> None:
     """A reader copies the name of the file."""
     pages = "".join(page.read_text() for page in doc_pages.PAGES)
-    named = re.findall(r"(?:nvidia-vgpu|nomad_nvidia_vgpu)-(\d[\d.]*\d)-(?:linux|py3)", pages)
-    assert named
-    assert set(named) == {__version__}
+    named = re.findall(r"(?:nvidia-vgpu|nomad_nvidia_vgpu)-(\d[\d.]*\d)", pages)
+    assert set(named) - OLD == {__version__}
 
 
 @pytest.mark.parametrize("block", doc_pages.blocks("hcl"), ids=str)

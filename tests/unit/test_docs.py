@@ -63,3 +63,16 @@ def test_pictures_show_what_the_program_shows(path: Path) -> None:
 def test_every_example_of_an_agent_has_a_good_config(path: Path) -> None:
     """An operator who copies it gets no complaint from the plugin."""
     assert checked_config(read_config_file(path)).configured
+
+
+def test_every_example_of_a_job_says_under_which_agent() -> None:
+    """And each agent has a job to try it with."""
+    examples = ROOT / "examples"
+    named = {
+        job.name: re.findall(r"\bagent[a-z-]*\.hcl", job.read_text())
+        for job in examples.glob("*.nomad.hcl")
+    }
+    assert {name: len(agents) for name, agents in named.items() if len(agents) != 1} == {}
+    assert {agent for agents in named.values() for agent in agents} == {
+        path.name for path in examples.glob("agent*.hcl")
+    }
