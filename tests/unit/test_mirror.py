@@ -30,6 +30,7 @@ OF_NO_MODULE = {
     "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
     "test_fault_table.py": "the fault table in docs/health.md",
     "test_threat_table.py": "the threats in docs/security.md",
+    "test_ci_skips.py": "tests/conftest.py",
     "onefile/test_start.py": "scripts/onefile/__main__.py",
     "onefile/test_unpack.py": "scripts/onefile/unpack.py",
     "onefile/test_build.py": "scripts/onefile/build.py",
