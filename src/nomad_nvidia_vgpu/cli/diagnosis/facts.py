@@ -78,7 +78,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             reading,
             time.monotonic() + limit_s,
             lambda why: Configured(
-                problems=(f"the agent's configuration {why}: look at its disk",)
+                problems=(f"the agent's configuration {why}; look at its disk",)
             ),
         )
     config = configured.config
