@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from nomad_nvidia_vgpu.cli.agent_http import AgentHttp
 from nomad_nvidia_vgpu.cli.config_file import (
     LABEL,
+    block,
     options_of,
     outside_config,
     parsed_file,
@@ -21,7 +22,12 @@ from nomad_nvidia_vgpu.errors import ConfigError
 USUAL = Path("/etc/nomad.d")
 """Where Nomad's packages put the configuration of an agent."""
 
+ENABLE_CLIENT = "write client { enabled = true }"
+"""The remedy for an agent that starts no plugins."""
+
 _SUFFIXES = (".hcl", ".json")
+_TRUE = ("true", "1")
+"""As Nomad reads a boolean, quoted or not."""
 _AS_ROOT = "run this command as root"
 
 
@@ -50,6 +56,8 @@ class AgentConfig:
     blocks: tuple[PluginBlock, ...]
     http: Mapping[str, str] = field(default_factory=dict)
     """The NOMAD_… variables that lead to the agent's API."""
+    client_enabled: bool | None = None
+    """Whether the agent is a client, which alone starts plugins; None: no file says."""
 
     @property
     def plugins(self) -> str | None:
@@ -91,6 +99,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     """The configuration in these files and folders; ConfigError with every file that is wrong."""
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
+    client_enabled: bool | None = None
     http = AgentHttp()
     for path in paths:
         try:
@@ -109,6 +118,9 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             continue
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
+        said = block(parsed, "client").get("enabled")
+        if said is not None:  # once it is true, no later file takes that back
+            client_enabled = client_enabled or str(said).lower() in _TRUE
         blocks += [
             PluginBlock(
                 label,
@@ -130,6 +142,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         data_dir=values.get("data_dir"),
         blocks=tuple(blocks),
         http=http.environment(),
+        client_enabled=client_enabled,
     )
 
 

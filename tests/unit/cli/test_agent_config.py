@@ -41,6 +41,29 @@ def test_the_default_is_below_the_data(tmp_path: Path) -> None:
     assert read_agent_config([written(tmp_path, a_hcl="")]).plugins is None
 
 
+@pytest.mark.parametrize(
+    ("files", "client"),
+    [
+        ({"a_hcl": 'client {\n node_class = "gpu"\n}'}, None),
+        ({"a_hcl": "client {\n enabled = false\n}"}, False),
+        ({"a_hcl": "client {\n enabled = true\n}"}, True),
+        (
+            {"a_json": '{"client": {"enabled": "1"}}', "b_hcl": "client {\n enabled = false\n}"},
+            True,
+        ),
+        (
+            {"a_hcl": "client {\n enabled = false\n}", "b_json": '{"client": [{"enabled": true}]}'},
+            True,
+        ),
+    ],
+)
+def test_a_client_is_one_by_any_of_the_files(
+    tmp_path: Path, files: dict[str, str], *, client: bool | None
+) -> None:
+    """As Nomad merges them: no later file takes it back."""
+    assert read_agent_config([written(tmp_path, **files)]).client_enabled is client
+
+
 def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
     """Nomad takes a later block whole in place of an earlier one."""
     other = 'plugin "nvidia-vgpu" {\n}\nplugin "raw_exec" {\n  config {}\n}\n'

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nomad_nvidia_vgpu.cli import plugin_dir
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig
+from nomad_nvidia_vgpu.cli.agent_config import ENABLE_CLIENT, AgentConfig
 from nomad_nvidia_vgpu.cli.config_file import LABEL, is_meant, mislabelled, moved_inside
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
@@ -76,6 +76,7 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
     agent = configured.agent
     if agent is None:
         return
+    yield from _no_client(facts, agent)
     ours = agent.ours
     if ours is None:
         yield from _mislabelled(agent) or [
@@ -106,6 +107,19 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
         )
     else:
         yield ok(f"{where} is in order")
+
+
+def _no_client(facts: Facts, agent: AgentConfig) -> Iterator[Verdict]:
+    """Where the files are to give the agent a plugin, and nothing makes it a client."""
+    meant = agent.ours is not None or agent.plugin_dir is not None
+    # An agent may be one by its command line alone, and then says so itself.
+    asked = facts.nomad
+    known = asked.node_id is not None if asked.client is None else asked.client
+    if meant and not agent.client_enabled and not known:
+        yield error(
+            f"this agent is no client by {_where(agent)}, so it starts no plugin",
+            f"{ENABLE_CLIENT} in one of them; {_RESTART}",
+        )
 
 
 def _mislabelled(agent: AgentConfig) -> list[Verdict]:

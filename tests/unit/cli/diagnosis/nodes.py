@@ -65,7 +65,8 @@ def facts(  # noqa: PLR0913  each has a default, and is named
 ) -> Facts:
     """What is known of a node below `root` whose plugin block has these options (None: no block)."""
     block = "" if options is None else f'plugin "nvidia-vgpu" {{\n config {{\n{options}\n }}\n}}\n'
-    file = written(root / "nomad.d" / "agent.hcl", f'plugin_dir = "{root}/plugins"\n{block}')
+    rest = f'plugin_dir = "{root}/plugins"\nclient {{\n enabled = true\n}}\n'
+    file = written(root / "nomad.d" / "agent.hcl", f"{rest}{block}")
     return Facts(
         on or node(root),
         read_config([file]),

@@ -12,6 +12,7 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad import agent_config, api, plugin_files, version
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
 from unit.cli.diagnosis.nodes import (
     NO_NOMAD,
     facts,
@@ -114,7 +115,8 @@ def test_a_label_that_is_not_the_files_name_is_an_error(tmp_path: Path, block: s
 
 
 def with_config(tmp_path: Path, **files: str) -> Facts:
-    """A node whose agent reads these files of a folder."""
+    """A node whose agent is a client and reads these files of a folder."""
+    written(tmp_path / "etc.d/client.hcl", "client {\n enabled = true\n}\n")
     for name, text in files.items():
         written(tmp_path / f"etc.d/{name}.hcl", text)
     known = unread(tmp_path)
@@ -143,6 +145,43 @@ def test_options_outside_of_the_config_block_are_an_error(tmp_path: Path) -> Non
     """They are set, and in the wrong place: that no option is set would send people astray."""
     known = with_config(tmp_path, a='plugin "nvidia-vgpu" {\n vgpus = 2\n}\n')
     one(agent_config, known, Level.ERROR, "vgpus stands outside", "| move it into config")
+
+
+NO_CLIENT = {"client": "client {\n enabled = false\n}\n", "a": OURS.format("")}
+
+
+@pytest.mark.parametrize(
+    "files", [NO_CLIENT, {**NO_CLIENT, "client": "server {\n enabled = true\n}\n"}]
+)
+def test_an_agent_that_is_no_client_is_an_error(tmp_path: Path, files: dict[str, str]) -> None:
+    """It would start with that, and never look at the plugin; all files count, not ours alone."""
+    found = said(agent_config, with_config(tmp_path, **files))
+    assert [level for level, _ in found] == [Level.ERROR, Level.OK]
+    assert f"no client by {tmp_path}/etc.d/a.hcl, {tmp_path}/etc.d/client.hcl" in found[0][1]
+    assert "| write client { enabled = true } in" in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("look", "level"),
+    [
+        (offered(client=True), Level.OK),
+        (offered(), Level.OK),
+        (offered(client=False), Level.ERROR),
+        (NO_NOMAD, Level.ERROR),
+    ],
+)
+def test_an_agent_that_runs_knows_better_whether_it_is_a_client(
+    tmp_path: Path, look: NomadLook, level: Level
+) -> None:
+    """Made one by its command line; one that does not say so knows its node at least."""
+    known = dataclasses.replace(with_config(tmp_path, **NO_CLIENT), nomad=look)
+    assert levels(agent_config, known)[0] is level
+
+
+def test_a_server_without_our_plugin_need_be_no_client(tmp_path: Path) -> None:
+    """That it has no block is said, and enough."""
+    files = {"client": "server {\n enabled = true\n}\n"}
+    one(agent_config, with_config(tmp_path, **files), Level.ERROR, "has no plugin")
 
 
 def test_other_plugins_blocks_are_not_meant_for_us(tmp_path: Path) -> None:
