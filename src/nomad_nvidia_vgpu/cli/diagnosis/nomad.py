@@ -115,7 +115,8 @@ def _no_client(facts: Facts, agent: AgentConfig) -> Iterator[Verdict]:
     # An agent may be one by its command line alone, and then says so itself.
     asked = facts.nomad
     known = asked.node_id is not None if asked.client is None else asked.client
-    if meant and not agent.client_enabled and not known:
+    flagged = facts.running.agent is not None and facts.running.agent.client
+    if meant and not agent.client_enabled and not known and not flagged:
         yield error(
             f"this agent is no client by {_where(agent)}, so it starts no plugin",
             f"{ENABLE_CLIENT} in one of them; {_RESTART}",
@@ -143,7 +144,7 @@ def plugin_files(facts: Facts) -> Iterator[Verdict]:
     if not agent.plugins.startswith("/"):
         yield error(f"plugin_dir is {agent.plugins!r}", "write an absolute path")
         return
-    trusted = {0, facts.node.uid, agent.given.stat().st_uid}
+    trusted = {0, facts.agent_uid, agent.given.stat().st_uid}
     try:
         folder = plugin_dir.look(agent.plugins, trusted)
     except OSError as why:

@@ -13,8 +13,10 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad import agent_config, api, plugin_files, version
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
+from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from unit.cli.diagnosis.nodes import (
     NO_NOMAD,
+    agent,
     facts,
     levels,
     node,
@@ -176,6 +178,8 @@ def test_an_agent_that_runs_knows_better_whether_it_is_a_client(
     """Made one by its command line; one that does not say so knows its node at least."""
     known = dataclasses.replace(with_config(tmp_path, **NO_CLIENT), nomad=look)
     assert levels(agent_config, known)[0] is level
+    flagged = dataclasses.replace(known, running=Running(agent(client=True)))
+    assert levels(agent_config, flagged) == [Level.OK]
 
 
 def test_a_server_without_our_plugin_need_be_no_client(tmp_path: Path) -> None:
