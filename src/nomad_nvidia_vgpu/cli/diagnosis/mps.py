@@ -13,6 +13,7 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
+from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
 from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
 from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
@@ -30,7 +31,6 @@ JOURNAL = "compute-modes.json"
 _SERVER = "nvidia-cuda-mps-server"
 _DAEMON_FLAGS = ("-d", "-f")
 _MAX_BYTES = 1 << 16
-_RELEASE = "stop the Nomad agent, run nvidia-vgpu release, start the agent"
 
 
 def tools(facts: Facts) -> Iterator[Verdict]:
@@ -96,7 +96,7 @@ def _compute_mode(
         yield error(
             f"{gpu.uuid} was left in {EXCLUSIVE_PROCESS} by this plugin, and is not shared by MPS"
             " any more: one process at a time can use it",
-            f"wait until its MPS tasks have ended, or {_RELEASE}",
+            f"wait until its MPS tasks have ended, or {_release(facts)}",
         )
     elif mode == EXCLUSIVE_PROCESS and not alone:
         yield error(
@@ -198,6 +198,12 @@ def _journal(facts: Facts) -> tuple[dict[str, str], list[Verdict]]:
         return {}, [warning(f"{path} is spoilt: changed compute modes are not restored", remedy)]
 
 
+def _release(facts: Facts) -> str:
+    root = facts.config.mps.root
+    flag = "" if root == MpsConfig().root else f" --mps-root {shlex.quote(root)}"
+    return f"stop the Nomad agent, run nvidia-vgpu release{flag}, start the agent"
+
+
 def _shared_by_mps(facts: Facts) -> set[str]:
     return {
         uuid
@@ -221,7 +227,7 @@ def _daemon(facts: Facts, view: DaemonView) -> Iterator[Verdict]:
         yield warning(
             f"{view.uuid} has an MPS daemon's directory though it is not to be shared by MPS"
             f" now{clients}",
-            f"the plugin ends it when no task uses it; without the plugin: {_RELEASE}",
+            f"the plugin ends it when no task uses it; without the plugin: {_release(facts)}",
         )
     elif view.state == "not running":
         yield error(

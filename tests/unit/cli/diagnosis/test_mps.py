@@ -130,7 +130,8 @@ def test_a_mode_that_this_plugin_left_behind_is_an_error(tmp_path: Path, mps_roo
     """The journal tells it from one that somebody else set."""
     written(mps_root / "compute-modes.json", json.dumps({"GPU-a": "DEFAULT"}))
     found = known(tmp_path, mps_root, sharing="time-slicing")
-    one(compute_modes, found, Level.ERROR, "left in EXCLUSIVE_PROCESS", "nvidia-vgpu release")
+    remedy = f"run nvidia-vgpu release --mps-root {mps_root}, start"
+    one(compute_modes, found, Level.ERROR, "left in EXCLUSIVE_PROCESS", remedy)
 
 
 def test_a_mode_that_somebody_set_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -201,10 +202,13 @@ def test_a_tool_that_hangs_is_an_error(tmp_path: Path, mps_root: Path) -> None:
 
 def test_a_daemon_that_is_not_wanted_any_more_is_a_warning(tmp_path: Path, mps_root: Path) -> None:
     """It ends by itself when its clients have."""
-    daemon_of(tmp_path, mps_root)
     views = [READY._replace(clients=(4, 5))]
+    usual = facts(tmp_path, look=EXCLUSIVE, daemons=views)
+    one(daemons, usual, Level.WARNING, "run nvidia-vgpu release, start the agent")
+    daemon_of(tmp_path, mps_root)
     found = known(tmp_path, mps_root, sharing="time-slicing", views=views)
-    one(daemons, found, Level.WARNING, "GPU-a", "(2 clients)", "nvidia-vgpu release")
+    remedy = f"run nvidia-vgpu release --mps-root {mps_root}, start"
+    one(daemons, found, Level.WARNING, "GPU-a", "(2 clients)", remedy)
 
 
 def test_a_daemon_without_its_directory_is_an_error(tmp_path: Path, mps_root: Path) -> None:
