@@ -16,6 +16,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir
 from nomad_nvidia_vgpu.node_files import unsafe
 
+_OFFICIAL = "nomad-device-nvidia"
 _RESTART = "restart the agent"
 
 
@@ -155,6 +156,7 @@ def plugin_files(facts: Facts) -> Iterator[Verdict]:
         error_of(text) for text in plugin_dir.problems(dataclasses.replace(folder, writable=True))
     ]
     verdicts += _entry(folder, trusted)
+    verdicts += _official(facts, agent, folder)
     yield from verdicts or [ok(f"{folder.path}/{LABEL} is this plugin")]
 
 
@@ -182,6 +184,33 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
             f"{folder.path} has no executable file {LABEL}, the label of the plugin block{there}",
             f"nvidia-vgpu install, then {_RESTART}",
         )
+
+
+def _official(facts: Facts, agent: AgentConfig, folder: PluginDir) -> Iterator[Verdict]:
+    """HashiCorp's plugin, unless each of the two ignores what the other offers."""
+    block = next((one for one in reversed(agent.blocks) if one.label == _OFFICIAL), None)
+    there = folder.holds(_OFFICIAL) is not None
+    options = block.options if block else {}
+    ignored = options.get("ignored_gpu_ids")
+    theirs = {str(uuid).lower() for uuid in ignored} if isinstance(ignored, list) else set()
+    ours = [{one.gpu.uuid, one.gpu.parent_uuid} for one in facts.plan.by_uuid().values()]
+    apart = all(theirs & {(uuid or "").lower() for uuid in uuids} for uuids in ours)
+    known_apart = apart and not facts.driver.problem
+    if (
+        facts.driver.simulated
+        or known_apart
+        or options.get("enabled") is False
+        or not (block or there)
+    ):
+        return
+    place = f"{folder.path} holds {_OFFICIAL}" if there else ""
+    label = f'{block.file} has a plugin "{_OFFICIAL}" block' if block else ""
+    yield warning(
+        f"{' and '.join(filter(None, (place, label)))}: HashiCorp's plugin offers the same GPUs once"
+        " more",
+        f"take it out of both, or let each plugin ignore the other's GPUs (ignored_gpu_ids);"
+        f" {_RESTART}",
+    )
 
 
 def api(facts: Facts) -> Iterator[Verdict]:

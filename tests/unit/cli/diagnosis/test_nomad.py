@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from unit.cli.diagnosis.nodes import (
     NO_NOMAD,
     agent,
+    driver,
     facts,
     levels,
     node,
@@ -26,6 +28,7 @@ from unit.cli.diagnosis.nodes import (
     unread,
     written,
 )
+from unit.example_gpus import gpu
 
 PLUGIN = "#!/bin/sh\n# nvidia-vgpu, a Nomad device plugin\n"
 
@@ -287,6 +290,42 @@ def test_a_folder_that_cannot_be_found_is_an_error(tmp_path: Path, text: str, wo
 def test_without_the_configuration_nothing_is_judged(tmp_path: Path) -> None:
     """The folder is not known."""
     assert levels(plugin_files, unread(tmp_path, "x")) == []
+
+
+OFFICIAL = 'plugin "nomad-device-nvidia" {{\n config {{\n  {}\n }}\n}}\n'
+
+
+def with_official(tmp_path: Path, official: str | None, *, file: bool, **says: Any) -> Facts:
+    """A node with our plugin in its place, and a block or a file of HashiCorp's beside it."""
+    written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
+    if file:
+        written(tmp_path / "plugins/nomad-device-nvidia", "\x7fELF").chmod(0o755)
+    known = facts(tmp_path, **says)
+    if official is not None:
+        written(tmp_path / "nomad.d/b.hcl", OFFICIAL.format(official))
+    return dataclasses.replace(known, configured=read_config([tmp_path / "nomad.d"]))
+
+
+def test_hashicorps_plugin_beside_ours_is_a_warning(tmp_path: Path) -> None:
+    """By its file or its block, with neither a driver nor an agent that runs."""
+    found = with_official(tmp_path, "", file=False, look=driver(problem="no driver: install it"))
+    one(plugin_files, found, Level.WARNING, f'{tmp_path}/nomad.d/b.hcl has a plugin "nomad-device')
+    found = with_official(tmp_path, None, file=True, look=driver(gpu("GPU-a")))
+    words = (
+        f"{tmp_path}/plugins holds nomad-device-nvidia and {tmp_path}/nomad.d/b.hcl has a plugin"
+    )
+    one(plugin_files, found, Level.WARNING, words, "| take it out of both")
+    found = with_official(tmp_path, 'ignored_gpu_ids = ["GPU-b"]', file=True, look=found.driver)
+    one(plugin_files, found, Level.WARNING)
+
+
+@pytest.mark.parametrize("options", ["enabled = false", 'ignored_gpu_ids = ["gpu-A"]'])
+def test_hashicorps_plugin_that_leaves_our_gpus_alone_is_ok(tmp_path: Path, options: str) -> None:
+    """As docs/migration.md tells to run both; the GPUs that ours ignores it may have."""
+    look = driver(gpu("GPU-a"), gpu("GPU-b"))
+    ours = 'vgpus = 2\nignored_gpu_ids = ["GPU-b"]'
+    found = with_official(tmp_path, options, file=True, look=look, options=ours)
+    one(plugin_files, found, Level.OK)
 
 
 # API
