@@ -26,8 +26,6 @@ ENABLE_CLIENT = "write client { enabled = true }"
 """The remedy for an agent that starts no plugins."""
 
 _SUFFIXES = (".hcl", ".json")
-_TRUE = ("true", "1")
-"""As Nomad reads a boolean, quoted or not."""
 _AS_ROOT = "run this command as root"
 
 
@@ -56,6 +54,8 @@ class AgentConfig:
     blocks: tuple[PluginBlock, ...]
     http: Mapping[str, str] = field(default_factory=dict)
     """The NOMAD_… variables that lead to the agent's API."""
+    allocation_metrics: bool = False
+    """Whether a file asks for the figures of single tasks."""
     client_enabled: bool | None = None
     """Whether the agent is a client, which alone starts plugins; None: no file says."""
 
@@ -100,6 +100,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
     client_enabled: bool | None = None
+    metrics = False
     http = AgentHttp()
     for path in paths:
         try:
@@ -118,9 +119,10 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             continue
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
-        said = block(parsed, "client").get("enabled")
-        if said is not None:  # once it is true, no later file takes that back
-            client_enabled = client_enabled or str(said).lower() in _TRUE
+        # Once such a value is true, no later file takes that back.
+        metrics = metrics or _is_true(block(parsed, "telemetry").get("publish_allocation_metrics"))
+        if (enabled := block(parsed, "client").get("enabled")) is not None:
+            client_enabled = client_enabled or _is_true(enabled)
         blocks += [
             PluginBlock(
                 label,
@@ -142,6 +144,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         data_dir=values.get("data_dir"),
         blocks=tuple(blocks),
         http=http.environment(),
+        allocation_metrics=metrics,
         client_enabled=client_enabled,
     )
 
@@ -156,6 +159,11 @@ def _files(path: Path) -> list[Path]:
         for file in path.iterdir()
         if file.name.endswith(_SUFFIXES) and not file.name.startswith(".#") and file.is_file()
     )
+
+
+def _is_true(value: object) -> bool:
+    """As Nomad reads a boolean, quoted or not."""
+    return str(value).lower() in ("true", "1")
 
 
 def _strings(parsed: dict[str, Any], *names: str) -> Iterator[tuple[str, str]]:

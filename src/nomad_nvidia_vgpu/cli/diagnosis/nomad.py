@@ -49,6 +49,12 @@ def version(facts: Facts) -> Iterator[Verdict]:
     yield from mounts
     if not bugs and not mounts:
         yield ok(f"Nomad {shown} has no known bug that concerns this plugin")
+    agent = facts.configured.agent
+    if number >= nomad_bugs.FIGURES_ASKED_FOR and agent and not agent.allocation_metrics:
+        yield ok(
+            f"Nomad {shown} shows what a task uses of its devices (nomad alloc status -stats) only"
+            " with publish_allocation_metrics = true in telemetry, which the agent's files lack"
+        )
 
 
 def _mounts(facts: Facts) -> Iterator[Verdict]:

@@ -18,6 +18,7 @@ from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 from unit.example_gpus import inventory
 
 ADDRESS = "http://127.0.0.1:4646"
+FIGURES = "telemetry {\n publish_allocation_metrics = true\n}\n"
 NO_NOMAD = NomadLook(ADDRESS, "refuses connections", refused=True)
 
 
@@ -67,7 +68,7 @@ def facts(  # noqa: PLR0913  each has a default, and is named
 ) -> Facts:
     """What is known of a node below `root` whose plugin block has these options (None: no block)."""
     block = "" if options is None else f'plugin "nvidia-vgpu" {{\n config {{\n{options}\n }}\n}}\n'
-    rest = f'plugin_dir = "{root}/plugins"\nclient {{\n enabled = true\n}}\n'
+    rest = f'plugin_dir = "{root}/plugins"\nclient {{\n enabled = true\n}}\n{FIGURES}'
     file = written(root / "nomad.d" / "agent.hcl", f"{rest}{block}")
     return Facts(
         on or node(root),

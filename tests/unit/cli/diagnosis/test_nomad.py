@@ -76,6 +76,16 @@ def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
         one(version, found, Level.WARNING, "cannot be told")
 
 
+def test_figures_that_nomad_keeps_to_itself_are_told_of(tmp_path: Path) -> None:
+    """No fault, so nothing is worse than ok; whoever misses them reads what they take."""
+    for number, words in (("1.10.1", []), ("1.10.2", ["publish_allocation_metrics = true"])):
+        known = dataclasses.replace(with_config(tmp_path), nomad=offered(version=number))
+        found = said(version, known)
+        assert {level for level, _ in found} == {Level.OK}
+        assert [word for word in words if word not in found[-1][1]] == []
+        assert len(found) == 1 + len(words)
+
+
 def test_mounts_are_a_bug_of_every_version(tmp_path: Path) -> None:
     """No upgrade helps."""
     for options in ('sharing = "mps"\nmps {\n mount = true\n}', 'device_nodes = "cdi"'):
