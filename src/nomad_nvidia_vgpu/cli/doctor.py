@@ -23,6 +23,7 @@ _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
 @click.command()
 @click.option(
     "--agent-config",
+    "--config",
     "paths",
     type=click.Path(readable=False, path_type=Path),
     multiple=True,
