@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ pytestmark = pytest.mark.nomad
 GPUS = 8
 OF_THE_MACHINE = {"containers", "selinux", "mps"}
 """Subjects that depend on what else the machine has that runs the tests."""
+
+SERVER_ALONE = """
+bind_addr = "127.0.0.1"
+
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
+
+server {
+  enabled          = true
+  bootstrap_expect = 1
+  raft_multiplier  = 1
+}
+"""
+"""An agent that is no client."""
 
 ANOTHER = """#!{python}
 # Stands for a plugin of somebody else, under a name of its own.
@@ -47,13 +65,16 @@ def driver(nvml: Path, tmp_path: Path) -> FakeDriver:
 class Diagnosis:
     """What one run said."""
 
-    def __init__(self, agent: Agent, driver: FakeDriver, *flags: str) -> None:
-        """Runs it as a person on that node would."""
+    def __init__(
+        self, agent: Agent, driver: FakeDriver, *, environment: dict[str, str] | None = None
+    ) -> None:
+        """Runs it as a person on that node would, who finds that driver or has this environment."""
+        given = driver.environment() if environment is None else environment
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("NOMAD_")}
         configs = [f"--agent-config={path}" for path in agent.configs]
         done = subprocess.run(
-            [binaries.plugin(), "doctor", "--json", "--time-limit=60", *configs, *flags],
-            env={**inherited, **driver.environment()},  # the files say where the agent listens
+            [binaries.plugin(), "doctor", "--json", "--time-limit=60", *configs],
+            env={**inherited, **given},  # the files say where the agent listens
             capture_output=True,
             text=True,
             timeout=PATIENCE_S * 2,
@@ -85,6 +106,9 @@ def test_a_healthy_node_is_ok_and_a_changed_config_is_noticed(
     said = {one["check"]: one["sentence"] for one in found.document["findings"]}
     assert said["groups"] == "Nomad offers all 32 vGPUs of this node"
     assert agent.api.node()["ID"] in said["api"]
+    plugin = agent.the_plugin().pid
+    assert said["library"].startswith(f"the plugin that runs (pid {plugin}) has loaded /")
+    assert f"(pid {agent.pid})" in said["agent-process"]
 
     agent.configs[0].write_text(plugin_block("vgpus = 8"))
     found = Diagnosis(agent, driver)
@@ -92,6 +116,30 @@ def test_a_healthy_node_is_ok_and_a_changed_config_is_noticed(
     assert set(found.bad) == {"nomad/groups"}
     assert "32 vGPUs" in found.bad["nomad/groups"]
     assert "would publish 64: restart the agent" in found.bad["nomad/groups"]
+
+
+def test_what_the_plugin_has_loaded_is_compared_with_what_a_shell_finds(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Each may have a library of its own; the process tells, not the environment of who asks."""
+    agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment())
+    agent.api.wait_for_groups(1)
+    found = Diagnosis(agent, driver, environment={})
+    assert f"has loaded {driver.library}/libnvidia-ml.so.1, and" in found.bad["driver/library"]
+
+
+def test_an_agent_that_is_no_client_is_an_error(
+    tmp_path_factory: pytest.TempPathFactory, driver: FakeDriver
+) -> None:
+    """It starts with our block, says nothing, and has no node to be asked for."""
+    root, config = tmp_path_factory.mktemp("a"), plugin_block("vgpus = 4")
+    with closing(Agent(binaries.nomad(), root, config, dev=False, roles=SERVER_ALONE)) as agent:
+        agent.launch()
+        wait_until("the agent answers", agent.api.answers, seen=agent.log_tail)
+        found = Diagnosis(agent, driver)
+    assert "this agent is no client by" in found.bad["nomad/agent-config"]
+    assert "client { enabled = true }" in found.bad["nomad/agent-config"]
+    assert "is of an agent that is no client" in found.bad["nomad/api"]
 
 
 def test_a_second_plugin_on_the_same_gpus_is_an_error(

@@ -24,6 +24,9 @@ from nomad_nvidia_vgpu.errors import ConfigError
 USUAL = Path("/etc/nomad.d")
 """Where Nomad's packages put the configuration of an agent."""
 
+ENABLE_CLIENT = "write client { enabled = true }"
+"""The remedy for an agent that starts no plugins."""
+
 _SUFFIXES = (".hcl", ".json")
 _AS_ROOT = "run this command as root"
 
@@ -53,6 +56,8 @@ class AgentConfig:
     blocks: tuple[PluginBlock, ...]
     http: Mapping[str, str] = field(default_factory=dict)
     """The NOMAD_… variables that lead to the agent's API."""
+    allocation_metrics: bool = False
+    """Whether a file asks for the figures of single tasks."""
     client_enabled: bool | None = None
     """Whether the agent is a client, which alone starts plugins; None: no file says."""
 
@@ -65,8 +70,12 @@ class AgentConfig:
 
     @property
     def ours(self) -> PluginBlock | None:
-        """The block that Nomad will use for this plugin: of several the last."""
-        return next((block for block in reversed(self.blocks) if block.label == LABEL), None)
+        """The block that Nomad will use for this plugin."""
+        return self.block_of(LABEL)
+
+    def block_of(self, label: str) -> PluginBlock | None:
+        """The block that Nomad will use for a plugin: of several the last."""
+        return next((block for block in reversed(self.blocks) if block.label == label), None)
 
     @property
     def mislabelled(self) -> list[str]:
@@ -111,6 +120,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     files, blocks, problems = [], [], []
     values: dict[str, str] = {}
     client_enabled: bool | None = None
+    metrics = False
     http = AgentHttp()
     for path in paths:
         try:
@@ -131,6 +141,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         # Once such a value is true, no later file takes that back.
+        metrics = metrics or _is_true(block(parsed, "telemetry").get("publish_allocation_metrics"))
         if (enabled := block(parsed, "client").get("enabled")) is not None:
             client_enabled = client_enabled or _is_true(enabled)
     if problems:
@@ -143,6 +154,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         data_dir=values.get("data_dir"),
         blocks=tuple(blocks),
         http=http.environment(),
+        allocation_metrics=metrics,
         client_enabled=client_enabled,
     )
 

@@ -15,6 +15,8 @@ from nomad_nvidia_vgpu.config.options import options
 from nomad_nvidia_vgpu.errors import ConfigError
 
 LABEL = "nvidia-vgpu"
+OFFICIAL = "nomad-device-nvidia"
+"""File and label of HashiCorp's plugin, which offers whole GPUs."""
 
 _MAX_BYTES = 4 << 20
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from nomad_nvidia_vgpu.cli import agent_config, tables
+from nomad_nvidia_vgpu.cli.config_options import agent_option
 from nomad_nvidia_vgpu.cli.diagnosis.checks import CHECKS
 from nomad_nvidia_vgpu.cli.diagnosis.diagnose import diagnosed
 from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered
@@ -21,14 +22,11 @@ _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
 
 
 @click.command()
-@click.option(
-    "--agent-config",
-    "paths",
-    type=click.Path(readable=False, path_type=Path),
-    multiple=True,
+@agent_option(
+    click.Path(readable=False, path_type=Path),
+    "What the agent is started with as -config: a file or a folder (repeatable).",
     default=[agent_config.USUAL],
     show_default=True,
-    help="What the agent is started with as -config: a file or a folder (repeatable).",
 )
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--strict", is_flag=True, help="Exit status 1 for warnings too.")

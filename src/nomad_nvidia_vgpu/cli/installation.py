@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock
-from nomad_nvidia_vgpu.cli.config_file import LABEL, moved_inside
+from nomad_nvidia_vgpu.cli.agent_config import ENABLE_CLIENT, AgentConfig, PluginBlock
+from nomad_nvidia_vgpu.cli.config_file import LABEL, OFFICIAL, moved_inside
 from nomad_nvidia_vgpu.cli.config_options import checked_config, config_problems, with_any_size
 from nomad_nvidia_vgpu.cli.plugin_block import block_json, block_text, settings
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, not_writable, problems
 from nomad_nvidia_vgpu.errors import ConfigError
 
 BLOCK_FILE = f"{LABEL}.hcl"
-_OFFICIAL = "nomad-device-nvidia"
-"""File and label of HashiCorp's plugin, which offers whole GPUs."""
 _OTHER_SIZE = {"vgpus": "vgpu_memory", "vgpu_memory": "vgpus"}
 
 
@@ -133,18 +131,18 @@ def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
         )
     if agent.client_enabled is None:
         yield (
-            f"still to do: set client {{ enabled = true }} in {agent.given}, which does not say it,"
+            f"still to do: {ENABLE_CLIENT} in {agent.given}, which does not say it,"
             " unless the agent is started with -client or -dev: plugins run on clients alone"
         )
 
 
 def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:
     """What offers the GPUs beside this plugin; it may, if each ignores the other's."""
-    block = next((one for one in reversed(agent.blocks) if one.label == _OFFICIAL), None)
+    block = agent.block_of(OFFICIAL)
     if block is not None and block.options.get("enabled") is False:
         return
-    there = [f"{found.path}/{_OFFICIAL}"] if found.holds(_OFFICIAL) else []
-    there += [f'plugin "{_OFFICIAL}" in {block.file}'] if block is not None else []
+    there = [f"{found.path}/{OFFICIAL}"] if found.holds(OFFICIAL) else []
+    there += [f'plugin "{OFFICIAL}" in {block.file}'] if block is not None else []
     if there:
         yield (
             f"{' and '.join(there)} would offer whole GPUs, and Nomad place tasks of both plugins on"

@@ -118,7 +118,7 @@ def _value(option: Option, value: object, path: str, problems: list[str]) -> Any
         )
     blocks = []
     for label, body in value.items():
-        place = f"{path}{option.name} {_quoted(label)}"
+        place = f"{path}{option.name} {shown(label)}"
         if not _is_selector(label):
             problems.append(f"{place} must be {option.kind.allowed}")
         elif body is not None and not isinstance(body, Mapping):
@@ -133,10 +133,6 @@ def _is_selector(label: object) -> bool:
     return (
         isinstance(label, str) and label.isprintable() and 1 <= len(label.strip()) <= _MAX_SELECTOR
     )
-
-
-def _quoted(label: object) -> str:
-    return f'"{label}"' if _is_selector(label) else shown(label)
 
 
 def _contradictions(config: PluginConfig) -> Iterator[str]:

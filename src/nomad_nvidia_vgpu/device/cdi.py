@@ -115,11 +115,11 @@ class CdiNodes:
             if edits is not None:
                 return spec, edits
         where = ", ".join(self._directories)
-        strategy = " --device-name-strategy=uuid" if found.specs and own is None else ""
+        by_uuid = bool(found.specs) and own is None
         seen = "".join(f"; {problem}" for problem in found.problems[:_MAX_NAMED])
         raise RequestError(
             f"cannot reserve {gpu.uuid}: no CDI specification in {where} names it{seen}:"
-            f" {_remedy(Path(self._directories[0]) / 'nvidia.yaml', strategy)}"
+            f" {_remedy(Path(self._directories[0]) / 'nvidia.yaml', by_uuid=by_uuid)}"
         )
 
     def _by_soname(
@@ -204,8 +204,14 @@ def _stamps(
     return stamps
 
 
-def _remedy(path: Path, more: str = "") -> str:
-    return f"run `nvidia-ctk cdi generate --output={path}{more}` on the node"
+def generate(path: Path | str, *, by_uuid: bool = False) -> str:
+    """The command that writes a specification, whose devices have UUIDs for names if need be."""
+    strategy = " --device-name-strategy=uuid" if by_uuid else ""
+    return f"nvidia-ctk cdi generate --output={path}{strategy}"
+
+
+def _remedy(path: Path, *, by_uuid: bool = False) -> str:
+    return f"run `{generate(path, by_uuid=by_uuid)}` on the node"
 
 
 def _links(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -275,7 +275,7 @@ def _init_error(nvml: ModuleType, error: Any) -> DriverError:
     except OSError as reason:
         return DriverError(
             f"{_LIBRARY} cannot be loaded ({reason}): install the NVIDIA driver on this client,"
-            ' or try without one: simulate = ["l4"] in the config, --simulate l4 for a command'
+            ' or try without one (simulate = ["l4"] in the config, --simulate l4 for a command)'
         )
     return DriverError(f"{_LIBRARY} appeared a moment ago: trying again")
 

@@ -249,9 +249,14 @@ class MpsControl:
         }
 
 
+def located(path: str | None = None) -> str | None:
+    """Where the tool is for a process with this PATH, by default this one."""
+    return shutil.which(PROGRAM, path=path) or shutil.which(PROGRAM, path=_USUAL_PATH)
+
+
 def find_program() -> str:
     """Where the tool is; MpsError when this node has none."""
-    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=_USUAL_PATH)
+    found = located()
     if found is None:
         raise MpsError(
             f"{PROGRAM} is not in PATH: install the MPS tools of the NVIDIA driver on this client,"

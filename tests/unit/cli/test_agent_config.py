@@ -64,6 +64,14 @@ def test_a_client_is_one_by_any_of_the_files(
     assert read_agent_config([written(tmp_path, **files)]).client_enabled is client
 
 
+def test_the_figures_of_tasks_are_asked_for_in_any_of_the_files(tmp_path: Path) -> None:
+    """By default they are not."""
+    written(tmp_path, a_hcl="telemetry {\n publish_node_metrics = true\n}")
+    assert not read_agent_config([tmp_path]).allocation_metrics
+    written(tmp_path, b_json='{"telemetry": {"publish_allocation_metrics": true}}', c_hcl="")
+    assert read_agent_config([tmp_path]).allocation_metrics
+
+
 def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
     """Nomad takes a later block whole in place of an earlier one."""
     other = 'plugin "nvidia-vgpu" {\n}\nplugin "raw_exec" {\n  config {}\n}\n'

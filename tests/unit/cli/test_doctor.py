@@ -96,6 +96,15 @@ def test_the_document_for_machines_keeps_its_names(
     assert "mps/tools" not in document["skipped"]
 
 
+@pytest.mark.usefixtures("found")
+def test_the_files_are_named_as_for_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By either name of the option, which may be mixed and repeated."""
+    asked: list[Path] = []
+    monkeypatch.setattr(doctor, "gathered", lambda _node, paths, _limit_s: asked.extend(paths))
+    run(["doctor", "--config", "/a", "--agent-config=/b", "--config=/c"])
+    assert asked == [Path("/a"), Path("/b"), Path("/c")]
+
+
 @pytest.mark.parametrize("flags", [["--time-limit", "0"], ["--time-limit", "x"], ["--vgpus", "2"]])
 def test_wrong_usage_is_status_2(flags: list[str]) -> None:
     """As with every command."""

@@ -151,7 +151,7 @@ def test_an_agent_that_is_no_client_is_refused() -> None:
 def test_an_agent_of_which_no_file_says_that_it_is_a_client_is_noted() -> None:
     """The command line of the agent may say it."""
     (said,) = planned(agent(None, OURS, client_enabled=None), GOOD, SINGLE, {}).notes
-    assert said.startswith(f"still to do: set client {{ enabled = true }} in {FILE}")
+    assert said.startswith(f"still to do: write client {{ enabled = true }} in {FILE}")
 
 
 OFFICIAL = PluginBlock("nomad-device-nvidia", FILE, has_config=True, options={})

@@ -9,11 +9,9 @@ from pathlib import Path
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
-from nomad_nvidia_vgpu.device.cdi import CdiNodes
+from nomad_nvidia_vgpu.device.cdi import CdiNodes, generate
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.cdi_spec import Found, Spec, SpecFiles
-
-GENERATE = "nvidia-ctk cdi generate --output="
 
 _LIBRARY = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d+(?:\.\d+)*)$")
 
@@ -32,7 +30,7 @@ def specification(facts: Facts) -> Iterator[Verdict]:
             yield said(
                 f"{spec.path} names the files of driver {', '.join(sorted(versions))}, and"
                 f" {running} runs",
-                f"make it anew: {GENERATE}{spec.path}",
+                f"make it anew: {generate(spec.path, by_uuid=any(map(_is_uuid, spec.devices)))}",
             )
         else:
             yield ok(f"{spec.path} describes the GPUs")
@@ -72,6 +70,10 @@ def _directories(facts: Facts) -> list[str]:
         next((str(place / path[len(top) :]) for top, place in places if path.startswith(top)), path)
         for path in facts.config.cdi_spec_dirs
     ]
+
+
+def _is_uuid(name: str) -> bool:
+    return name.startswith(("GPU-", "MIG-"))
 
 
 def _versions(spec: Spec) -> set[str]:

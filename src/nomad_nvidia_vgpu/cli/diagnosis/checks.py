@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.diagnosis import (
+    agent_process,
     cdi,
     containers,
     driver,
@@ -50,6 +51,7 @@ CHECKS = (
     Check("containers", "cdi", cdi.specification),
     Check("nomad", "version", nomad.version),
     Check("nomad", "agent-config", nomad.agent_config),
+    Check("nomad", "agent-process", agent_process.rights),
     Check("nomad", "plugin-files", nomad.plugin_files),
     Check("nomad", "api", nomad.api),
     Check("nomad", "groups", offers.groups),

@@ -13,11 +13,13 @@ from nomad_nvidia_vgpu.cli.diagnosis import cdi
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
+from nomad_nvidia_vgpu.device.cdi import generate
 
 RUNTIME = "nvidia"
 PROGRAM = "nvidia-container-runtime"
 
 _CONFIGURE = "nvidia-ctk runtime configure --runtime=docker, then systemctl restart docker"
+_FOR_PODMAN = "/etc/cdi/nvidia.yaml"
 _ENVVAR = "accept-nvidia-visible-devices-envvar-when-unprivileged"
 _SETTING = re.compile(r"^\s*([a-z-]+)\s*=\s*\"?([^\"#\n]*?)\"?\s*(?:#.*)?$", re.MULTILINE)
 
@@ -103,18 +105,28 @@ def toolkit(facts: Facts) -> Iterator[Verdict]:
 
 
 def podman(facts: Facts) -> Iterator[Verdict]:
-    """Whether podman, which knows GPUs by CDI alone, has a specification."""
+    """Whether podman, which knows GPUs by CDI alone, has a specification that names their UUIDs."""
     where = facts.node.which("podman")
     specs = cdi.found(facts).specs
     if where is None:
         yield ok("podman is not on this node")
     elif specs:
-        yield ok(f"podman has {counted(len(specs), 'CDI specification')}")
+        named = {name for spec in specs for name in spec.devices}
+        uuids = (uuid for uuid, one in facts.plan.by_uuid().items() if not one.gpu.simulated)
+        nameless = [uuid for uuid in uuids if uuid not in named]
+        if nameless:
+            yield warning(
+                f"no CDI specification has a device of the name {' or '.join(nameless)}, by which"
+                " podman's tasks ask for it (nvidia.com/gpu=${NVIDIA_VISIBLE_DEVICES})",
+                generate(_FOR_PODMAN, by_uuid=True),
+            )
+        else:
+            yield ok(f"podman has {counted(len(specs), 'CDI specification')}")
     else:
         yield warning(
             "podman is on this node, and there is no CDI specification by which its tasks could"
             " get GPUs",
-            f"{cdi.GENERATE}/etc/cdi/nvidia.yaml",
+            generate(_FOR_PODMAN, by_uuid=True),
         )
 
 

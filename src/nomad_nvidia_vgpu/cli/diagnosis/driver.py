@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
+from nomad_nvidia_vgpu.cli.diagnosis.running import LIBRARIES
 
 _MODULE_VERSION = re.compile(r"Kernel Module\b.*?\s(\d+\.\d+(?:\.\d+)*)\s")
 _FILE_VERSION = re.compile(r"\.so\.(\d+\.\d+(?:\.\d+)*)$")
@@ -25,6 +27,32 @@ def library(facts: Facts) -> Iterator[Verdict]:
     else:
         version = f", driver {look.version}" if look.version else ""
         yield ok(f"{look.library or 'libnvidia-ml.so.1'} works{version}")
+    if not look.simulated:
+        yield from _of_the_agent(facts)
+
+
+def _of_the_agent(facts: Facts) -> Iterator[Verdict]:
+    """What the plugin that runs has loaded, or would; nothing where it is not seen."""
+    own, running = facts.driver.library, facts.running
+    if running.plugin is not None:
+        pid, loaded = running.plugin
+        if loaded == own and loaded is not None:
+            yield ok(f"the plugin that runs (pid {pid}) has loaded {loaded}")
+        elif loaded != own and facts.config.enabled and facts.config.configured:
+            yield warning(
+                f"the plugin that runs (pid {pid}) has loaded {loaded or 'no libnvidia-ml.so.1'},"
+                f" and this command {own or 'none'}, so what is said here of GPUs may not be true"
+                " of it",
+                f"restart the agent if the driver is new, and look at {LIBRARIES} of its unit",
+            )
+        return
+    agent, ours = running.agent, facts.node.environment.get(LIBRARIES, "")
+    if agent is not None and agent.libraries not in (None, ours):
+        yield warning(
+            f"the Nomad agent (pid {agent.pid}) has {LIBRARIES}={agent.libraries!r}, and this"
+            f" command {ours!r}, so the plugin may load another library",
+            f"{LIBRARIES}={shlex.quote(agent.libraries or '')} nvidia-vgpu doctor",
+        )
 
 
 def module(facts: Facts) -> Iterator[Verdict]:

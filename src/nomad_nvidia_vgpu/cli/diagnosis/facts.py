@@ -16,6 +16,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import DEFAULT_ADDRESS, NomadLook, without_login
+from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, look_at_running
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
 from nomad_nvidia_vgpu.errors import ConfigError
@@ -49,6 +50,13 @@ class Facts:
     daemons: tuple[DaemonView, ...] | str
     """Those under `mps.root`; or why they are not known, as half a sentence."""
     nomad: NomadLook
+    running: Running = NOBODY
+
+    @property
+    def agent_uid(self) -> int:
+        """Whom the plugin trusts beside root: the agent's user, by default who looks."""
+        agent = self.running.agent
+        return self.node.uid if agent is None or agent.uid is None else agent.uid
 
     @property
     def daemon_views(self) -> tuple[DaemonView, ...]:
@@ -78,7 +86,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             reading,
             time.monotonic() + limit_s,
             lambda why: Configured(
-                problems=(f"the agent's configuration {why}: look at its disk",)
+                problems=(f"the agent's configuration {why}; look at its disk",)
             ),
         )
     config = configured.config
@@ -88,6 +96,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
         nomad = stack.enter_context(Child(lambda: node.nomad(environment, node.name)))
+        running = stack.enter_context(Child(lambda: look_at_running(node.proc, configured.agent)))
         deadline = time.monotonic() + limit_s
         return Facts(
             node,
@@ -101,6 +110,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             ),
             _within(daemons, deadline, lambda why: why),
             _within(nomad, deadline, lambda why: NomadLook(address, why)),
+            _within(running, deadline, lambda _why: NOBODY),
         )
 
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
+from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
 from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
 from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
-from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
+from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, located
 from nomad_nvidia_vgpu.sharing.mps_daemon import (
     FAULT,
     MpsDaemon,
@@ -30,15 +31,23 @@ JOURNAL = "compute-modes.json"
 _SERVER = "nvidia-cuda-mps-server"
 _DAEMON_FLAGS = ("-d", "-f")
 _MAX_BYTES = 1 << 16
-_RELEASE = "stop the Nomad agent, run nvidia-vgpu release, start the agent"
 
 
 def tools(facts: Facts) -> Iterator[Verdict]:
     """Whether the driver's MPS tools are there, where they are needed."""
     where = facts.node.which(PROGRAM)
-    if where is not None:
-        yield ok(f"{PROGRAM} is {where}")
-    elif facts.config.shares_by("mps") and not facts.driver.simulated:
+    agent = facts.running.agent
+    needed = facts.config.shares_by("mps") and not facts.driver.simulated
+    seen = where if agent is None or agent.path is None else located(agent.path)
+    if seen is not None:
+        yield ok(f"{PROGRAM} is {seen}")
+    elif where is not None and agent is not None and needed:
+        yield error(
+            f"{PROGRAM} is {where}, which is not in PATH for the Nomad agent (pid {agent.pid},"
+            f" PATH={agent.path}), so no GPU can be shared by MPS",
+            f"add {Path(where).parent} to PATH in the agent's unit, and restart the agent",
+        )
+    elif needed:
         yield error(
             f"{PROGRAM} is not in PATH, so no GPU can be shared by MPS",
             'install the MPS tools of the NVIDIA driver, or set sharing to "time-slicing"',
@@ -87,7 +96,7 @@ def _compute_mode(
         yield error(
             f"{gpu.uuid} was left in {EXCLUSIVE_PROCESS} by this plugin, and is not shared by MPS"
             " any more: one process at a time can use it",
-            f"wait until its MPS tasks have ended, or {_RELEASE}",
+            f"wait until its MPS tasks have ended, or {_release(facts)}",
         )
     elif mode == EXCLUSIVE_PROCESS and not alone:
         yield error(
@@ -136,14 +145,14 @@ def permissions(facts: Facts) -> Iterator[Verdict]:
         return
     verdicts = []
     found = root.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, facts.node.uid):
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, facts.agent_uid):
         verdicts.append(
             error(
                 f"mps.root {root} is not a directory of the user that the Nomad agent runs as",
                 "remove it, or set another",
             )
         )
-    elif (why := unsafe(str(root), {0, facts.node.uid})) is not None:
+    elif (why := unsafe(str(root), {0, facts.agent_uid})) is not None:
         verdicts.append(
             error(
                 f"mps.root {root} can be changed by other users ({why})",
@@ -189,6 +198,12 @@ def _journal(facts: Facts) -> tuple[dict[str, str], list[Verdict]]:
         return {}, [warning(f"{path} is spoilt: changed compute modes are not restored", remedy)]
 
 
+def _release(facts: Facts) -> str:
+    root = facts.config.mps.root
+    flag = "" if root == MpsConfig().root else f" --mps-root {shlex.quote(root)}"
+    return f"stop the Nomad agent, run nvidia-vgpu release{flag}, start the agent"
+
+
 def _shared_by_mps(facts: Facts) -> set[str]:
     return {
         uuid
@@ -212,7 +227,7 @@ def _daemon(facts: Facts, view: DaemonView) -> Iterator[Verdict]:
         yield warning(
             f"{view.uuid} has an MPS daemon's directory though it is not to be shared by MPS"
             f" now{clients}",
-            f"the plugin ends it when no task uses it; without the plugin: {_RELEASE}",
+            f"the plugin ends it when no task uses it; without the plugin: {_release(facts)}",
         )
     elif view.state == "not running":
         yield error(

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nomad_nvidia_vgpu.cli import plugin_dir
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig
-from nomad_nvidia_vgpu.cli.config_file import LABEL, is_meant, mislabelled, moved_inside
+from nomad_nvidia_vgpu.cli.agent_config import ENABLE_CLIENT, AgentConfig
+from nomad_nvidia_vgpu.cli.config_file import LABEL, OFFICIAL, moved_inside
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
@@ -48,6 +48,12 @@ def version(facts: Facts) -> Iterator[Verdict]:
     yield from mounts
     if not bugs and not mounts:
         yield ok(f"Nomad {shown} has no known bug that concerns this plugin")
+    agent = facts.configured.agent
+    if number >= nomad_bugs.FIGURES_ASKED_FOR and agent and not agent.allocation_metrics:
+        yield ok(
+            f"Nomad {shown} shows what a task uses of its devices (nomad alloc status -stats) only"
+            " with publish_allocation_metrics = true in telemetry, which the agent's files lack"
+        )
 
 
 def _mounts(facts: Facts) -> Iterator[Verdict]:
@@ -76,6 +82,7 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
     agent = configured.agent
     if agent is None:
         return
+    yield from _no_client(facts, agent)
     ours = agent.ours
     if ours is None:
         yield from _mislabelled(agent) or [
@@ -108,13 +115,23 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
         yield ok(f"{where} is in order")
 
 
+def _no_client(facts: Facts, agent: AgentConfig) -> Iterator[Verdict]:
+    """Where the files are to give the agent a plugin, and nothing makes it a client."""
+    meant = agent.ours is not None or agent.plugin_dir is not None
+    # An agent may be one by its command line alone, and then says so itself.
+    asked = facts.nomad
+    known = asked.node_id is not None if asked.client is None else asked.client
+    flagged = facts.running.agent is not None and facts.running.agent.client
+    if meant and not agent.client_enabled and not known and not flagged:
+        yield error(
+            f"this agent is no client by {_where(agent)}, so it starts no plugin",
+            f"{ENABLE_CLIENT} in one of them; {_RESTART}",
+        )
+
+
 def _mislabelled(agent: AgentConfig) -> list[Verdict]:
     """Blocks that are meant for this plugin."""
-    said = [
-        error_of(mislabelled(block.file, block.label))
-        for block in agent.blocks
-        if is_meant(block.label, {*block.options, *block.outside})
-    ]
+    said = map(error_of, agent.mislabelled)
     return [error(one.sentence, f"{one.remedy}; {_RESTART}") for one in said]
 
 
@@ -129,7 +146,7 @@ def plugin_files(facts: Facts) -> Iterator[Verdict]:
     if not agent.plugins.startswith("/"):
         yield error(f"plugin_dir is {agent.plugins!r}", "write an absolute path")
         return
-    trusted = {0, facts.node.uid, agent.given.stat().st_uid}
+    trusted = {0, facts.agent_uid, agent.given.stat().st_uid}
     try:
         folder = plugin_dir.look(agent.plugins, trusted)
     except OSError as why:
@@ -140,6 +157,7 @@ def plugin_files(facts: Facts) -> Iterator[Verdict]:
         error_of(text) for text in plugin_dir.problems(dataclasses.replace(folder, writable=True))
     ]
     verdicts += _entry(folder, trusted)
+    verdicts += _official(facts, agent, folder)
     yield from verdicts or [ok(f"{folder.path}/{LABEL} is this plugin")]
 
 
@@ -167,6 +185,33 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
             f"{folder.path} has no executable file {LABEL}, the label of the plugin block{there}",
             f"nvidia-vgpu install, then {_RESTART}",
         )
+
+
+def _official(facts: Facts, agent: AgentConfig, folder: PluginDir) -> Iterator[Verdict]:
+    """HashiCorp's plugin, unless each of the two ignores what the other offers."""
+    block = agent.block_of(OFFICIAL)
+    there = folder.holds(OFFICIAL) is not None
+    options = block.options if block else {}
+    ignored = options.get("ignored_gpu_ids")
+    theirs = {str(uuid).lower() for uuid in ignored} if isinstance(ignored, list) else set()
+    ours = [{one.gpu.uuid, one.gpu.parent_uuid} for one in facts.plan.by_uuid().values()]
+    apart = all(theirs & {(uuid or "").lower() for uuid in uuids} for uuids in ours)
+    known_apart = apart and not facts.driver.problem
+    if (
+        facts.driver.simulated
+        or known_apart
+        or options.get("enabled") is False
+        or not (block or there)
+    ):
+        return
+    place = f"{folder.path} holds {OFFICIAL}" if there else ""
+    label = f'{block.file} has a plugin "{OFFICIAL}" block' if block else ""
+    yield warning(
+        f"{' and '.join(filter(None, (place, label)))}: HashiCorp's plugin offers the same GPUs once"
+        " more",
+        f"take it out of both, or let each plugin ignore the other's GPUs (ignored_gpu_ids);"
+        f" {_RESTART}",
+    )
 
 
 def api(facts: Facts) -> Iterator[Verdict]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from nomad_nvidia_vgpu.cli.agent_config import ENABLE_CLIENT
+
 _SCHEMES = ("http", "https")
 DEFAULT_ADDRESS = "http://127.0.0.1:4646"
 
@@ -57,6 +59,8 @@ class NomadLook(NamedTuple):
     """None: it does not say."""
     remedy: str = ""
     """What to do about the problem, if that is known."""
+    client: bool | None = None
+    """Whether the agent that was asked is a client; None: it does not say."""
 
 
 class ApiError(Exception):
@@ -81,7 +85,7 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
     """
     address = environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS
     shown = without_login(address)
-    version = None
+    version = client = None
     try:
         api = _Api(address, environment)
         try:
@@ -91,16 +95,19 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
                 raise
             agent = {}  # not everybody may ask an agent about itself
         version = _at(agent, "config", "Version", "Version")
-        node_id = _at(agent, "stats", "client", "node_id") or _listed(api, name)
+        client = _at(agent, "config", "Client", "Enabled")
+        node_id = _at(agent, "stats", "client", "node_id") or _listed(api, name, client=client)
         node = _node(api, str(node_id))
     except ApiError as error:
-        return NomadLook(shown, str(error), error.refused, version, remedy=error.remedy)
+        problem = NomadLook(shown, str(error), error.refused, version, remedy=error.remedy)
+        return problem._replace(client=client)
     devices = _at(node, "NodeResources", "Devices") or []
     return NomadLook(
         shown,
         version=version or _at(node, "Attributes", "nomad.version"),
         node_id=node_id,
         groups=tuple(_group(raw) for raw in devices if isinstance(raw, dict)),
+        client=client,
     )
 
 
@@ -122,10 +129,16 @@ def _node(api: _Api, node_id: str) -> Any:
         ) from error
 
 
-def _listed(api: _Api, name: str) -> str:
-    """The id of the node of this name."""
+def _listed(api: _Api, name: str, *, client: bool | None) -> str:
+    """The id of the node of this name, asked of an agent that is a client or not."""
     nodes = api.get("/v1/nodes")
     found = [n["ID"] for n in nodes if isinstance(n, dict) and n.get("Name") == name and "ID" in n]
+    if not found and client is False:
+        raise ApiError(
+            f"is of an agent that is no client, and knows no node of the name {name}",
+            remedy=f"{ENABLE_CLIENT} in its configuration and restart it, or set NOMAD_ADDR to"
+            " this node's agent",
+        )
     if len(found) != 1:
         raise ApiError(f"knows {len(found) or 'no'} node of the name {name}")
     return str(found[0])

@@ -14,6 +14,9 @@ Version = tuple[int, int, int]
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _FIRST: Version = (0, 0, 0)
 
+FIGURES_ASKED_FOR: Version = (1, 10, 2)
+"""From here on Nomad keeps to itself what single tasks use, unless the agent is told otherwise."""
+
 
 class Bug(NamedTuple):
     """A bug that an operator or a task notices, whatever a plugin does."""
@@ -34,8 +37,17 @@ def _hands_device_nodes(config: PluginConfig) -> bool:
     return config.device_nodes != "none"
 
 
+def _groups_gpus_alone(config: PluginConfig) -> bool:
+    """Whether a job that wants two GPUs needs two device blocks."""
+    return "gpu" in (config.group_by, *(block.given.group_by for block in config.gpu))
+
+
 KNOWN = (
     Bug((((_FIRST), (0, 9, 0)),), "it has no device plugins", grave=True),
+    Bug(
+        ((_FIRST, (0, 10, 2)),),
+        "a job whose device blocks are changed keeps the vGPUs that it had",
+    ),
     Bug(
         ((_FIRST, (0, 11, 1)),),
         "a job that is updated in place loses the ids of its vGPUs, which go to other tasks too",
@@ -64,6 +76,12 @@ KNOWN = (
     Bug(
         ((_FIRST, (1, 9, 2)),),
         "an agent that starts after a crash may kill a process that has the plugin's former pid",
+    ),
+    Bug(
+        (((1, 9, 0), (2, 0, 1)),),
+        "a job with several device blocks stays pending though it may preempt those who hold its"
+        " vGPUs",
+        _groups_gpus_alone,
     ),
 )
 """Those that a newer version mends, for an operator can do nothing else about them."""

@@ -12,11 +12,13 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Configured, Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, Verdict
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
+from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, RunningAgent
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 from unit.example_gpus import inventory
 
 ADDRESS = "http://127.0.0.1:4646"
+FIGURES = "telemetry {\n publish_allocation_metrics = true\n}\n"
 NO_NOMAD = NomadLook(ADDRESS, "refuses connections", refused=True)
 
 
@@ -62,16 +64,19 @@ def facts(  # noqa: PLR0913  each has a default, and is named
     daemons: Sequence[DaemonView] | str = (),
     nomad: NomadLook = NO_NOMAD,
     on: Node | None = None,
+    running: Running = NOBODY,
 ) -> Facts:
     """What is known of a node below `root` whose plugin block has these options (None: no block)."""
     block = "" if options is None else f'plugin "nvidia-vgpu" {{\n config {{\n{options}\n }}\n}}\n'
-    file = written(root / "nomad.d" / "agent.hcl", f'plugin_dir = "{root}/plugins"\n{block}')
+    rest = f'plugin_dir = "{root}/plugins"\nclient {{\n enabled = true\n}}\n{FIGURES}'
+    file = written(root / "nomad.d" / "agent.hcl", f"{rest}{block}")
     return Facts(
         on or node(root),
         read_config([file]),
         look or driver(),
         daemons if isinstance(daemons, str) else tuple(daemons),
         nomad,
+        running,
     )
 
 
@@ -90,6 +95,12 @@ def group(
 ) -> ApiGroup:
     """A device group as Nomad's API shows it."""
     return ApiGroup(vendor, "gpu", name, {one: (sick or {}).get(one, "") for one in ids})
+
+
+def agent(**says: Any) -> RunningAgent:
+    """An agent of root's that runs."""
+    found: dict[str, Any] = {"pid": 40, "uid": 0, "client": False, "path": "/usr/bin"}
+    return RunningAgent(**{**found, **says})
 
 
 def said(look: Callable[[Facts], Iterable[Verdict]], known: Facts) -> list[tuple[Level, str]]:

@@ -10,7 +10,8 @@ import pytest
 
 from nomad_nvidia_vgpu.cli.diagnosis.checks import CHECKS, Check
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from unit.cli.diagnosis.nodes import driver, facts, group, node, offered, said, written
+from nomad_nvidia_vgpu.cli.diagnosis.running import Running
+from unit.cli.diagnosis.nodes import agent, driver, facts, group, node, offered, said, written
 from unit.example_gpus import gpu
 
 
@@ -37,6 +38,7 @@ def test_a_good_node_is_ok_in_every_respect(tmp_path: Path, check: Check) -> Non
         look=driver(gpu("GPU-a"), version="580.95.05"),
         nomad=offered(group("NVIDIA L4", ids)),
         on=node(tmp_path, ["nvidia-cuda-mps-control"]),
+        running=Running(agent(path=None)),
     )
     assert [level for level, _ in said(check.look, known)] == [Level.OK]
 

@@ -11,7 +11,8 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.containers import docker, podman, toolkit
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from unit.cli.diagnosis.nodes import facts, node, one, written
+from unit.cli.diagnosis.nodes import driver, facts, node, one, written
+from unit.example_gpus import gpu
 
 RUNTIME = "nvidia-container-runtime"
 
@@ -125,3 +126,20 @@ def test_podman_needs_a_specification(tmp_path: Path) -> None:
     text = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: []\n"
     written(tmp_path / "etc/cdi/nvidia.yaml", text)
     one(podman, found, Level.OK, "1 CDI specification")
+
+
+def test_podman_needs_the_uuids_of_the_gpus(tmp_path: Path) -> None:
+    """By which jobs ask for them; nvidia-ctk may have named them by index alone."""
+    on = node(tmp_path, ["podman"])
+    found = facts(tmp_path, look=driver(gpu("GPU-a"), gpu("GPU-b")), on=on)
+    text = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n"
+    edits = "  containerEdits: {}\n"
+    path = written(tmp_path / "etc/cdi/nvidia.yaml", f"{text}- name: '0'\n{edits}")
+    one(podman, found, Level.WARNING, "GPU-a or GPU-b")
+    path.write_text(f"{text}- name: GPU-a\n{edits}")
+    remedy = "| nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml --device-name-strategy=uuid"
+    one(podman, found, Level.WARNING, "a device of the name GPU-b", remedy)
+    path.write_text(f"{text}- name: GPU-a\n{edits}- name: GPU-b\n{edits}")
+    one(podman, found, Level.OK)
+    simulated = facts(tmp_path, look=driver(gpu("GPU-z", simulated=True)), on=on)
+    one(podman, simulated, Level.OK)

@@ -10,7 +10,8 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.driver import library, module
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import division
-from unit.cli.diagnosis.nodes import driver, facts, levels, one, written
+from nomad_nvidia_vgpu.cli.diagnosis.running import Running, RunningPlugin
+from unit.cli.diagnosis.nodes import agent, driver, facts, levels, one, said, written
 from unit.example_gpus import gpu
 
 FILE = "/usr/lib/libnvidia-ml.so.590.48.01"
@@ -22,6 +23,57 @@ def test_the_file_that_was_loaded_is_named(tmp_path: Path) -> None:
     """A node may have several, in a container or from CUDA."""
     known = facts(tmp_path, look=driver(gpu(), library=FILE, version="590.48.01"))
     one(library, known, Level.OK, FILE, "driver 590.48.01")
+
+
+OTHER = "/opt/cuda/stubs/libnvidia-ml.so.1"
+
+
+def test_the_library_that_the_plugin_has_loaded_is_named(tmp_path: Path) -> None:
+    """By the process that runs: what this command finds is in its own environment."""
+    look = driver(gpu(), library=FILE)
+    running = Running(agent(), RunningPlugin(41, FILE))
+    found = said(library, facts(tmp_path, look=look, running=running))
+    assert [level for level, _ in found] == [Level.OK, Level.OK]
+    assert f"the plugin that runs (pid 41) has loaded {FILE}" in found[1][1]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "own", "words"),
+    [
+        (OTHER, FILE, f"has loaded {OTHER}, and this command {FILE}"),
+        (None, FILE, f"has loaded no libnvidia-ml.so.1, and this command {FILE}"),
+        (FILE, None, f"has loaded {FILE}, and this command none"),
+    ],
+)
+def test_another_library_in_the_plugin_is_a_warning(
+    tmp_path: Path, loaded: str | None, own: str | None, words: str
+) -> None:
+    """Whatever this command found good may be bad there."""
+    running = Running(agent(), RunningPlugin(41, loaded))
+    look = driver(gpu(), library=own)
+    found = said(library, facts(tmp_path, look=look, running=running))
+    assert [level for level, _ in found] == [Level.OK, Level.WARNING]
+    assert words in found[1][1]
+
+
+def test_a_plugin_that_has_no_use_for_the_library_need_not_load_it(tmp_path: Path) -> None:
+    """It is switched off."""
+    running = Running(agent(), RunningPlugin(41, None))
+    look = driver(gpu(), library=FILE)
+    known = facts(tmp_path, look=look, options="enabled = false", running=running)
+    assert levels(library, known) == [Level.OK]
+
+
+def test_the_agents_way_to_libraries_counts_where_no_plugin_runs(tmp_path: Path) -> None:
+    """The remedy looks again as the agent would, and is fit for a shell."""
+    look = driver(gpu(), library=FILE)
+    known = facts(tmp_path, look=look, running=Running(agent(libraries="/opt/a b")))
+    found = said(library, known)
+    assert [level for level, _ in found] == [Level.OK, Level.WARNING]
+    assert found[1][1].endswith("| LD_LIBRARY_PATH='/opt/a b' nvidia-vgpu doctor")
+    for libraries in ("", None):
+        running = Running(agent(libraries=libraries))
+        assert levels(library, facts(tmp_path, look=look, running=running)) == [Level.OK]
 
 
 def test_a_driver_that_cannot_be_used_is_an_error_with_its_remedy(tmp_path: Path) -> None:

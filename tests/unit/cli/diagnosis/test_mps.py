@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -20,9 +21,10 @@ from nomad_nvidia_vgpu.cli.diagnosis.mps import (
     permissions,
     tools,
 )
+from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from nomad_nvidia_vgpu.sharing.mps_daemon import Record
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
-from unit.cli.diagnosis.nodes import driver, facts, levels, node, one, said, written
+from unit.cli.diagnosis.nodes import agent, driver, facts, levels, node, one, said, written
 from unit.example_gpus import gpu
 
 CONTROL = "nvidia-cuda-mps-control"
@@ -81,6 +83,19 @@ def test_missing_tools_are_an_error_where_they_are_needed(tmp_path: Path, mps_ro
     one(tools, known(tmp_path, mps_root, programs=(), sharing="time-slicing"), Level.OK)
 
 
+def test_the_agents_path_decides_where_the_tools_are(tmp_path: Path, mps_root: Path) -> None:
+    """A person's own leads to more, which is no help to the plugin."""
+    found = known(tmp_path, mps_root)
+    at = dataclasses.replace(found, running=Running(agent(path=f"{tmp_path}/bin")))
+    one(
+        tools, at, Level.ERROR, f"is /usr/bin/{CONTROL}, which", "(pid 40", "| add /usr/bin to PATH"
+    )
+    written(tmp_path / "bin" / CONTROL, "#!/bin/sh").chmod(0o755)
+    one(tools, at, Level.OK, f"{tmp_path}/bin/{CONTROL}")
+    unknown = dataclasses.replace(found, running=Running(agent(path=None)))
+    one(tools, unknown, Level.OK, f"/usr/bin/{CONTROL}")
+
+
 def test_sharing_of_one_gpu_alone_counts(tmp_path: Path) -> None:
     """The whole node may share otherwise."""
     options = 'vgpus = 4\ngpu "*L4*" {\n sharing = "mps"\n}'
@@ -115,7 +130,8 @@ def test_a_mode_that_this_plugin_left_behind_is_an_error(tmp_path: Path, mps_roo
     """The journal tells it from one that somebody else set."""
     written(mps_root / "compute-modes.json", json.dumps({"GPU-a": "DEFAULT"}))
     found = known(tmp_path, mps_root, sharing="time-slicing")
-    one(compute_modes, found, Level.ERROR, "left in EXCLUSIVE_PROCESS", "nvidia-vgpu release")
+    remedy = f"run nvidia-vgpu release --mps-root {mps_root}, start"
+    one(compute_modes, found, Level.ERROR, "left in EXCLUSIVE_PROCESS", remedy)
 
 
 def test_a_mode_that_somebody_set_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -186,10 +202,13 @@ def test_a_tool_that_hangs_is_an_error(tmp_path: Path, mps_root: Path) -> None:
 
 def test_a_daemon_that_is_not_wanted_any_more_is_a_warning(tmp_path: Path, mps_root: Path) -> None:
     """It ends by itself when its clients have."""
-    daemon_of(tmp_path, mps_root)
     views = [READY._replace(clients=(4, 5))]
+    usual = facts(tmp_path, look=EXCLUSIVE, daemons=views)
+    one(daemons, usual, Level.WARNING, "run nvidia-vgpu release, start the agent")
+    daemon_of(tmp_path, mps_root)
     found = known(tmp_path, mps_root, sharing="time-slicing", views=views)
-    one(daemons, found, Level.WARNING, "GPU-a", "(2 clients)", "nvidia-vgpu release")
+    remedy = f"run nvidia-vgpu release --mps-root {mps_root}, start"
+    one(daemons, found, Level.WARNING, "GPU-a", "(2 clients)", remedy)
 
 
 def test_a_daemon_without_its_directory_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -298,7 +317,11 @@ def test_a_root_that_others_can_replace_is_an_error(tmp_path: Path, mps_root: Pa
     """As the plugin refuses it."""
     mps_root.mkdir()
     os.chown(mps_root.parent, 12345, -1)
-    one(permissions, known(tmp_path, mps_root), Level.ERROR, "belongs to uid 12345", "set another")
+    found = known(tmp_path, mps_root)
+    one(permissions, found, Level.ERROR, "belongs to uid 12345", "set another")
+    mps_root.parent.chmod(0o755)
+    of_agent = dataclasses.replace(found, running=Running(agent(uid=12345)))
+    one(permissions, of_agent, Level.OK)  # it is the agent's user that counts, not the doctor's
 
 
 def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> None:

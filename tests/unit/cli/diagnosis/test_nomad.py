@@ -6,14 +6,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad import agent_config, api, plugin_files, version
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
+from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from unit.cli.diagnosis.nodes import (
     NO_NOMAD,
+    agent,
+    driver,
     facts,
     levels,
     node,
@@ -23,6 +28,7 @@ from unit.cli.diagnosis.nodes import (
     unread,
     written,
 )
+from unit.example_gpus import gpu
 
 PLUGIN = "#!/bin/sh\n# nvidia-vgpu, a Nomad device plugin\n"
 
@@ -70,6 +76,16 @@ def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
         one(version, found, Level.WARNING, "cannot be told")
 
 
+def test_figures_that_nomad_keeps_to_itself_are_told_of(tmp_path: Path) -> None:
+    """No fault, so nothing is worse than ok; whoever misses them reads what they take."""
+    for number, words in (("1.10.1", []), ("1.10.2", ["publish_allocation_metrics = true"])):
+        known = dataclasses.replace(with_config(tmp_path), nomad=offered(version=number))
+        found = said(version, known)
+        assert {level for level, _ in found} == {Level.OK}
+        assert [word for word in words if word not in found[-1][1]] == []
+        assert len(found) == 1 + len(words)
+
+
 def test_mounts_are_a_bug_of_every_version(tmp_path: Path) -> None:
     """No upgrade helps."""
     for options in ('sharing = "mps"\nmps {\n mount = true\n}', 'device_nodes = "cdi"'):
@@ -114,7 +130,8 @@ def test_a_label_that_is_not_the_files_name_is_an_error(tmp_path: Path, block: s
 
 
 def with_config(tmp_path: Path, **files: str) -> Facts:
-    """A node whose agent reads these files of a folder."""
+    """A node whose agent is a client and reads these files of a folder."""
+    written(tmp_path / "etc.d/client.hcl", "client {\n enabled = true\n}\n")
     for name, text in files.items():
         written(tmp_path / f"etc.d/{name}.hcl", text)
     known = unread(tmp_path)
@@ -143,6 +160,45 @@ def test_options_outside_of_the_config_block_are_an_error(tmp_path: Path) -> Non
     """They are set, and in the wrong place: that no option is set would send people astray."""
     known = with_config(tmp_path, a='plugin "nvidia-vgpu" {\n vgpus = 2\n}\n')
     one(agent_config, known, Level.ERROR, "vgpus stands outside", "| move it into config")
+
+
+NO_CLIENT = {"client": "client {\n enabled = false\n}\n", "a": OURS.format("")}
+
+
+@pytest.mark.parametrize(
+    "files", [NO_CLIENT, {**NO_CLIENT, "client": "server {\n enabled = true\n}\n"}]
+)
+def test_an_agent_that_is_no_client_is_an_error(tmp_path: Path, files: dict[str, str]) -> None:
+    """It would start with that, and never look at the plugin; all files count, not ours alone."""
+    found = said(agent_config, with_config(tmp_path, **files))
+    assert [level for level, _ in found] == [Level.ERROR, Level.OK]
+    assert f"no client by {tmp_path}/etc.d/a.hcl, {tmp_path}/etc.d/client.hcl" in found[0][1]
+    assert "| write client { enabled = true } in" in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("look", "level"),
+    [
+        (offered(client=True), Level.OK),
+        (offered(), Level.OK),
+        (offered(client=False), Level.ERROR),
+        (NO_NOMAD, Level.ERROR),
+    ],
+)
+def test_an_agent_that_runs_knows_better_whether_it_is_a_client(
+    tmp_path: Path, look: NomadLook, level: Level
+) -> None:
+    """Made one by its command line; one that does not say so knows its node at least."""
+    known = dataclasses.replace(with_config(tmp_path, **NO_CLIENT), nomad=look)
+    assert levels(agent_config, known)[0] is level
+    flagged = dataclasses.replace(known, running=Running(agent(client=True)))
+    assert levels(agent_config, flagged) == [Level.OK]
+
+
+def test_a_server_without_our_plugin_need_be_no_client(tmp_path: Path) -> None:
+    """That it has no block is said, and enough."""
+    files = {"client": "server {\n enabled = true\n}\n"}
+    one(agent_config, with_config(tmp_path, **files), Level.ERROR, "has no plugin")
 
 
 def test_other_plugins_blocks_are_not_meant_for_us(tmp_path: Path) -> None:
@@ -244,6 +300,42 @@ def test_a_folder_that_cannot_be_found_is_an_error(tmp_path: Path, text: str, wo
 def test_without_the_configuration_nothing_is_judged(tmp_path: Path) -> None:
     """The folder is not known."""
     assert levels(plugin_files, unread(tmp_path, "x")) == []
+
+
+OFFICIAL = 'plugin "nomad-device-nvidia" {{\n config {{\n  {}\n }}\n}}\n'
+
+
+def with_official(tmp_path: Path, official: str | None, *, file: bool, **says: Any) -> Facts:
+    """A node with our plugin in its place, and a block or a file of HashiCorp's beside it."""
+    written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
+    if file:
+        written(tmp_path / "plugins/nomad-device-nvidia", "\x7fELF").chmod(0o755)
+    known = facts(tmp_path, **says)
+    if official is not None:
+        written(tmp_path / "nomad.d/b.hcl", OFFICIAL.format(official))
+    return dataclasses.replace(known, configured=read_config([tmp_path / "nomad.d"]))
+
+
+def test_hashicorps_plugin_beside_ours_is_a_warning(tmp_path: Path) -> None:
+    """By its file or its block, with neither a driver nor an agent that runs."""
+    found = with_official(tmp_path, "", file=False, look=driver(problem="no driver: install it"))
+    one(plugin_files, found, Level.WARNING, f'{tmp_path}/nomad.d/b.hcl has a plugin "nomad-device')
+    found = with_official(tmp_path, None, file=True, look=driver(gpu("GPU-a")))
+    words = (
+        f"{tmp_path}/plugins holds nomad-device-nvidia and {tmp_path}/nomad.d/b.hcl has a plugin"
+    )
+    one(plugin_files, found, Level.WARNING, words, "| take it out of both")
+    found = with_official(tmp_path, 'ignored_gpu_ids = ["GPU-b"]', file=True, look=found.driver)
+    one(plugin_files, found, Level.WARNING)
+
+
+@pytest.mark.parametrize("options", ["enabled = false", 'ignored_gpu_ids = ["gpu-A"]'])
+def test_hashicorps_plugin_that_leaves_our_gpus_alone_is_ok(tmp_path: Path, options: str) -> None:
+    """As docs/migration.md tells to run both; the GPUs that ours ignores it may have."""
+    look = driver(gpu("GPU-a"), gpu("GPU-b"))
+    ours = 'vgpus = 2\nignored_gpu_ids = ["GPU-b"]'
+    found = with_official(tmp_path, options, file=True, look=look, options=ours)
+    one(plugin_files, found, Level.OK)
 
 
 # API

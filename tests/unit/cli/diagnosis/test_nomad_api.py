@@ -77,6 +77,19 @@ def serving(answers: Mapping[str, object]) -> Iterator[Requests]:
         server.server_close()
 
 
+def test_an_agent_that_is_no_client_says_so() -> None:
+    """It knows no node of this name then, for which a token would be no remedy."""
+    server = {"config": {"Client": {"Enabled": False}}, "stats": {}}
+    with serving({"/v1/agent/self": server, "/v1/nodes": []}) as seen:
+        look = seen.look()
+    assert look.client is False
+    assert "agent that is no client, and knows no node of the name host-1" in look.problem
+    assert "client { enabled = true }" in look.remedy
+    client = {**SELF, "config": {"Client": {"Enabled": True}}}
+    with serving({"/v1/agent/self": client, "/v1/node/n-1": NODE}) as seen:
+        assert seen.look().client is True
+
+
 def test_an_agent_knows_its_own_node() -> None:
     """Version, node and device groups, with the reason of what is unhealthy."""
     with serving({"/v1/agent/self": SELF, "/v1/node/n-1": NODE}) as seen:
