@@ -43,7 +43,8 @@ def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float
 
     Looks at the driver, GPUs, MPS, container runtimes and Nomad, and says of each what is wrong
     and what to do. Changes nothing. Run it as root, with NOMAD_TOKEN and NOMAD_CACERT as
-    for the nomad command. Exit status 1 when there is an error.
+    for the nomad command. Where the agent has just started, Nomad is asked until it knows what the
+    node offers, for some seconds. Exit status 1 when there is an error.
     """
     findings = diagnosed(gathered(Node(), paths, limit_s), limit_s)
     if as_json:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,11 +18,18 @@ from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, Ove
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import DEFAULT_ADDRESS, NomadLook, without_login
 from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, look_at_running
+from nomad_nvidia_vgpu.cli.group_tables import device_name
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+
+SETTLED_S = 20.0
+"""How old an agent is at the most when Nomad knows all that its node offers: a node is ready before
+its devices are known, and they are told in batches."""
+
+_AGAIN_S = 0.5
 
 _T = TypeVar("_T")
 
@@ -80,7 +88,11 @@ class Facts:
 
 
 def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
-    """The facts; takes twice `limit_s` at most, whatever hangs."""
+    """The facts; takes twice `limit_s` at most, whatever hangs.
+
+    And until Nomad knows what an agent offers that has just started, for whoever has restarted it
+    asks next whether all is well.
+    """
     with Child(lambda: read_config(paths)) as reading:
         configured = _within(
             reading,
@@ -91,14 +103,14 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
         )
     config = configured.config
     environment = _towards_nomad(node.environment, configured.agent)
-    address = without_login(environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS)
+    ask = partial(_asked_nomad, node, environment, limit_s)
     with ExitStack() as stack:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
-        nomad = stack.enter_context(Child(lambda: node.nomad(environment, node.name)))
         running = stack.enter_context(Child(lambda: look_at_running(node.proc, configured.agent)))
         deadline = time.monotonic() + limit_s
-        return Facts(
+        nomad = ask()
+        facts = Facts(
             node,
             configured,
             _within(
@@ -109,9 +121,37 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
                 ),
             ),
             _within(daemons, deadline, lambda why: why),
-            _within(nomad, deadline, lambda why: NomadLook(address, why)),
+            nomad,
             _within(running, deadline, lambda _why: NOBODY),
         )
+    return _settled(facts, ask)
+
+
+def _asked_nomad(node: Node, environment: Mapping[str, str], limit_s: float) -> NomadLook:
+    address = without_login(environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS)
+    with Child(lambda: node.nomad(environment, node.name)) as child:
+        deadline = time.monotonic() + limit_s
+        return _within(child, deadline, lambda why: NomadLook(address, why))
+
+
+def _settled(facts: Facts, ask: Callable[[], NomadLook]) -> Facts:
+    """The same, with Nomad asked again while its agent is too young to know all that it offers."""
+    agent = facts.running.agent
+    if agent is None or agent.age_s is None:
+        return facts
+    deadline = time.monotonic() + SETTLED_S - agent.age_s
+    while not _known(facts.nomad, facts.groups) and time.monotonic() < deadline:
+        time.sleep(_AGAIN_S)
+        facts = replace(facts, nomad=ask())
+    return facts
+
+
+def _known(nomad: NomadLook, groups: Sequence[DeviceGroup]) -> bool:
+    """Whether there is nothing to wait for: Nomad has as many vGPUs, by the same names."""
+    if nomad.groups is None:
+        return nomad.client is False
+    there = {group.device: len(group.instances) for group in nomad.groups}
+    return all(there.get(device_name(group)) == len(group.instances) for group in groups)
 
 
 def _towards_nomad(environment: Mapping[str, str], agent: AgentConfig | None) -> Mapping[str, str]:

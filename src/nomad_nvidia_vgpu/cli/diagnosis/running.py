@@ -17,6 +17,7 @@ LIBRARIES = "LD_LIBRARY_PATH"
 
 _WORDS_BYTES = 1 << 16
 _MAPS_BYTES = 1 << 22
+_UPTIME_BYTES = 256
 _STEM = "libnvidia-ml.so"
 _CLIENTS = {"dev", "dev-connect", "dev-consul", "dev-vault", "client"}
 """Options of an agent's command line that make it a client."""
@@ -38,6 +39,8 @@ class RunningAgent(NamedTuple):
     """Where it finds libraries first; empty: nowhere else than usual."""
     unit: str | None = None
     """The systemd service that it is; None also if it is none."""
+    age_s: float | None = None
+    """How long it has run."""
 
 
 class RunningPlugin(NamedTuple):
@@ -82,10 +85,10 @@ def look_at_running(root: Path, config: AgentConfig | None) -> Running:
         and standing.parent == pid
     ]
     plugins = (_plugin(root, one) for one in sorted(children, reverse=True))
-    return Running(_agent(proc, pid, lines[pid]), next(filter(None, plugins), None))
+    return Running(_agent(root, proc, pid, lines[pid]), next(filter(None, plugins), None))
 
 
-def _agent(proc: Proc, pid: int, words: Sequence[str]) -> RunningAgent:
+def _agent(root: Path, proc: Proc, pid: int, words: Sequence[str]) -> RunningAgent:
     given = proc.environment(pid, ("PATH", LIBRARIES))
     return RunningAgent(
         pid,
@@ -94,7 +97,19 @@ def _agent(proc: Proc, pid: int, words: Sequence[str]) -> RunningAgent:
         path=None if given is None else given.get("PATH", os.defpath),
         libraries=None if given is None else given.get(LIBRARIES, ""),
         unit=_unit(proc.cgroups(pid) or ""),
+        age_s=_age_s(root, proc, pid),
     )
+
+
+def _age_s(root: Path, proc: Proc, pid: int) -> float | None:
+    standing = proc.standing(pid)
+    try:
+        uptime_s = float(read_start(root / "uptime", _UPTIME_BYTES).split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    if standing is None:
+        return None
+    return max(0.0, uptime_s - standing.identity.started / os.sysconf("SC_CLK_TCK"))
 
 
 def _plugin(root: Path, pid: int) -> RunningPlugin | None:

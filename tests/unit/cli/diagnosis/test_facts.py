@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from nomad_nvidia_vgpu.cli.diagnosis import facts
 from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
-from unit.cli.diagnosis.nodes import NO_NOMAD, driver, node, offered, written
+from unit.cli.diagnosis.nodes import NO_NOMAD, driver, group, node, offered, written
 from unit.example_gpus import gpu
 
 PATIENCE_S = 100.0
@@ -135,3 +138,67 @@ def test_of_wrong_options_simulate_is_kept(tmp_path: Path) -> None:
     assert slip.option_problems
     assert not slip.config.configured
     assert read_config([config(tmp_path, 'vgpus = 2\nsimulate = ["?"]')]).config.simulate == ()
+
+
+class SlowNomad:
+    """Offers the node's vGPUs from the n-th time on that it is asked; counts in a file."""
+
+    def __init__(self, root: Path, asked: int) -> None:
+        """It is asked by processes of their own."""
+        self._counted = written(root / "asked", "")
+        self._asked = asked
+
+    def __call__(self, _environment: Mapping[str, str], _name: str) -> NomadLook:
+        """What it offers by now."""
+        with self._counted.open("a") as counted:
+            counted.write(".")
+        if self.times < self._asked:
+            return offered()
+        return offered(group("NVIDIA L4", ["GPU-a-0", "GPU-a-1"]))
+
+    @property
+    def times(self) -> int:
+        """How often it was asked."""
+        return len(self._counted.read_text())
+
+
+def started(root: Path, age_s: float) -> Path:
+    """The file of an agent that has run for so long."""
+    file = config(root, "vgpus = 2")
+    place = root / "proc" / "7"
+    written(place / "cmdline", f"/usr/bin/nomad\0agent\0-config={file}\0")
+    written(place / "stat", f"7 (nomad) S 1 {'0 ' * 17}0 0")
+    written(root / "proc/uptime", f"{age_s} 0")
+    (place / "root").symlink_to("/")
+    return file
+
+
+def test_an_agent_that_has_just_started_is_asked_until_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever restarts it asks next whether all is well, and Nomad's node is ready before its GPUs."""
+    monkeypatch.setattr(facts, "SETTLED_S", PATIENCE_S)
+    monkeypatch.setattr(facts, "_AGAIN_S", 0.01)
+    nomad = SlowNomad(tmp_path, 3)
+    known = gathered(answering(tmp_path, nomad=nomad), [started(tmp_path, 1.0)], PATIENCE_S)
+    assert nomad.times == 3
+    assert known.nomad.groups == nomad({}, "n1").groups
+
+
+def test_an_agent_that_has_run_for_long_is_asked_once(tmp_path: Path) -> None:
+    """What it does not offer by now it will not."""
+    nomad = SlowNomad(tmp_path, 3)
+    known = gathered(answering(tmp_path, nomad=nomad), [started(tmp_path, 100.0)], PATIENCE_S)
+    assert (nomad.times, known.nomad.groups) == (1, ())
+
+
+def test_an_agent_is_not_waited_for_when_it_is_old_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something is wrong then, and is said."""
+    monkeypatch.setattr(facts, "_AGAIN_S", 0.01)
+    nomad = SlowNomad(tmp_path, 10**6)
+    age_s = facts.SETTLED_S - 0.5
+    known = gathered(answering(tmp_path, nomad=nomad), [started(tmp_path, age_s)], PATIENCE_S)
+    assert nomad.times > 1
+    assert known.nomad.groups == ()

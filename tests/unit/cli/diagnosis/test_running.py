@@ -69,8 +69,10 @@ def test_the_agent_that_reads_these_files_is_found(tmp_path: Path, config: Agent
         environ="TOKEN=s3cret\0PATH=/a:/b\0LD_LIBRARY_PATH=/c\0",
     )
     written(place / "cgroup", "0::/system.slice/nomad.service\n")
+    written(tmp_path / "proc/uptime", "100.00 7.00\n")
+    age_s = 100 - 77 / os.sysconf("SC_CLK_TCK")
     assert look_at_running(tmp_path / "proc", config) == (
-        RunningAgent(8, 990, True, "/a:/b", "/c", "nomad.service"),
+        RunningAgent(8, 990, True, "/a:/b", "/c", "nomad.service", age_s),
         None,
     )
 
