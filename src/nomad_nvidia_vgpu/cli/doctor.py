@@ -36,15 +36,15 @@ _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
     type=click.FloatRange(1, 600),
     default=20.0,
     show_default=True,
-    help="Seconds after which what hangs is given up; the whole takes three times that at most.",
+    help="Seconds after which what hangs is given up; the whole takes three times that at most, and 20 s"
+    " more where the agent has just started.",
 )
 def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float) -> int:
     """Find out what is wrong with this node.
 
     Looks at the driver, GPUs, MPS, container runtimes and Nomad, and says of each what is wrong
     and what to do. Changes nothing. Run it as root, with NOMAD_TOKEN and NOMAD_CACERT as
-    for the nomad command. Where the agent has just started, Nomad is asked until it knows what the
-    node offers, for some seconds. Exit status 1 when there is an error.
+    for the nomad command. Exit status 1 when there is an error.
     """
     findings = diagnosed(gathered(Node(), paths, limit_s), limit_s)
     if as_json:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
@@ -16,19 +17,23 @@ _LEFT_ALONE = ("process", "none")
 def rights(facts: Facts) -> Iterator[Verdict]:
     """Whether the agent that runs is root's, and leaves MPS daemons to their tasks when it ends."""
     agent = facts.running.agent
-    if agent is None:
-        return
-    verdicts = []
-    if agent.uid not in (0, None):
-        verdicts.append(
-            error(
-                f"the Nomad agent (pid {agent.pid}) runs as uid {agent.uid} and not as root, so the"
-                " plugin may not see the processes of tasks, nor open the GPUs",
-                "run the agent as root (no User= in its systemd unit)",
-            )
+    if facts.running.problem:
+        yield warning(
+            f"the Nomad agent that runs {facts.running.problem}, so what this command sees itself is"
+            " taken for what the plugin sees",
+            "see `ps axl` for what hangs on this node",
         )
-    verdicts += _kill_mode(facts, agent)
-    yield from verdicts or [ok(f"the Nomad agent that runs (pid {agent.pid}) has what is needed")]
+    if agent is None or agent.uid is None:
+        return
+    if agent.uid == 0:
+        yield ok(f"the Nomad agent that runs (pid {agent.pid}) is root's")
+    else:
+        yield error(
+            f"the Nomad agent (pid {agent.pid}) runs as uid {agent.uid} and not as root, so the"
+            " plugin may not see the processes of tasks, nor open the GPUs",
+            "run the agent as root (no User= in its systemd unit)",
+        )
+    yield from _kill_mode(facts, agent)
 
 
 def _kill_mode(facts: Facts, agent: RunningAgent) -> Iterator[Verdict]:
@@ -37,13 +42,19 @@ def _kill_mode(facts: Facts, agent: RunningAgent) -> Iterator[Verdict]:
     if agent.unit is None or program is None or not facts.config.shares_by("mps"):
         return
     try:
-        said = facts.node.output([program, "show", "-p", "KillMode", "--", agent.unit])
+        said = facts.node.output(
+            [program, "show", "-p", "KillMode", "-p", "ControlGroup", "--", agent.unit]
+        )
     except OSError:
         return  # not by systemd that this user can ask
-    _, _, mode = said.strip().partition("=")
+    found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    # Of a unit that it does not know systemd tells the defaults.
+    if not f"{agent.cgroup}/".startswith(f"{found.get('ControlGroup') or 'none'}/"):
+        return
+    mode = found.get("KillMode")
     if mode and mode not in _LEFT_ALONE:
         yield warning(
             f"systemd's unit {agent.unit} has KillMode={mode}, so the MPS daemons, and with them"
             " their tasks, end when the Nomad agent is stopped or restarted",
-            f"systemctl edit {agent.unit}, and write KillMode=process below [Service]",
+            f"systemctl edit {shlex.quote(agent.unit)}, and write KillMode=process below [Service]",
         )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
@@ -51,7 +50,7 @@ def _of_the_agent(facts: Facts) -> Iterator[Verdict]:
         yield warning(
             f"the Nomad agent (pid {agent.pid}) has {LIBRARIES}={agent.libraries!r}, and this"
             f" command {ours!r}, so the plugin may load another library",
-            f"{LIBRARIES}={shlex.quote(agent.libraries or '')} nvidia-vgpu doctor",
+            f"look at {LIBRARIES} of the agent's unit, and run this command with the same",
         )
 
 

@@ -30,6 +30,7 @@ SETTLED_S = 20.0
 its devices are known, and they are told in batches."""
 
 _AGAIN_S = 0.5
+_LATE = "does not answer in time"
 
 _T = TypeVar("_T")
 
@@ -62,9 +63,12 @@ class Facts:
 
     @property
     def agent_uid(self) -> int:
-        """Whom the plugin trusts beside root: the agent's user, by default who looks."""
+        """Whom the plugin trusts beside root: the agent's user, by default who looks.
+
+        Of another user's it is only known that he calls it an agent.
+        """
         agent = self.running.agent
-        return self.node.uid if agent is None or agent.uid is None else agent.uid
+        return 0 if agent is not None and agent.uid == 0 else self.node.uid
 
     @property
     def daemon_views(self) -> tuple[DaemonView, ...]:
@@ -90,8 +94,8 @@ class Facts:
 def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
     """The facts; takes twice `limit_s` at most, whatever hangs.
 
-    And until Nomad knows what an agent offers that has just started, for whoever has restarted it
-    asks next whether all is well.
+    And SETTLED_S more where an agent has just started: whoever has restarted it asks next whether
+    all is well, and Nomad cannot know yet.
     """
     with Child(lambda: read_config(paths)) as reading:
         configured = _within(
@@ -103,13 +107,13 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
         )
     config = configured.config
     environment = _towards_nomad(node.environment, configured.agent)
-    ask = partial(_asked_nomad, node, environment, limit_s)
+    ask = partial(_asked_nomad, node, environment)
     with ExitStack() as stack:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
         running = stack.enter_context(Child(lambda: look_at_running(node.proc, configured.agent)))
         deadline = time.monotonic() + limit_s
-        nomad = ask()
+        nomad = ask(limit_s)
         facts = Facts(
             node,
             configured,
@@ -122,7 +126,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             ),
             _within(daemons, deadline, lambda why: why),
             nomad,
-            _within(running, deadline, lambda _why: NOBODY),
+            _within(running, deadline, lambda why: Running(problem=why)),
         )
     return _settled(facts, ask)
 
@@ -134,7 +138,7 @@ def _asked_nomad(node: Node, environment: Mapping[str, str], limit_s: float) -> 
         return _within(child, deadline, lambda why: NomadLook(address, why))
 
 
-def _settled(facts: Facts, ask: Callable[[], NomadLook]) -> Facts:
+def _settled(facts: Facts, ask: Callable[[float], NomadLook]) -> Facts:
     """The same, with Nomad asked again while its agent is too young to know all that it offers."""
     agent = facts.running.agent
     if agent is None or agent.age_s is None:
@@ -142,14 +146,17 @@ def _settled(facts: Facts, ask: Callable[[], NomadLook]) -> Facts:
     deadline = time.monotonic() + SETTLED_S - agent.age_s
     while not _known(facts.nomad, facts.groups) and time.monotonic() < deadline:
         time.sleep(_AGAIN_S)
-        facts = replace(facts, nomad=ask())
+        again = ask(max(_AGAIN_S, deadline - time.monotonic()))
+        if again.problem == _LATE:
+            break  # by our own deadline: what it said before still holds
+        facts = replace(facts, nomad=again)
     return facts
 
 
 def _known(nomad: NomadLook, groups: Sequence[DeviceGroup]) -> bool:
     """Whether there is nothing to wait for: Nomad has as many vGPUs, by the same names."""
     if nomad.groups is None:
-        return nomad.client is False
+        return not nomad.early
     there = {group.device: len(group.instances) for group in nomad.groups}
     return all(there.get(device_name(group)) == len(group.instances) for group in groups)
 
@@ -192,6 +199,6 @@ def _within(child: Child[_T], deadline: float, otherwise: Callable[[str], _T]) -
     try:
         return child.result(deadline)
     except OverTimeError:
-        return otherwise("does not answer in time")
+        return otherwise(_LATE)
     except ChildFailedError as error:
         return otherwise(f"cannot be asked ({error})")

@@ -61,16 +61,21 @@ class NomadLook(NamedTuple):
     """What to do about the problem, if that is known."""
     client: bool | None = None
     """Whether the agent that was asked is a client; None: it does not say."""
+    early: bool = False
+    """Whether it may be that the agent has only just started."""
 
 
 class ApiError(Exception):
     """The text is half a sentence about why there is no answer."""
 
-    def __init__(self, text: str, *, refused: bool = False, remedy: str = "") -> None:
-        """`refused`: nobody listens at the address."""
+    def __init__(
+        self, text: str, *, refused: bool = False, remedy: str = "", early: bool = False
+    ) -> None:
+        """`refused`: nobody listens at the address; `early`: that may change by itself soon."""
         super().__init__(text)
         self.refused = refused
         self.remedy = remedy
+        self.early = early or refused
 
 
 class NotFoundError(ApiError):
@@ -100,7 +105,7 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
         node = _node(api, str(node_id))
     except ApiError as error:
         problem = NomadLook(shown, str(error), error.refused, version, remedy=error.remedy)
-        return problem._replace(client=client)
+        return problem._replace(client=client, early=error.early)
     devices = _at(node, "NodeResources", "Devices") or []
     return NomadLook(
         shown,
@@ -126,6 +131,7 @@ def _node(api: _Api, node_id: str) -> Any:
         raise ApiError(
             f"does not know this node yet ({node_id}), for the agent has just started",
             remedy="look again in some seconds; if it stays so, see the agent's log",
+            early=True,
         ) from error
 
 
@@ -140,7 +146,7 @@ def _listed(api: _Api, name: str, *, client: bool | None) -> str:
             " this node's agent",
         )
     if len(found) != 1:
-        raise ApiError(f"knows {len(found) or 'no'} node of the name {name}")
+        raise ApiError(f"knows {len(found) or 'no'} node of the name {name}", early=not found)
     return str(found[0])
 
 

@@ -18,6 +18,7 @@ LIBRARIES = "LD_LIBRARY_PATH"
 _WORDS_BYTES = 1 << 16
 _MAPS_BYTES = 1 << 22
 _UPTIME_BYTES = 256
+_NAME_BYTES = 64
 _STEM = "libnvidia-ml.so"
 _CLIENTS = {"dev", "dev-connect", "dev-consul", "dev-vault", "client"}
 """Options of an agent's command line that make it a client."""
@@ -26,21 +27,33 @@ _BEFORE_PROGRAM = 4
 
 
 class RunningAgent(NamedTuple):
-    """The agent that was started with the files that are looked at."""
+    """The agent that was started with the files that are looked at.
+
+    What it says of itself is known of root's and of our own alone: any user can start a program of
+    that name.
+    """
 
     pid: int
     uid: int | None
-    """None, here and below: this user may not know."""
+    """None, here and below: this is not known."""
     client: bool
     """Whether its command line makes it a client."""
     path: str | None = None
     """Where it finds programs."""
     libraries: str | None = None
     """Where it finds libraries first; empty: nowhere else than usual."""
-    unit: str | None = None
-    """The systemd service that it is; None also if it is none."""
+    cgroup: str | None = None
+    """Where it stands in systemd's hierarchy."""
     age_s: float | None = None
     """How long it has run."""
+
+    @property
+    def unit(self) -> str | None:
+        """The systemd service that it is; None if it is none of the system's."""
+        names = (self.cgroup or "").split("/")
+        if any(name.startswith("user@") or name.endswith(".scope") for name in names):
+            return None  # a person's
+        return next((name for name in reversed(names) if name.endswith(".service")), None)
 
 
 class RunningPlugin(NamedTuple):
@@ -56,6 +69,8 @@ class Running(NamedTuple):
 
     agent: RunningAgent | None = None
     plugin: RunningPlugin | None = None
+    problem: str = ""
+    """Why it could not be looked at, in half a sentence."""
 
 
 NOBODY = Running()
@@ -64,39 +79,42 @@ NOBODY = Running()
 def look_at_running(root: Path, config: AgentConfig | None) -> Running:
     """The agent that reads the files of `config`, and its plugin; `root` is that of /proc.
 
-    Of several agents one of root's, for any user can start a program of that name. May hang, as
-    all that reads command lines.
+    Of several agents one of root's. May hang where one of them does.
     """
     if config is None:
         return NOBODY
     proc = Proc(str(root))
-    lines = dict(_command_lines(root))
     files = {found for path in (config.given, *config.files) for found in _identities(path)}
-    pids = [pid for pid, words in lines.items() if _reads(root / str(pid), words, files)]
-    agents = sorted(pids, key=lambda pid: (proc.user(pid) != 0, pid))
-    if not agents:
+    pids = [pid for pid in _pids(root) if _reads(root, pid, files)]
+    if not pids:
         return NOBODY
-    pid = agents[0]
-    children = [
-        one
-        for one, words in lines.items()
-        if any(word.rpartition("/")[2] == LABEL for word in words[:_BEFORE_PROGRAM])
-        and (standing := proc.standing(one)) is not None
-        and standing.parent == pid
-    ]
-    plugins = (_plugin(root, one) for one in sorted(children, reverse=True))
-    return Running(_agent(root, proc, pid, lines[pid]), next(filter(None, plugins), None))
+    agent = _agent(root, proc, min(pids, key=lambda pid: (proc.user(pid) != 0, pid)))
+    if agent.uid not in _believed():
+        return Running(agent)
+    children = sorted(_children(root, proc, agent.pid), reverse=True)
+    plugins = (_plugin(root, pid) for pid in children)
+    return Running(agent, next(filter(None, plugins), None))
 
 
-def _agent(root: Path, proc: Proc, pid: int, words: Sequence[str]) -> RunningAgent:
+def _believed() -> tuple[int, int]:
+    """Whose processes are what they say: root has the node, and whoever looks is himself."""
+    return (0, os.geteuid())
+
+
+def _agent(root: Path, proc: Proc, pid: int) -> RunningAgent:
+    options = _options(_words(root, pid))
+    client = any(name in _CLIENTS and value != "false" for name, value in options)
+    uid = proc.user(pid)
+    if uid not in _believed():
+        return RunningAgent(pid, uid, client)
     given = proc.environment(pid, ("PATH", LIBRARIES))
     return RunningAgent(
         pid,
-        proc.user(pid),
-        client=any(name in _CLIENTS and value != "false" for name, value in _options(words)),
+        uid,
+        client,
         path=None if given is None else given.get("PATH", os.defpath),
         libraries=None if given is None else given.get(LIBRARIES, ""),
-        unit=_unit(proc.cgroups(pid) or ""),
+        cgroup=_systemd_cgroup(proc.cgroups(pid) or ""),
         age_s=_age_s(root, proc, pid),
     )
 
@@ -123,29 +141,60 @@ def _plugin(root: Path, pid: int) -> RunningPlugin | None:
     return RunningPlugin(pid, next((p for p in paths if _STEM in p.rpartition("/")[2]), None))
 
 
-def _command_lines(root: Path) -> Iterator[tuple[int, list[str]]]:
+def _pids(root: Path) -> list[int]:
     try:
-        entries = [entry for entry in root.iterdir() if entry.name.isdigit()]
+        return [int(entry.name) for entry in root.iterdir() if entry.name.isdigit()]
     except OSError:
-        return
-    for entry in entries:
-        try:
-            line = read_start(entry / "cmdline", _WORDS_BYTES).decode("utf-8", "surrogateescape")
-        except OSError:
-            continue  # it has ended
-        yield int(entry.name), line.split("\0")
+        return []
 
 
-def _reads(process: Path, words: Sequence[str], files: set[tuple[int, int]]) -> bool:
-    """Whether this is an agent that was started with one of these files or folders."""
+def _children(root: Path, proc: Proc, parent: int) -> Iterator[int]:
+    """The plugins that an agent has started."""
+    for pid in _pids(root):
+        standing = proc.standing(pid)
+        if standing is not None and standing.parent == parent:
+            words = _words(root, pid)[:_BEFORE_PROGRAM]
+            if any(word.rpartition("/")[2] == LABEL for word in words):
+                yield pid
+
+
+def _words(root: Path, pid: int) -> list[str]:
+    try:
+        line = read_start(root / str(pid) / "cmdline", _WORDS_BYTES)
+    except OSError:
+        return []  # it has ended
+    return line.decode("utf-8", "surrogateescape").split("\0")
+
+
+def _called_nomad(root: Path, pid: int) -> bool:
+    """Whether a program is called so: other command lines are not read, for that may hang."""
+    try:
+        return read_start(root / str(pid) / "comm", _NAME_BYTES).startswith(b"nomad")
+    except OSError:
+        return False
+
+
+def _reads(root: Path, pid: int, files: set[tuple[int, int]]) -> bool:
+    """Whether this is an agent of this node that was started with one of these files or folders."""
+    if not (_called_nomad(root, pid) and _sees_our_files(root, pid)):
+        return False
+    words = _words(root, pid)
     if words[1:2] != ["agent"] or not words[0].rpartition("/")[2].startswith("nomad"):
         return False
     configs = [value for name, value in _options(words) if name == "config"]
-    # As that process finds them: it may have another root.
-    places = [
-        process / ("root" if path.startswith("/") else "cwd") / path.lstrip("/") for path in configs
-    ]
+    places = [root / str(pid) / "cwd" / path for path in configs]
     return any(found in files for place in places for found in _identities(place))
+
+
+def _sees_our_files(root: Path, pid: int) -> bool:
+    """Whether a path means the same to it as to us, and not what somebody in a container chose."""
+    try:
+        return all(
+            (root / str(pid) / link).readlink() == (root / "self" / link).readlink()
+            for link in ("ns/mnt", "root")
+        )
+    except OSError:
+        return False
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -165,12 +214,7 @@ def _identities(path: Path) -> Iterator[tuple[int, int]]:
     yield found.st_dev, found.st_ino
 
 
-def _unit(cgroups: str) -> str | None:
-    for line in cgroups.splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers in ("", "name=systemd"):
-            for name in reversed(path.split("/")):
-                if name.endswith(".service"):
-                    return name
-    return None
+def _systemd_cgroup(cgroups: str) -> str | None:
+    parts = (line.split(":", 2) for line in cgroups.splitlines() if line.count(":") > 1)
+    found = {controllers: path for _number, controllers, path in parts}
+    return found.get("name=systemd", found.get(""))

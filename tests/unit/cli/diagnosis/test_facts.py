@@ -169,7 +169,12 @@ def started(root: Path, age_s: float) -> Path:
     written(place / "cmdline", f"/usr/bin/nomad\0agent\0-config={file}\0")
     written(place / "stat", f"7 (nomad) S 1 {'0 ' * 17}0 0")
     written(root / "proc/uptime", f"{age_s} 0")
-    (place / "root").symlink_to("/")
+    written(place / "comm", "nomad\n")
+    written(place / "status", "Uid:\t0\t0\t0\t0\n")
+    for process in (place, root / "proc/self"):
+        (process / "ns").mkdir(parents=True)
+        (process / "ns/mnt").symlink_to("mnt:[4026531841]")
+        (process / "root").symlink_to("/")
     return file
 
 

@@ -320,8 +320,8 @@ def test_a_root_that_others_can_replace_is_an_error(tmp_path: Path, mps_root: Pa
     found = known(tmp_path, mps_root)
     one(permissions, found, Level.ERROR, "belongs to uid 12345", "set another")
     mps_root.parent.chmod(0o755)
-    of_agent = dataclasses.replace(found, running=Running(agent(uid=12345)))
-    one(permissions, of_agent, Level.OK)  # it is the agent's user that counts, not the doctor's
+    claimed = dataclasses.replace(found, running=Running(agent(uid=12345)))
+    one(permissions, claimed, Level.ERROR)  # anybody can call his process the agent
 
 
 def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> None:

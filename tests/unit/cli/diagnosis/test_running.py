@@ -12,6 +12,7 @@ import pytest
 from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, read_agent_config
 from nomad_nvidia_vgpu.cli.diagnosis.running import (
     NOBODY,
+    Running,
     RunningAgent,
     RunningPlugin,
     look_at_running,
@@ -19,6 +20,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.running import (
 from unit.cli.diagnosis.nodes import written
 
 NOMAD, OURS = "/usr/bin/nomad", "/opt/nomad/plugins/nvidia-vgpu"
+NODE, CONTAINER = "mnt:[4026531841]", "mnt:[4026532000]"
 LIBRARY = "/usr/lib/libnvidia-ml.so.590.48.01"
 
 
@@ -26,6 +28,9 @@ LIBRARY = "/usr/lib/libnvidia-ml.so.590.48.01"
 def config(tmp_path: Path) -> AgentConfig:
     """Gives what the agent of this node reads: a folder with one file."""
     written(tmp_path / "etc/nomad.d/a.hcl", "")
+    (tmp_path / "proc/self/ns").mkdir(parents=True)
+    (tmp_path / "proc/self/ns/mnt").symlink_to(NODE)
+    (tmp_path / "proc/self/root").symlink_to("/")
     return read_agent_config([tmp_path / "etc/nomad.d"])
 
 
@@ -38,6 +43,7 @@ def process(  # noqa: PLR0913  each has a default, and is named
     uid: int = 0,
     environ: str = "",
     root: Path | str = "/",
+    namespace: str = NODE,
 ) -> Path:
     """A process; its files are below what is given back."""
     place = tmp_path / "proc" / str(pid)
@@ -45,6 +51,9 @@ def process(  # noqa: PLR0913  each has a default, and is named
     written(place / "stat", f"{pid} (a) b) S {parent} {'0 ' * 17}77 0")
     written(place / "status", f"Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
     written(place / "environ", environ)
+    written(place / "comm", f"{words[0].rpartition('/')[2][:15]}\n")
+    (place / "ns").mkdir()
+    (place / "ns/mnt").symlink_to(namespace)
     (place / "root").symlink_to(root)
     (place / "cwd").symlink_to(tmp_path / "etc")
     return place
@@ -65,16 +74,14 @@ def test_the_agent_that_reads_these_files_is_found(tmp_path: Path, config: Agent
         tmp_path,
         8,
         [NOMAD, "agent", "-dev", f"-config={folder}"],
-        uid=990,
         environ="TOKEN=s3cret\0PATH=/a:/b\0LD_LIBRARY_PATH=/c\0",
     )
     written(place / "cgroup", "0::/system.slice/nomad.service\n")
     written(tmp_path / "proc/uptime", "100.00 7.00\n")
     age_s = 100 - 77 / os.sysconf("SC_CLK_TCK")
-    assert look_at_running(tmp_path / "proc", config) == (
-        RunningAgent(8, 990, True, "/a:/b", "/c", "nomad.service", age_s),
-        None,
-    )
+    agent = RunningAgent(8, 0, True, "/a:/b", "/c", "/system.slice/nomad.service", age_s)
+    assert agent.unit == "nomad.service"
+    assert look_at_running(tmp_path / "proc", config) == Running(agent)
 
 
 @pytest.mark.parametrize(
@@ -86,15 +93,40 @@ def test_however_the_files_were_named_it_is_they(
     """By a path from where it was started, or by the file in the folder."""
     process(tmp_path, 8, [NOMAD, "agent", *options], environ="A=b\0")
     found = look_at_running(tmp_path / "proc", config).agent
-    assert found == RunningAgent(8, 0, False, os.defpath, "", None)
+    assert found == RunningAgent(8, 0, False, os.defpath, "")
 
 
-def test_the_same_path_in_another_root_is_another_file(tmp_path: Path, config: AgentConfig) -> None:
-    """An agent in a container has an /etc/nomad.d of its own."""
-    (tmp_path / "elsewhere").mkdir()
+@pytest.mark.parametrize(("namespace", "root"), [(CONTAINER, "/"), (NODE, "/elsewhere")])
+def test_an_agent_with_files_of_its_own_is_another_nodes(
+    tmp_path: Path, config: AgentConfig, namespace: str, root: str
+) -> None:
+    """What a path leads to in a container is its root's to choose, even to a file of the node."""
     words = [NOMAD, "agent", f"-config={tmp_path}/etc/nomad.d"]
-    process(tmp_path, 8, words, root=tmp_path / "elsewhere")
+    process(tmp_path, 8, words, namespace=namespace, root=root)
     assert look_at_running(tmp_path / "proc", config) == NOBODY
+
+
+def test_what_another_user_calls_an_agent_is_not_believed(
+    tmp_path: Path, config: AgentConfig
+) -> None:
+    """That it runs as he is all that is known of it; nothing of it may lead root anywhere."""
+    words = [NOMAD, "agent", "-dev", f"-config={tmp_path}/etc/nomad.d"]
+    place = process(tmp_path, 8, words, uid=990, environ="PATH=/evil\0LD_LIBRARY_PATH=/evil\0")
+    written(place / "cgroup", "0::/x;touch pwned;.service\n")
+    written(process(tmp_path, 21, [OURS], parent=8) / "maps", mapping("/evil/libnvidia-ml.so"))
+    found = look_at_running(tmp_path / "proc", config)
+    assert found == Running(RunningAgent(8, 990, client=True))
+
+
+def test_command_lines_of_other_programs_are_not_read(tmp_path: Path, config: AgentConfig) -> None:
+    """One that is stuck in the driver would hold up who reads it."""
+    place = process(tmp_path, 8, ["/usr/bin/python3", "train.py"])
+    (place / "cmdline").unlink()
+    os.mkfifo(place / "cmdline")
+    process(tmp_path, 9, [NOMAD, "agent", f"-config={tmp_path}/etc/nomad.d"])
+    found = look_at_running(tmp_path / "proc", config).agent
+    assert found is not None
+    assert found.pid == 9
 
 
 def test_of_several_the_one_of_root_is_the_agent(tmp_path: Path, config: AgentConfig) -> None:
@@ -113,6 +145,8 @@ def test_of_several_the_one_of_root_is_the_agent(tmp_path: Path, config: AgentCo
         ("12:cpu:/x.service\n1:name=systemd:/system.slice/n.service\n", "n.service"),
         ("0::/system.slice/system-nomad.slice/nomad@a.service/sub\n", "nomad@a.service"),
         ("0::/user.slice/session-3.scope\n", None),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/tmux-1.scope\n", None),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/nomad.service\n", None),
     ],
 )
 def test_the_unit_is_read_from_both_kinds_of_cgroups(
@@ -153,7 +187,7 @@ def test_what_this_user_may_not_read_is_not_known(tmp_path: Path, config: AgentC
     process(tmp_path, 21, [OURS], parent=8)
     (tmp_path / "proc/30").mkdir()
     found = look_at_running(tmp_path / "proc", config)
-    assert found == (RunningAgent(8, None, False), None)
+    assert found == Running(RunningAgent(8, None, client=False))
     assert look_at_running(tmp_path / "no", config) == NOBODY
     assert look_at_running(tmp_path / "proc", None) == NOBODY
 
