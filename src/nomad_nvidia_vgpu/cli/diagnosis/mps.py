@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
-from nomad_nvidia_vgpu.node_files import read_bounded, read_start, unsafe
+from nomad_nvidia_vgpu.node_files import read_bounded, read_start, started_by, unsafe
 from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
 from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, located
 from nomad_nvidia_vgpu.sharing.mps_daemon import (
@@ -251,6 +251,8 @@ class _Process(NamedTuple):
     server: bool
     pipe: Path | None
     """Where its clients meet it; None if this user may not know."""
+    uid: int | None
+    """Who started it; None if that is not known."""
 
 
 def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
@@ -271,7 +273,7 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
                 " cannot reach it, and it keeps the GPU",
                 f"stop the tasks on that GPU, then kill {one.pid}",
             )
-        elif (other := _root_of(one.pipe)) is not None:
+        elif (other := _root_of(one.pipe, one.uid, {0, facts.node.uid})) is not None:
             said = error if facts.config.shares_by("mps") else warning
             yield said(
                 f"an MPS daemon of this plugin (pid {one.pid}, {one.pipe}) runs under another"
@@ -300,12 +302,19 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
             )
 
 
-def _root_of(pipe: Path) -> Path | None:
-    """The mps.root with this pipe directory, by the records that our daemons have; None: none."""
+def _root_of(pipe: Path, uid: int | None, trusted: Collection[int]) -> Path | None:
+    """The mps.root of a daemon with this pipe directory, by the records there; None: not ours.
+
+    Anybody can call a process so and lay such records out: what counts is of the uids in `trusted`.
+    """
     if pipe.name != "pipe" or len(pipe.parents) < 2:  # noqa: PLR2004  whose else could say anything
         return None
     root = pipe.parents[1]
-    return root if known_uuids(root) else None
+    try:
+        ours = uid in trusted and unsafe(str(root), trusted) is None
+    except OSError:
+        return None  # it is gone, or closed to who looks
+    return root if ours and known_uuids(root) else None
 
 
 def _running(proc: Path) -> Iterator[_Process]:
@@ -318,10 +327,9 @@ def _running(proc: Path) -> Iterator[_Process]:
             continue  # it has ended
         # Before the program there may be an interpreter and an option of it.
         names = [word.rpartition("/")[2] for word in words[:3]]
-        if _SERVER in names:
-            yield _Process(int(entry.name), _parent(entry), server=True, pipe=_pipe(entry))
-        elif PROGRAM in names and set(_DAEMON_FLAGS) & set(words):
-            yield _Process(int(entry.name), _parent(entry), server=False, pipe=_pipe(entry))
+        server = _SERVER in names
+        if server or (PROGRAM in names and set(_DAEMON_FLAGS) & set(words)):
+            yield _Process(int(entry.name), _parent(entry), server, _pipe(entry), _uid(entry))
 
 
 def _parent(process: Path) -> int | None:
@@ -339,6 +347,13 @@ def _pipe(process: Path) -> Path | None:
         return None
     given = dict(line.partition("=")[::2] for line in lines)
     return Path(given.get(PIPE_ENV) or "/tmp/nvidia-mps")  # noqa: S108  MPS's own default
+
+
+def _uid(process: Path) -> int | None:
+    try:
+        return started_by(read_start(process / "status", _MAX_BYTES))
+    except OSError:
+        return None
 
 
 def _start(file: Path) -> str:

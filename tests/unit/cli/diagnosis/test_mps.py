@@ -52,13 +52,21 @@ def known(  # noqa: PLR0913  each has a default, and is named
     )
 
 
-def process(
-    tmp_path: Path, pid: int, words: Sequence[str], pipe: Path | None, parent: int = 1
+def process(  # noqa: PLR0913  two have a default, and are named
+    tmp_path: Path,
+    pid: int,
+    words: Sequence[str],
+    pipe: Path | None,
+    *,
+    parent: int = 1,
+    uid: int | None = None,
 ) -> None:
-    """A process of this node."""
+    """A process of this node, of which it may not be known who started it."""
     place = tmp_path / "proc" / str(pid)
     written(place / "cmdline", "\0".join([*words, ""]))
     written(place / "stat", f"{pid} ({Path(words[0]).name[:15]}) S {parent} 0 0")
+    if uid is not None:
+        written(place / "status", f"Name:\tx\nUid:\t{uid}\t0\t0\t0\n")
     if pipe is not None:
         written(place / "environ", f"HOME=/\0CUDA_MPS_PIPE_DIRECTORY={pipe}\0")
 
@@ -226,18 +234,63 @@ def test_somebody_elses_daemon_is_in_the_way_of_ours(tmp_path: Path, mps_root: P
     one(daemons, found, Level.WARNING, "pid 30")
 
 
+def left_below(root: Path) -> Path:
+    """The pipe directory of a daemon that the plugin once started for GPU-a, with another mps.root."""
+    root.mkdir()
+    root.chmod(0o755)
+    record = Record("GPU-a", multi_user_asked=True, multi_user=True, memory_limited=True)
+    written(root / "GPU-a/daemon.json", json.dumps(record._asdict()))
+    return root / "GPU-a/pipe"
+
+
+@pytest.mark.parametrize("uid", sorted({0, os.geteuid()}))
 def test_our_daemon_under_another_root_is_known_by_its_record(
-    tmp_path: Path, mps_root: Path
+    tmp_path: Path, mps_root: Path, uid: int
 ) -> None:
     """Left when mps.root was changed; the remedy names the root that release needs, for a shell."""
-    old = tmp_path / "old; reboot #"
-    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], old / "GPU-a/pipe")
-    record = Record("GPU-a", multi_user_asked=True, multi_user=True, memory_limited=True)
-    written(old / "GPU-a/daemon.json", json.dumps(record._asdict()))
+    old = mps_root.with_name("old; reboot #")
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], left_below(old), uid=uid)
     remedy = f"run nvidia-vgpu release --mps-root '{old}', start the agent"
     one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "another mps.root", remedy)
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
     one(daemons, found, Level.WARNING, remedy)
+
+
+@pytest.mark.parametrize("uid", [12345, None])
+def test_a_daemon_that_somebody_else_started_is_not_called_ours(
+    tmp_path: Path, mps_root: Path, uid: int | None
+) -> None:
+    """Whatever root it names: else its remedy would have tasks stopped for nothing."""
+    pipe = left_below(mps_root.with_name("old"))
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], pipe, uid=uid)
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "another MPS daemon (pid 30", "echo quit")
+    found = known(tmp_path, mps_root, sharing="time-slicing", views=())
+    one(daemons, found, Level.WARNING, "pid 30", "not this plugin's")
+
+
+@pytest.mark.parametrize("open_to_all", ["old", "."])
+def test_a_root_that_others_could_have_made_makes_no_daemon_ours(
+    tmp_path: Path, mps_root: Path, open_to_all: str
+) -> None:
+    """Whoever writes to it, or to the folder above, lays out records as he likes."""
+    pipe = left_below(mps_root.with_name("old"))
+    (mps_root.parent / open_to_all).chmod(0o777)
+    process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], pipe, uid=0)
+    one(daemons, known(tmp_path, mps_root), Level.ERROR, "another MPS daemon (pid 30", "echo quit")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_root_of_another_user_makes_no_daemon_ours(tmp_path: Path, mps_root: Path) -> None:
+    """Also where he has what looks like an agent; but what belongs to who looks does."""
+    pipe = left_below(mps_root.with_name("old"))
+    os.chown(pipe.parents[1], 12345, -1)
+    found = known(tmp_path, mps_root)
+    for uid in (0, 12345):
+        process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], pipe, uid=uid)
+        of_agent = dataclasses.replace(found, running=Running(agent(uid=12345)))
+        one(daemons, of_agent, Level.ERROR, "another MPS daemon (pid 30", "echo quit")
+    of_who_looks = dataclasses.replace(found, node=dataclasses.replace(found.node, uid=12345))
+    one(daemons, of_who_looks, Level.ERROR, "of this plugin (pid 30", "another mps.root")
 
 
 def test_a_remedy_holds_no_words_of_a_task_that_a_shell_would_run(
