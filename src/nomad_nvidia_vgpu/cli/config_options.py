@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SIZES = ("vgpus", "vgpu_memory")
+_OTHER_FILES = f"--config names other files than those in {agent_config.USUAL} (/dev/null: none)"
 
 
 class ConfiguredCommand(click.Command):
@@ -86,6 +87,8 @@ class Given:
     file: Path | None = None
     in_file: Mapping[str, object] = field(default_factory=dict)
     """What that file says, without flags."""
+    unasked: bool = False
+    """Whether nobody has named that file, and another one would do."""
 
     def checked(self, *, any_size: bool = False) -> PluginConfig:
         """The config; ConfigError as `checked_config`, which also names the file that is wrong.
@@ -97,9 +100,9 @@ class Given:
             return checked_config(complete(self.options))
         except ConfigError as error:
             of_file = set(config_problems(complete(self.in_file)))
-            raise ConfigError(
-                [f"{self.file}: {p}" if p in of_file else p for p in error.problems]
-            ) from error
+            said = [f"{self.file}: {p}" if p in of_file else p for p in error.problems]
+            remedy = [_OTHER_FILES] if self.unasked and of_file else []
+            raise ConfigError([*said, *remedy]) from error
 
 
 def given_config(paths: Sequence[Path], flags: dict[str, Any]) -> Given:
@@ -112,11 +115,13 @@ def node_config(paths: Sequence[Path], flags: dict[str, Any], *, needed: bool = 
 
     `needed`: ConfigError too where the agent's own files cannot be read.
     """
-    return _with_flags(*(_read(paths) if paths else _of_this_node(needed=needed)), flags)
+    if paths:
+        return given_config(paths, flags)
+    return replace(_with_flags(*_of_this_node(needed=needed), flags), unasked=not needed)
 
 
 def _with_flags(in_file: dict[str, object], file: Path | None, flags: dict[str, Any]) -> Given:
-    return Given(_replaced(in_file, _asked(flags)), file, in_file)
+    return Given(replaced(in_file, _asked(flags)), file, in_file)
 
 
 def _asked(flags: dict[str, Any]) -> dict[str, Any]:
@@ -137,14 +142,14 @@ def _asked(flags: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def _replaced(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+def replaced(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """`given` with what `asked` says instead; of the two sizes a scope has one."""
     sized = any(size in asked for size in _SIZES)
     found = {name: value for name, value in given.items() if not (sized and name in _SIZES)}
     for name, value in asked.items():
         there = found.get(name)
         if isinstance(value, dict) and isinstance(there, dict):
-            found[name] = _replaced(there, value)
+            found[name] = replaced(there, value)
         else:
             found[name] = value
     return found
@@ -177,7 +182,10 @@ def _of_this_node(*, needed: bool) -> tuple[dict[str, object], Path | None]:
         return {}, None
     if block is None:
         return {}, None
-    found = _options(block)
+    try:
+        found = _options(block)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *([] if needed else [_OTHER_FILES])]) from error
     tables.note(f"nvidia-vgpu: with the options in {block.file}; --config names another file")
     return found, block.file
 

@@ -13,9 +13,12 @@ from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     config_options,
+    given_config,
     node_config,
 )
 from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio, SeenGpu
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.survey import Survey, survey
@@ -46,7 +49,7 @@ def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> 
     And the MPS daemons that this plugin keeps, with the limits in force and their clients. Exit
     status 1 when a GPU is unhealthy or will not answer, or a daemon does not work.
     """
-    config = node_config(paths, flags).checked(any_size=True)
+    config = _config(paths, flags)
     found = survey(source_of(config.simulate))
     daemons = () if config.simulate else daemon_views(config.mps)
     if as_json:
@@ -62,6 +65,18 @@ def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> 
         tables.note("nvidia-vgpu: the driver lists no GPU that could be offered on this node")
     well = all(seen.health.healthy for seen in found.inventory.gpus)
     return int(bool(found.problems) or not well or not all(view.working for view in daemons))
+
+
+def _config(paths: Sequence[Path], flags: dict[str, Any]) -> PluginConfig:
+    """The config; a slip in files that nobody named is no reason to show nothing."""
+    try:
+        return node_config(paths, flags).checked(any_size=True)
+    except ConfigError as error:
+        if paths:
+            raise
+        config = given_config((), flags).checked(any_size=True)
+        tables.note(f"nvidia-vgpu: shown without the agent's options: {'; '.join(error.problems)}")
+        return config
 
 
 def _row(seen: SeenGpu, sample: GpuSample | None) -> tuple[object, ...]:

@@ -8,8 +8,8 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
     checked_config,
     given_config,
     option_flags,
+    with_any_size,
 )
 from nomad_nvidia_vgpu.cli.installation import Installation, Source, as_written, planned
 from nomad_nvidia_vgpu.cli.launch import own_command
@@ -259,10 +260,7 @@ def _left_behind(agent: AgentConfig) -> list[str]:
     """What this command does not take away, one sentence each."""
     said = []
     usual = PluginConfig().mps.root
-    try:
-        root = checked_config(agent.ours.options if agent.ours else {}).mps.root
-    except ConfigError:
-        root = usual
+    root = _mps_root(agent.ours.options) if agent.ours else usual
     if Path(root).is_dir() and any(Path(root).iterdir()):
         where = "" if root == usual else f" --mps-root {root}"  # the block that says it goes
         said.append(
@@ -273,6 +271,14 @@ def _left_behind(agent: AgentConfig) -> list[str]:
     if unpacked:
         said.append(f"once the agent is restarted, remove {' and '.join(unpacked)}")
     return said
+
+
+def _mps_root(options: Mapping[str, Any]) -> str:
+    """Where the daemons are, whatever else may be wrong in the block."""
+    for given in (options, with_any_size({"mps": options.get("mps")})):
+        with suppress(ConfigError):
+            return checked_config(dict(given)).mps.root
+    return PluginConfig().mps.root
 
 
 def _do(what: str, action: Callable[[], object], *, dry_run: bool) -> None:

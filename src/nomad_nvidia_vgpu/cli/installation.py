@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent_config import ENABLE_CLIENT, AgentConfig, PluginBlock
 from nomad_nvidia_vgpu.cli.config_file import LABEL, OFFICIAL, moved_inside
-from nomad_nvidia_vgpu.cli.config_options import checked_config, config_problems, with_any_size
+from nomad_nvidia_vgpu.cli.config_options import (
+    checked_config,
+    config_problems,
+    replaced,
+    with_any_size,
+)
 from nomad_nvidia_vgpu.cli.plugin_block import block_json, block_text, settings
 from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, not_writable, problems
 from nomad_nvidia_vgpu.errors import ConfigError
@@ -106,20 +111,11 @@ def _block(agent: AgentConfig, given: Mapping[str, Any]) -> str:
 
 def _place_problems(agent: AgentConfig, found: PluginDir | None) -> list[str]:
     if found is not None:
-        return problems(found) + _elsewhere(agent, found.path)
+        return problems(found)
     if agent.plugins is None:
         read = ", ".join(map(str, agent.files)) or f"no file in {agent.given}"
         return [f'neither plugin_dir nor data_dir is set ({read}): set plugin_dir = "/…"']
     return [f"plugin_dir must be an absolute path, got {agent.plugins!r}: write the whole path"]
-
-
-def _elsewhere(agent: AgentConfig, path: str) -> list[str]:
-    """What is wrong with a folder that was asked for, and is not the agent's."""
-    if agent.plugins is None or Path(path).resolve() == Path(agent.plugins).resolve():
-        return []
-    where = f"{agent.plugins} by {agent.given}"
-    remedy = f'set plugin_dir = "{path}" there, or leave --plugin-dir out'
-    return [f"--plugin-dir {path} is not where the agent looks, which is {where}: {remedy}"]
 
 
 def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
@@ -128,6 +124,11 @@ def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
         yield (
             f'still to do: set plugin_dir = "{path}" in {agent.given}, where neither it nor data_dir'
             " is set"
+        )
+    elif Path(path).resolve() != Path(agent.plugins).resolve():
+        yield (
+            f'still to do: set plugin_dir = "{path}" in {agent.given}, by which the agent looks into'
+            f" {agent.plugins}, unless it is started with -plugin-dir={path}"
         )
     if agent.client_enabled is None:
         yield (
@@ -139,8 +140,9 @@ def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
 def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:
     """What offers the GPUs beside this plugin; it may, if each ignores the other's."""
     block = agent.block_of(OFFICIAL)
-    if block is not None and block.options.get("enabled") is False:
-        return
+    options = block.options if block is not None else {}
+    if options.get("enabled") is False or options.get("ignored_gpu_ids"):
+        return  # whether it ignores the right ones doctor can tell, who knows the GPUs
     there = [f"{found.path}/{OFFICIAL}"] if found.holds(OFFICIAL) else []
     there += [f'plugin "{OFFICIAL}" in {block.file}'] if block is not None else []
     if there:
@@ -199,6 +201,9 @@ def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     stays = f"{agent.ours.file} has a plugin block, which stays"
     there = settings(agent.ours.options)
+    asked = replaced(agent.ours.options, given)
+    if checked_config(asked) == checked_config(dict(agent.ours.options)):
+        return ()  # in other words, or by default
     said = []
     for path, value in settings(given).items():
         if there.get(path) == value:

@@ -86,7 +86,7 @@ def top(
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
     config = node_config(paths, flags).checked()
     if not config.configured:
-        raise ConfigError([_unconfigured(config)])
+        raise ConfigError([_unconfigured(config, paths)])
     # What the attribution logs is in the tables; on a terminal it would tear them.
     logging.getLogger("nomad_nvidia_vgpu").addHandler(logging.NullHandler())
     proc = Proc()
@@ -114,13 +114,16 @@ def top(
     return 0
 
 
-def _unconfigured(config: PluginConfig) -> str:
+def _unconfigured(config: PluginConfig, paths: Sequence[Path]) -> str:
     if not config.enabled:
         return "enabled is false, so no task has a share: give --enabled true to look all the same"
+    unknown = "top must know how the GPUs are divided, but vgpus"
+    if paths:
+        where = ", ".join(map(str, paths))
+        return f"{unknown} is not set in {where}: write it there, or give --vgpus"
     return (
-        "top must know how the GPUs are divided, but vgpus is not set, and no file in"
-        f" {agent_config.USUAL} says it: give --config what the agent is started with as -config,"
-        " or give --vgpus"
+        f"{unknown} is not known from {agent_config.USUAL}: give --config what the agent is started"
+        " with as -config, or give --vgpus"
     )
 
 

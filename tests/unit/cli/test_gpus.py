@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,19 @@ def test_no_size_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     """To look at the GPUs nobody has to say how they are divided."""
     assert run(["gpus", "--simulate", "t4", "--vendor", "nvidia"]) == 0
     assert "Tesla T4" in capsys.readouterr().out
+
+
+def test_a_slip_in_the_agents_files_hides_no_gpu(
+    agent_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told, and the GPUs are shown; in files that were named it is an error."""
+    agent_files.mkdir()
+    file = agent_files / "gpus.hcl"
+    for block in ("config {\n vendr = 3\n }", "vgpus = 3"):
+        file.write_text(f'plugin "nvidia-vgpu" {{\n {block}\n}}\n')
+        assert run(["gpus", "--simulate", "l4"]) == 0
+        shown = capsys.readouterr()
+        assert "NVIDIA L4" in shown.out
+        assert f"shown without the agent's options: {file}: " in shown.err
+        assert run(["gpus", "--simulate", "l4", "--config", str(file)]) == 1
+        capsys.readouterr()

@@ -185,6 +185,12 @@ def test_another_plugin_that_is_off_is_not_noted() -> None:
     assert planned(agent(None, OURS, off), WITH_OFFICIAL, SINGLE, {}).notes == ()
 
 
+def test_another_plugin_that_leaves_gpus_alone_is_not_noted() -> None:
+    """That both may run so is in the docs; whether it is the right ones doctor can tell."""
+    apart = OFFICIAL._replace(options={"ignored_gpu_ids": ["GPU-a"]})
+    assert planned(agent(None, OURS, apart), WITH_OFFICIAL, SINGLE, {}).notes == ()
+
+
 def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
     """There is no number that fits every node."""
     assert refused(agent(tmp_path), GOOD, SINGLE, {}) == (
@@ -206,6 +212,15 @@ def test_an_existing_block_is_not_changed_by_flags() -> None:
         f'{stays} gpu "*L4*".vgpus = 2 was asked for, and is not in it: edit that file',
         f'{stays} mps.root = "/x" was asked for, and is not in it: edit that file',
     )
+
+
+def test_the_same_in_other_words_is_nothing_to_write() -> None:
+    """A script that installs again must not fail over a spelling, nor over a default."""
+    block = OURS._replace(options={"vgpu_memory": "10GiB", "fingerprint_period": "60s"})
+    given = {"vgpu_memory": "10240MiB", "fingerprint_period": "1m", "enabled": "true"}
+    assert planned(agent(None, block), GOOD, SINGLE, given).unwritten == ()
+    given["fingerprint_period"] = "2m"
+    assert planned(agent(None, block), GOOD, SINGLE, given).unwritten != ()
 
 
 def test_the_other_size_of_an_existing_block_is_named() -> None:

@@ -130,3 +130,20 @@ def test_options_beside_the_config_block_are_told(
     for named in ([], ["--config", str(agent_files)]):
         assert run(["plan", "--simulate", "t4", *named]) == 1
         assert "vgpus stands outside of the config block" in capsys.readouterr().err
+
+
+def test_a_slip_in_files_that_nobody_named_says_how_to_do_without(
+    agent_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who tries other options than this node's need not mend its files first."""
+    agent_files.mkdir()
+    file = agent_files / "gpus.hcl"
+    file.write_text('plugin "nvidia-vgpu" {\n config {\n vgpus = 3\n vendr = "x"\n }\n}\n')
+    assert run(["plan", "--vgpus", "2", "--simulate", "t4"]) == 1
+    said = capsys.readouterr().err
+    assert f"{file}: vendr is not an option" in said
+    assert "--config names other files than those in" in said
+    others = ["--config", "/dev/null"]
+    assert run(["plan", "--vgpus", "2", "--simulate", "t4", *others]) == 0
+    assert run(["plan", "--vgpus", "2", "--simulate", "t4", "--config", str(file)]) == 1
+    assert "--config names other files" not in capsys.readouterr().err

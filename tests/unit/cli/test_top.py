@@ -143,6 +143,10 @@ def test_who_is_root_is_not_told_to_be(
         (["top"], "give --config what the agent is started with as -config"),
         (["top", "--enabled", "false"], "enabled is false"),
         (["top", "--simulate", "l4"], "vgpus and vgpu_memory are both missing"),
+        (
+            ["top", "--config", "/dev/null"],
+            "vgpus is not set in /dev/null: write it there, or give",
+        ),
     ],
 )
 def test_without_a_size_it_says_what_to_give(
