@@ -101,7 +101,7 @@ class Given:
         except ConfigError as error:
             of_file = set(config_problems(complete(self.in_file)))
             said = [f"{self.file}: {p}" if p in of_file else p for p in error.problems]
-            remedy = [_OTHER_FILES] if self.unasked and of_file else []
+            remedy = [_OTHER_FILES] if self.unasked and of_file.intersection(error.problems) else []
             raise ConfigError([*said, *remedy]) from error
 
 

@@ -201,12 +201,10 @@ def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     stays = f"{agent.ours.file} has a plugin block, which stays"
     there = settings(agent.ours.options)
-    asked = replaced(agent.ours.options, given)
-    if checked_config(asked) == checked_config(dict(agent.ours.options)):
-        return ()  # in other words, or by default
+    alone = {path: flag for flag in _each(given) for path in settings(flag)}
     said = []
     for path, value in settings(given).items():
-        if there.get(path) == value:
+        if _says(agent.ours.options, alone[path]):
             continue
         scope, dot, name = path.rpartition(".")
         instead = f"{scope}{dot}{_OTHER_SIZE.get(name)}"
@@ -218,3 +216,20 @@ def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
             differs = f"{path} = {value} was asked for, and is not in it"
         said.append(f"{stays}: {differs}: edit that file")
     return tuple(said)
+
+
+def _each(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options one by one, each in the blocks that it stands in."""
+    for name, value in given.items():
+        if isinstance(value, dict):
+            yield from ({name: inner} for inner in _each(value))
+        else:
+            yield {name: value}
+
+
+def _says(options: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a block that is in order says this already: in other words, or by default."""
+    try:
+        return checked_config(replaced(options, asked)) == checked_config(dict(options))
+    except ConfigError:  # it contradicts the block
+        return False

@@ -20,7 +20,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
     given_config,
     with_any_size,
 )
-from nomad_nvidia_vgpu.cli.main import cli
+from nomad_nvidia_vgpu.cli.main import cli, run
 from nomad_nvidia_vgpu.config.declaring import LABELLED
 from nomad_nvidia_vgpu.config.decode import decode
 from nomad_nvidia_vgpu.config.options import (
@@ -280,3 +280,16 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
     """A file that is not there is a wrong use of the command."""
     with pytest.raises(click.UsageError, match=r"does not exist"):
         given_by("--config", str(tmp_path / "nothing.hcl"))
+
+
+def test_a_wrong_flag_has_nothing_to_do_with_the_agents_files(
+    agent_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other files would not mend it, though these too are wrong without the flags."""
+    agent_files.mkdir()
+    block = 'plugin "nvidia-vgpu" {\n config {\n sharing = "mps"\n }\n}\n'
+    (agent_files / "gpus.hcl").write_text(block)
+    assert run(["plan", "--vgpus", "4", "--simulate", "t4", "--vendor", "a b"]) == 1
+    said = capsys.readouterr().err
+    assert "vendor must be" in said
+    assert "/dev/null" not in said

@@ -223,6 +223,29 @@ def test_the_same_in_other_words_is_nothing_to_write() -> None:
     assert planned(agent(None, block), GOOD, SINGLE, given).unwritten != ()
 
 
+def test_what_the_block_says_in_other_words_is_not_held_against_it() -> None:
+    """Each flag is judged by itself: beside one that differs too."""
+    block = OURS._replace(options={"vgpus": 8, "fingerprint_period": "60s"})
+    given = {"enabled": "true", "vgpus": "9", "fingerprint_period": "1m"}
+    (said,) = planned(agent(None, block), GOOD, SINGLE, given).unwritten
+    assert "vgpus is 8 in it, and 9 was asked for" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({"vgpus": 8, "health": {"fatal_xids": [13]}}, {"health": {"ignored_xids": ["13"]}}),
+        ({"enabled": False}, {"sharing": "mps"}),
+    ],
+)
+def test_a_flag_that_contradicts_the_block_is_said_too(
+    options: dict[str, Any], given: dict[str, Any]
+) -> None:
+    """The block stays, and is in order: nothing hinders the program from being put in place."""
+    (said,) = planned(agent(None, OURS._replace(options=options)), GOOD, SINGLE, given).unwritten
+    assert "was asked for, and is not in it: edit that file" in said
+
+
 def test_the_other_size_of_an_existing_block_is_named() -> None:
     """Who wrote one beside it would have two, which the plugin refuses."""
     (said,) = planned(agent(None, OURS), GOOD, SINGLE, {"vgpu_memory": "10GiB"}).unwritten
