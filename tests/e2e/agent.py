@@ -55,7 +55,7 @@ plugin "raw_exec" {{
 """
 
 # What `-dev` sets, but for the memory in which it keeps its state.
-_STATEFUL = """
+SERVER_ALONE = """
 bind_addr = "127.0.0.1"
 
 advertise {
@@ -69,10 +69,13 @@ server {
   bootstrap_expect = 1
   raft_multiplier  = 1
 }
+"""
+"""The roles of an agent that is no client."""
 
-client {
+_STATEFUL = f"""{SERVER_ALONE}
+client {{
   enabled = true
-}
+}}
 """
 """The default for an agent that is not a `dev` one: server and client."""
 

@@ -14,7 +14,7 @@ import pytest
 from libnvidia_ml.driver import FakeDriver
 
 from e2e import binaries
-from e2e.agent import Agent
+from e2e.agent import SERVER_ALONE, Agent
 from e2e.conftest import StartAgent, plugin_block
 from e2e.waiting import PATIENCE_S, wait_until
 
@@ -23,23 +23,6 @@ pytestmark = pytest.mark.nomad
 GPUS = 8
 OF_THE_MACHINE = {"containers", "selinux", "mps"}
 """Subjects that depend on what else the machine has that runs the tests."""
-
-SERVER_ALONE = """
-bind_addr = "127.0.0.1"
-
-advertise {
-  http = "127.0.0.1"
-  rpc  = "127.0.0.1"
-  serf = "127.0.0.1"
-}
-
-server {
-  enabled          = true
-  bootstrap_expect = 1
-  raft_multiplier  = 1
-}
-"""
-"""An agent that is no client."""
 
 ANOTHER = """#!{python}
 # Stands for a plugin of somebody else, under a name of its own.
