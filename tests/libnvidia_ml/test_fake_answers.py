@@ -115,9 +115,7 @@ def test_gpus_can_be_numbered_again(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("gi", "ci"), [(0, 0), (5, 0), (1, 3)])
-def test_an_event_can_name_an_instance_that_is_not_there(
-    start: Start, gi: int, ci: int
-) -> None:
+def test_an_event_can_name_an_instance_that_is_not_there(start: Start, gi: int, ci: int) -> None:
     """The numbers of instances in an event are whatever the profile says."""
     driver, probe = start("a100_mig")
     probe.ask("s = n.nvmlEventSetCreate()")
