@@ -90,7 +90,7 @@ class AgentConfig:
 
     @property
     def without_effect(self) -> list[str]:
-        """What in our blocks Nomad or the plugin passes over, block sentence with a remedy each."""
+        """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
         ours = self.ours
         if ours is None:
             return []
@@ -100,7 +100,7 @@ class AgentConfig:
             " the earlier"
             if file == ours.file
             else f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
-            f" later alone: take out the block in {file}"
+            f" later alone: take out the one in {file}"
             for file in dict.fromkeys(block.file for block in earlier)
         ]
         if ours.has_args:
