@@ -25,10 +25,10 @@ def measure(installation: Installation, effort: Effort, fake: FakeMachine | None
     three_launches(installation, simulated)  # fills the page cache
     for _ in range(effort.launches):
         bare.append(launch.bare_s(installation))
-        launch = _until_configured(installation, simulated)
-        line.append(launch[0])
-        answered.append(launch[1])
-        ended.append(launch[2])
+        times = _until_configured(installation, simulated)
+        line.append(times[0])
+        answered.append(times[1])
+        ended.append(times[2])
         bare.append(launch.bare_s(installation))
         three.append(three_launches(installation, simulated))
         bare.append(launch.bare_s(installation))

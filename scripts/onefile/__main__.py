@@ -112,7 +112,7 @@ def objection(path: str) -> "str | None":
             return "{} can be written to by others".format(place)
         if place == "/":
             return None
-        place = os.path.dirname(one)
+        place = os.path.dirname(place)
 
 
 def enter(path: str) -> "str | None":
