@@ -199,6 +199,12 @@ class FakeDriver:
         self._sections.setdefault(section, {})[key] = _escape(str(value))
         self._write()
 
+    def copy_gpu(self, gpu: int, number: int, **changes: str) -> None:
+        """Add a GPU `number` like `gpu`, with its own minor number and what else is said."""
+        copied = {**self._sections[f"gpu {gpu}"], "minor_number": str(number), **changes}
+        self._sections[f"gpu {number}"] = copied
+        self._write()
+
     def clear(self, section: str, key: str) -> None:
         """Leave the key out from now on; a key that is not there is no error."""
         _check(section, key)
