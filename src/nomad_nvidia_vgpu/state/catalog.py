@@ -55,7 +55,9 @@ class Catalog:
         self._inventory = Inventory()
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
-        self._holdings: frozenset[Holding] | None = frozenset()
+        self._holdings: frozenset[Holding] = frozenset()
+        self._held_of: frozenset[str] | None = None
+        """The GPUs of which it is known what tasks hold; None: nobody finds that out."""
 
     @property
     def edition(self) -> Edition:
@@ -119,23 +121,23 @@ class Catalog:
     def expect_holdings(self) -> None:
         """Somebody is about to find out what tasks hold: no plan is complete without."""
         with self._changed:
-            self._holdings = None
+            self._held_of = frozenset()
 
-    def take_holdings(self, holdings: frozenset[Holding]) -> None:
-        """What running tasks hold; plans anew if it has changed."""
+    def take_holdings(self, holdings: frozenset[Holding], of: frozenset[str]) -> None:
+        """What running tasks hold of the GPUs `of`, by UUID; plans anew if it has changed."""
         with self._changed:
-            if self._holdings != holdings:
-                self._holdings = holdings
+            if (self._holdings, self._held_of) != (holdings, of):
+                self._holdings, self._held_of = holdings, of
                 self._plan_anew()
 
     def _plan_anew(self) -> None:
         """Replaces the edition; the lock is held."""
         before = self._edition
-        held = self._holdings or ()
-        plan = make_plan(self._config, self._inventory, self._enforced, held, before.plan)
+        plan = make_plan(self._config, self._inventory, self._enforced, self._holdings, before.plan)
         uuids = frozenset(seen.gpu.uuid for seen in self._inventory.gpus)
         # A GPU that has not answered yet may be the one that is missed.
-        complete = self._answered and not plan.starting and self._holdings is not None
+        complete = self._answered and not plan.starting
+        complete = complete and (self._held_of is None or uuids <= self._held_of)
         self._edition = Edition(before.number + 1, complete, plan, uuids)
         self._changed.notify_all()
         told = before.plan.warnings if before.complete else ()

@@ -116,14 +116,15 @@ def test_no_plan_is_complete_before_it_is_known_what_tasks_hold() -> None:
     catalog.expect_holdings()
     catalog.take_inventory(FOUND, complete=True)
     assert not catalog.edition.complete
+    uuids = frozenset(seen.gpu.uuid for seen in FOUND.gpus)
     held = Holding("t", None, frozenset({VgpuId("GPU-a", 5)}))
-    catalog.take_holdings(frozenset({held}))
+    catalog.take_holdings(frozenset({held}), uuids)
     edition = catalog.edition
     assert edition.complete
     assert edition.plan.by_uuid()["GPU-a"].withheld == {1}
-    catalog.take_holdings(frozenset({held}))
+    catalog.take_holdings(frozenset({held}), uuids)
     assert catalog.edition is edition
-    catalog.take_holdings(frozenset())
+    catalog.take_holdings(frozenset(), uuids)
     assert catalog.edition.plan.by_uuid()["GPU-a"].withheld == frozenset()
 
 
