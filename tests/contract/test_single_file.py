@@ -40,9 +40,9 @@ exec "$@"
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built() -> Path:
     """The single file."""
-    return single_file.make(tmp_path_factory.mktemp("dist"))
+    return single_file.built()
 
 
 @pytest.fixture

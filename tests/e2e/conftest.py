@@ -60,18 +60,18 @@ def running(agent: Agent, job: str) -> Stayer:
 
 
 @pytest.fixture(scope="session")
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nvml() -> Path:
     """The directory of the fake library of NVIDIA's driver."""
     try:
-        return build(tmp_path_factory.mktemp("nvml"))
+        return built()
     except BuildError as error:
         pytest.skip(f"the fake driver does not build: {error}")
 
 
 @pytest.fixture(scope="session")
-def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_file() -> Path:
     """The plugin as the one file that is given out."""
-    return single_file.make(tmp_path_factory.mktemp("dist"))
+    return single_file.built()
 
 
 class StartAgent(Protocol):
