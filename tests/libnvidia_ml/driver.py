@@ -229,8 +229,9 @@ class FakeDriver:
         self._write()
 
     def copy_gpu(self, gpu: int, number: int, **changes: str) -> None:
-        """Add a GPU `number` like `gpu`, with its own minor number and what else is said."""
-        copied = {**self._sections[f"gpu {gpu}"], "minor_number": str(number), **changes}
+        """Add a GPU `number` like `gpu`, with its own UUID, minor number and what else is said."""
+        own = {"uuid": f"GPU-{uuid.uuid4()}", "minor_number": str(number)}
+        copied = {**self._sections[f"gpu {gpu}"], **own, **changes}
         self._sections[f"gpu {number}"] = copied
         self._write()
 
