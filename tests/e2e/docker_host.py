@@ -8,6 +8,7 @@ outside and meets dockerd by its socket. Containers are ended by their ids.
 import json
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 import pytest
 
 from e2e.container_tools import ContainerTools
-from e2e.driver_root import DriverRoot
+from e2e.driver_root import NVIDIA_SMI, DriverRoot
+from e2e.jobs import END_OF_ENVIRONMENT
 from e2e.waiting import PATIENCE_S, wait_until
 
 IMAGE = "nvidia/cuda:11.0-base"
 """That of the job in the original's README."""
+GPU_LIST = "list-gpus"
+"""The program in the image that says which device files of GPUs are there, without a driver."""
 CDI_DIRECTORY = "/run/cdi"
 _RUNTIME_CONFIG = """
 [nvidia-container-cli]
@@ -146,6 +150,8 @@ class DockerHost:
             (tree / folder).mkdir(parents=True)
         (tree / "bin/busybox").write_bytes(self.tools.busybox.read_bytes())
         (tree / "bin/busybox").chmod(0o755)
+        (tree / "bin" / GPU_LIST).write_text(NVIDIA_SMI)
+        (tree / "bin" / GPU_LIST).chmod(0o755)
         for name in _IMAGE_PROGRAMS:
             (tree / "bin" / name).symlink_to("busybox")
         archive = self.root / "image.tar"
@@ -177,6 +183,24 @@ class DockerHost:
         """Docker's command line."""
         program = str(self.tools.root / "usr/bin/docker")
         return self.run(program, "-H", f"unix://{self.socket}", *arguments, check=check)
+
+    def output(self, allocation: Mapping[str, Any], until: str, task: str = "main") -> str:
+        """What the container of a task has printed, once `until` is in it.
+
+        Nomad's own copy may miss what a container printed that has ended at once.
+        """
+        name = f"{task}-{allocation['ID']}"
+
+        def look() -> str | None:
+            text = self.docker("logs", name, check=False).stdout
+            return text if until in text else None
+
+        return wait_until(f"{until!r} in the output of {name}", look)
+
+    def environment(self, allocation: Mapping[str, Any]) -> dict[str, str]:
+        """The environment that the container of a task printed."""
+        lines = self.output(allocation, END_OF_ENVIRONMENT).splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def containers(self) -> list[str]:
         """The ids of all containers, running or not."""
@@ -219,6 +243,6 @@ def _container_cgroups() -> set[Path]:
 
 
 def device_files(output: str) -> set[str]:
-    """The device files that our `nvidia-smi` printed."""
+    """The device files that `nvidia-smi` or GPU_LIST printed."""
     lines = output.splitlines()
     return {line.removeprefix("device:") for line in lines if line.startswith("device:")}
