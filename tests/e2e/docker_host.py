@@ -6,6 +6,8 @@ outside and meets dockerd by its socket. Containers are ended by their ids.
 """
 
 import json
+import os
+import shlex
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -24,6 +26,8 @@ IMAGE = "nvidia/cuda:11.0-base"
 """That of the job in the original's README."""
 GPU_LIST = "list-gpus"
 """The program in the image that says which device files of GPUs are there, without a driver."""
+MPS_CLIENT = "mps-client"
+"""The program in the image that meets the MPS daemon and prints its answer."""
 CDI_DIRECTORY = "/run/cdi"
 _RUNTIME_CONFIG = """
 [nvidia-container-cli]
@@ -152,6 +156,10 @@ class DockerHost:
         (tree / "bin/busybox").chmod(0o755)
         (tree / "bin" / GPU_LIST).write_text(NVIDIA_SMI)
         (tree / "bin" / GPU_LIST).chmod(0o755)
+        compiler = shlex.split(os.environ.get("CC", "") or "cc")
+        output = str(tree / "bin" / MPS_CLIENT)
+        source = str(Path(__file__).parent / "mps_client.c")
+        subprocess.run([*compiler, "-static", "-O1", "-o", output, source], check=True)
         for name in _IMAGE_PROGRAMS:
             (tree / "bin" / name).symlink_to("busybox")
         archive = self.root / "image.tar"
@@ -202,6 +210,11 @@ class DockerHost:
         lines = self.output(allocation, END_OF_ENVIRONMENT).splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
+    def pid(self, allocation: Mapping[str, Any], task: str = "main") -> int:
+        """The first process of the container of a task, as the host numbers it."""
+        name = f"{task}-{allocation['ID']}"
+        return int(self.docker("inspect", "-f", "{{.State.Pid}}", name).stdout)
+
     def containers(self) -> list[str]:
         """The ids of all containers, running or not."""
         return self.docker("ps", "-aq", "--no-trunc").stdout.split()
@@ -226,9 +239,10 @@ class DockerHost:
                 self.docker("rm", "--force", container, check=False)
             self._process.terminate()
             self._process.wait(PATIENCE_S)
-        for cgroup in sorted(_container_cgroups() - self._started_cgroups, reverse=True):
-            with suppress(OSError):  # somebody else's containers may be in it by now
-                cgroup.rmdir()
+        for cgroup in _container_cgroups() - self._started_cgroups:
+            for place, _, _ in os.walk(cgroup, topdown=False):
+                with suppress(OSError):  # somebody else's containers may be in it by now
+                    Path(place).rmdir()
 
 
 def _container_cgroups() -> set[Path]:
