@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from nomad_nvidia_vgpu.host.proc import Proc
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.task_env import GROUP_ENV, IDS_ENV
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.tasks.claims import VARIABLES, claim_of
 
 MIN_INTERVAL_S = 1.0
