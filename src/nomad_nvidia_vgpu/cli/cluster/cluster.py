@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.cluster.connection import Connection, NotThereError
 from nomad_nvidia_vgpu.cli.cluster.explanation import noted
 from nomad_nvidia_vgpu.cli.cluster.model import read_fleet
@@ -22,6 +21,7 @@ from nomad_nvidia_vgpu.cli.cluster.occupancy_tables import (
     node_table,
 )
 from nomad_nvidia_vgpu.cli.cluster.options import connected, nomad_options
+from nomad_nvidia_vgpu.cli.tables import style
 
 _SHOWN = 50
 _ORDERS: Mapping[str, Callable[[NodeRow], Any]] = {
@@ -86,12 +86,11 @@ def cluster(  # noqa: PLR0913  each is a flag
 
     Asks Nomad's API. Needs no GPU and no root.
     """
-    connection = connected(flags)
     wanted = Wanted(node or "", model or "", job or "")
     told: set[str] = set()
-    live = tables.live() if watch and not as_json else contextlib.nullcontext()
+    live = style.live() if watch and not as_json else contextlib.nullcontext()
     try:
-        with live as screen:
+        with contextlib.closing(connected(flags)) as connection, live as screen:
             for seen in _looks(connection, wanted, order, limit, interval_s if watch else None):
                 if as_json:
                     text = json.dumps(
@@ -100,13 +99,13 @@ def cluster(  # noqa: PLR0913  each is a flag
                     )
                     click.echo(text)
                 elif screen is None:
-                    tables.show(*_tables(seen, wanted))
+                    style.show(*_tables(seen, wanted))
                 else:
                     screen.show(*_tables(seen, wanted))
                 for note in noted(seen.notes):
                     if note not in told:
                         told.add(note)
-                        tables.note(note)
+                        style.note(note)
     except KeyboardInterrupt:
         if not watch:
             raise

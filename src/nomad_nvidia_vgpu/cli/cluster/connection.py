@@ -63,7 +63,7 @@ class _Answer(NamedTuple):
 
 
 class Connection:
-    """A connection that is kept open over its requests; not to be shared by threads."""
+    """A connection that is kept open over its requests, until `close`; of one thread only."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """`environment` holds the variables of Nomad's command line. Connects to nothing yet."""
@@ -181,10 +181,11 @@ class Connection:
     def _once(self, method: str, target: str, body: bytes) -> _Answer:
         if self._open is None:
             self._open = self._made_connection()
-        self._open.request(method, target, body=body or None, headers=self._headers)
-        response = self._open.getresponse()
+        kept = self._open
+        kept.request(method, target, body=body or None, headers=self._headers)
+        response = kept.getresponse()
         text = response.read(_MAX_BYTES)
-        if response.read(1):
+        if not response.isclosed() and response.read(1):
             self.close()
             raise NomadError(f"Nomad at {self.shown} answers with more than {_MAX_BYTES} bytes")
         return _Answer(response.status, text, response.headers.get(_NEXT) or "")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.cluster.jobs import Job, TaskGroup
 from nomad_nvidia_vgpu.cli.cluster.model import ID_LENGTH, Fleet, Node
-from nomad_nvidia_vgpu.cli.cluster.placement import Obstacle, obstacles, room
+from nomad_nvidia_vgpu.cli.cluster.placement import KINDS, Obstacle, obstacles, room
 
 _SHOWN_NODES = 4
 _SHOWN_LINES = 20
@@ -65,8 +65,10 @@ def explain(
             alike.setdefault(found, []).append(node)
         else:
             rooms.append(Room(node, room(group, node), possible))
-    hindered = tuple(Hindered(tuple(nodes), found) for found, nodes in alike.items())
-    return Explanation(group, tuple(rooms), hindered, tuple(nomads_words(metrics or {})), empty)
+    hindered = [Hindered(tuple(nodes), found) for found, nodes in alike.items()]
+    hindered.sort(key=lambda one: min(KINDS.index(obstacle.kind) for obstacle in one.obstacles))
+    words = () if metrics is None else tuple(nomads_words(metrics))
+    return Explanation(group, tuple(rooms), tuple(hindered), words, empty)
 
 
 def nomads_words(metrics: Mapping[str, Any]) -> Iterator[str]:

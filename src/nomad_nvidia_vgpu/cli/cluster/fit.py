@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
@@ -10,7 +11,6 @@ from urllib.parse import quote
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.cluster.connection import Connection, NomadError, submit_jobs
 from nomad_nvidia_vgpu.cli.cluster.explanation import (
     Explanation,
@@ -22,6 +22,7 @@ from nomad_nvidia_vgpu.cli.cluster.explanation import (
 from nomad_nvidia_vgpu.cli.cluster.jobs import job_of
 from nomad_nvidia_vgpu.cli.cluster.model import read_fleet
 from nomad_nvidia_vgpu.cli.cluster.options import connected, nomad_options
+from nomad_nvidia_vgpu.cli.tables import style
 
 
 @click.command(short_help="Show where a job would fit, without submitting it.")
@@ -43,21 +44,21 @@ def fit(
     Nomad parses and plans it; this program counts how often each task group fits, on which nodes,
     now and on an empty cluster. Exit status 1 when it does not fit now.
     """
-    connection = connected(flags)
     given = "\n".join([*(file.read() for file in files), *map(_assigned, variables)])
-    raw = parsed_job(connection, jobfile.read(), given)
-    job = job_of(raw, connection.namespace)
-    failed = planned(connection, raw, job.id, job.namespace)
-    fleet = read_fleet(connection)
+    with contextlib.closing(connected(flags)) as connection:
+        raw = parsed_job(connection, jobfile.read(), given)
+        job = job_of(raw, connection.namespace)
+        failed = planned(connection, raw, job.id, job.namespace)
+        fleet = read_fleet(connection)
     told = [explain(job, group, fleet, failed.get(group.name)) for group in job.groups]
     if as_json:
         groups = [{"placed": one.group.name not in failed, **document(one)} for one in told]
-        tables.show_json({"job": job.id, "groups": groups, "notes": list(fleet.notes)})
+        style.show_json({"job": job.id, "groups": groups, "notes": list(fleet.notes)})
     else:
         for sentence in _told(job.id, told, failed):
-            tables.say(sentence)
+            style.say(sentence)
         for note in noted(fleet.notes):
-            tables.note(note)
+            style.note(note)
     return int(bool(failed))
 
 

@@ -154,10 +154,12 @@ def used_memory(
     One request for each node, some at one time, each forwarded by the servers to its client.
     """
     own = local()
+    made: list[Connection] = []
 
     def ask(node: Node) -> tuple[str, UsedMib, str]:
         if not hasattr(own, "connection"):
             own.connection = connection.another()
+            made.append(own.connection)
         try:
             stats = own.connection.get("/v1/client/stats", READ_NODES, node_id=node.id)
         except NomadError as error:
@@ -167,6 +169,8 @@ def used_memory(
     asked = [node for node in nodes if node.status == "ready"]
     with ThreadPoolExecutor(_AT_ONCE) as workers:
         answers = list(workers.map(ask, asked))
+    for one in made:
+        one.close()
     silent = Counter(problem for _, _, problem in answers if problem)
     problems = [f"{number} nodes give no figures: {text}" for text, number in silent.items()]
     return {node: used for node, used, _ in answers}, problems

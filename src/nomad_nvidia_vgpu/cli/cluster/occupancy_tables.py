@@ -19,8 +19,8 @@ from nomad_nvidia_vgpu.cli.cluster.occupancy import (
     totals,
 )
 from nomad_nvidia_vgpu.cli.cluster.placement import unwell_text
-from nomad_nvidia_vgpu.cli.tables import table
-from nomad_nvidia_vgpu.cli.top_tables import short_numbers, short_uuid
+from nomad_nvidia_vgpu.cli.tables.style import table
+from nomad_nvidia_vgpu.cli.tables.top import short_numbers, short_uuid
 
 _COLUMNS = ("Node", "State", "GPUs", "vGPUs", "Used", "Free", "Unhealthy", "Withheld")
 _MEMORY = "MiB used of granted"

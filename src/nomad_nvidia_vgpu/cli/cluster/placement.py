@@ -23,10 +23,18 @@ _MORE, _LESS = (">", ">="), ("<", "<=")
 _FOR_WORDS = ("regexp", "version", "semver", "set_contains", "set_contains_all", "set_contains_any")
 
 
+KINDS = (
+    *("resources", "held", "together", "split", "withheld", "unhealthy", "too-many"),
+    *("node", "unit", "type", "attribute", "constraint", "no-such-device", "no-devices"),
+)
+"""Of what kind an obstacle can be; what is nearest to a fit comes first."""
+
+
 class Obstacle(NamedTuple):
     """One thing that keeps a task group from a node."""
 
     kind: str
+    """One of `KINDS`."""
     text: str
     remedy: str = ""
     of_devices: bool = True
@@ -38,7 +46,8 @@ def obstacles(job: Job, group: TaskGroup, node: Node) -> list[Obstacle]:
     if found:
         return found
     of_requests = [_of_request(request, node) for request in group.requests]
-    found = [obstacle for obstacle in of_requests if obstacle is not None]
+    # Two blocks that ask for the same have one and the same obstacle.
+    found = list(dict.fromkeys(one for one in of_requests if one is not None))
     if not found and _placed(group.requests, _counts(group.requests, node)) is None:
         found = [_together(group, node)]
     return [*found, *_of_resources(group, node)]
@@ -200,9 +209,12 @@ def _unmet_by_all(constraint: Constraint, named: Sequence[Group]) -> Obstacle:
         bound = ("at most" if largest else "at least") if "=" in constraint.operand else strict
         return Obstacle("constraint", f"{constraint}: {text}", f"ask for {bound} {human(value)}")
     values = sorted({human(value) for value, _ in there})
-    return Obstacle(
-        "constraint", f"{constraint}: here it is {_listed(values)}", "ask for what is there"
-    )
+    remedy = "ask for what is there"
+    if constraint.left == "${device.model}" and any(
+        group.attributes.get("model") == asked for group in named
+    ):
+        remedy = "write ${device.attr.model}: the name of these groups has more than the model"
+    return Obstacle("constraint", f"{constraint}: here it is {_listed(values)}", remedy)
 
 
 def _no_such_attribute(constraint: Constraint, named: Sequence[Group]) -> Obstacle:
@@ -257,6 +269,8 @@ def _too_few(request: Request, meeting: Sequence[Group]) -> Obstacle | None:
     instances, largest = most("instances")
     if instances < wanted:
         count = f"the largest device group here has {instances} ({largest.name})"
+        if sum(len(group.instances) for group in meeting) >= wanted:
+            count += ": a count lands in one group"
         return Obstacle(
             "too-many",
             f"{wanted} are asked for in one device block, and {count}",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,6 @@ from urllib.parse import quote
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.cluster.connection import Connection, NotThereError, read_jobs
 from nomad_nvidia_vgpu.cli.cluster.explanation import (
     Explanation,
@@ -22,6 +22,7 @@ from nomad_nvidia_vgpu.cli.cluster.explanation import (
 from nomad_nvidia_vgpu.cli.cluster.jobs import Job, job_of
 from nomad_nvidia_vgpu.cli.cluster.model import ID_LENGTH, Fleet, read_fleet
 from nomad_nvidia_vgpu.cli.cluster.options import connected, nomad_options
+from nomad_nvidia_vgpu.cli.tables import style
 
 _ID = re.compile(r"[0-9a-fA-F]{4,8}(-[0-9a-fA-F-]{0,27})?")
 _FAILED = "failed"
@@ -49,16 +50,14 @@ def why(*, name: str, as_json: bool, **flags: Any) -> int:
     Asks Nomad's API and judges each node as the scheduler does: which device block finds nothing,
     for which constraint, and who holds what is taken. Needs no GPU and no root.
     """
-    connection = connected(flags)
-    found = find(connection, name)
-    waiting = [group for group in found.job.groups if found.queued.get(group.name)]
-    fleet = read_fleet(connection) if waiting else Fleet(())
-    told = [
-        explain(found.job, group, fleet, found.metrics.get(group.name, {})) for group in waiting
-    ]
-    failures = list(failed_allocations(connection, found.job))
+    with contextlib.closing(connected(flags)) as connection:
+        found = find(connection, name)
+        waiting = [group for group in found.job.groups if found.queued.get(group.name)]
+        fleet = read_fleet(connection) if waiting else Fleet(())
+        failures = list(failed_allocations(connection, found.job))
+    told = [explain(found.job, group, fleet, found.metrics.get(group.name)) for group in waiting]
     if as_json:
-        tables.show_json(
+        style.show_json(
             {
                 "job": found.job.id,
                 "namespace": found.job.namespace,
@@ -72,9 +71,9 @@ def why(*, name: str, as_json: bool, **flags: Any) -> int:
         )
         return 0
     for sentence in (*_told(found, told), *failures):
-        tables.say(sentence)
+        style.say(sentence)
     for note in noted(fleet.notes):
-        tables.note(note)
+        style.note(note)
     return 0
 
 
