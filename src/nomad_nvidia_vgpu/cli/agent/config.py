@@ -83,9 +83,9 @@ class AgentConfig:
         if self.ours is not None:
             return []
         return [
-            mislabelled(one.file, one.label)
-            for one in self.blocks
-            if is_meant(one.label, {*one.options, *one.outside})
+            mislabelled(block.file, block.label)
+            for block in self.blocks
+            if is_meant(block.label, {*block.options, *block.outside})
         ]
 
     @property
@@ -94,14 +94,14 @@ class AgentConfig:
         ours = self.ours
         if ours is None:
             return []
-        earlier = [one for one in self.blocks if one.label == LABEL][:-1]
+        earlier = [block for block in self.blocks if block.label == LABEL][:-1]
         said = [
             f'plugin "{LABEL}" stands twice in {ours.file}, and Nomad takes the later alone: take out'
             " the earlier"
             if file == ours.file
             else f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
             f" later alone: take out the one in {file}"
-            for file in dict.fromkeys(one.file for one in earlier)
+            for file in dict.fromkeys(block.file for block in earlier)
         ]
         if ours.has_args:
             said.append(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.cluster import cluster as module
 from nomad_nvidia_vgpu.cli.main import run
 from unit.cli.cluster.made_cluster import allocation, cluster, device_group, node, serving
 
@@ -91,7 +90,7 @@ def test_it_looks_again_until_it_is_left(
         if len(naps) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.time, "sleep", nap)
+    monkeypatch.setattr("nomad_nvidia_vgpu.cli.cluster.cluster.time.sleep", nap)
     assert shown("--watch", "--json", "--interval", "3", "--limit", "1") == 0
     said = capsys.readouterr()
     assert len([json.loads(line) for line in said.out.splitlines()]) == 2

@@ -27,10 +27,10 @@ def explained(
 def test_nodes_that_are_alike_are_told_in_one_line() -> None:
     """With what would help below it; four are named, the others counted."""
     found = explained(TOO_LARGE, *(node(f"n{n}", device_group()) for n in range(6)))
+    names = ", ".join(f"n{n} (n{n}-0000-)" for n in range(4))
     assert list(sentences(found)) == [
         "  asks for 1 of gpu with ${device.attr.vgpu_memory} >= 40 GiB for task main",
-        "  n0 (n0-0000-), n1 (n1-0000-), n2 (n2-0000-), n3 (n3-0000-) and 2 more:"
-        " ${device.attr.vgpu_memory} >= 40 GiB: the largest here is 5 GiB (NVIDIA L4)",
+        f"  {names} and 2 more: ${{device.attr.vgpu_memory}} >= 40 GiB: the largest here is 5 GiB (NVIDIA L4)",
         "    ask for at most 5 GiB",
     ]
     assert (found.now, found.empty) == (0, 0)

@@ -248,14 +248,9 @@ def test_a_node_that_is_out_of_the_question(state: dict[str, Any], text: str) ->
 def test_processor_time_and_memory() -> None:
     """Beside what devices are in the way, and counted in how often it fits."""
     where = one_node(device_group(vgpus=40))
-    few = job(block())
-    few = few._replace(
-        groups=(few.groups[0]._replace(needs=few.groups[0].needs._replace(memory_mb=3000)),)
-    )
-    assert room(few.groups[0], where) == 2
-    much = few._replace(
-        groups=(few.groups[0]._replace(needs=few.groups[0].needs._replace(memory_mb=9000)),)
-    )
+    (group,) = job(block()).groups
+    assert room(group._replace(needs=Resources(100, 3000)), where) == 2
+    much = job()._replace(groups=(group._replace(needs=Resources(100, 9000)),))
     one = only(much, where)
     assert one.text == "9000 MB of memory are asked for and 8000 are free"
     assert not one.of_devices

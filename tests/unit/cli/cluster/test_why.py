@@ -30,7 +30,7 @@ EARLIER = {"ID": "e0", "ModifyIndex": 3, "FailedTGAllocs": {"work": {"QuotaExhau
 STUB = {"ID": "a1a1a1a1-0000", "JobID": "train", "Namespace": "default"}
 
 
-def answers(queued: int = 1, **other: Any) -> dict[str, Any]:
+def answers(queued: Any = 1, **other: Any) -> dict[str, Any]:
     """A job of one vGPU that waits for one of an empty node."""
     return {
         **cluster([node("b", device_group())]),
