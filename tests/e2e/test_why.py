@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import doc_pages
 import pytest
+from doc_pages import Command
 from libnvidia_ml.driver import FakeDriver
 
 from e2e import binaries
@@ -264,6 +266,22 @@ def test_an_allocation_leads_to_its_job(cluster: Cluster) -> None:
     unknown = shell.run("why", "no-such-job")
     assert unknown.returncode == 1
     assert "has no job, allocation or evaluation no-such-job" in unknown.stderr
+
+
+COMMANDS = [c for c in doc_pages.commands() if c.page.name == "cluster.md"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_the_commands_of_the_page_do_what_it_says(
+    cluster: Cluster, command: Command, tmp_path: Path
+) -> None:
+    """They end well and tell of a device; a job that does not fit is status 1."""
+    file = tmp_path / "train.nomad.hcl"
+    file.write_text(mock_job("train", device()))
+    words = [str(file) if word.endswith(".hcl") else word for word in command.words[1:]]
+    done = Shell(cluster).run(*words)
+    assert done.returncode == 0, done.stderr
+    assert "letmutx/gpu" in done.stdout or "NVIDIA A100" in done.stdout
 
 
 def test_cluster_counts_what_the_allocations_hold(cluster: Cluster) -> None:
