@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -24,18 +24,20 @@ from nomad_nvidia_vgpu.cli.cluster.model import read_fleet
 from nomad_nvidia_vgpu.cli.cluster.options import connected, nomad_options
 from nomad_nvidia_vgpu.cli.tables import style
 
+_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+
 
 @click.command(short_help="Show where a job would fit, without submitting it.")
-@click.argument("jobfile", type=click.File(), metavar="JOBFILE")
+@click.argument("jobfile", type=_FILE, metavar="JOBFILE")
 @click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="A job's variable.")
-@click.option("--var-file", "files", type=click.File(), multiple=True, help="A file of variables.")
+@click.option("--var-file", "files", type=_FILE, multiple=True, help="A file of variables.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @nomad_options
 def fit(
     *,
-    jobfile: TextIO,
+    jobfile: str,
     variables: Sequence[str],
-    files: Sequence[TextIO],
+    files: Sequence[str],
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -44,9 +46,9 @@ def fit(
     Nomad parses and plans it; this program counts how often each task group fits, on which nodes,
     now and on an empty cluster. Exit status 1 when it does not fit now.
     """
-    given = "\n".join([*(file.read() for file in files), *map(_assigned, variables)])
+    given = "\n".join([*map(_text_of, files), *map(_assigned, variables)])
     with contextlib.closing(connected(flags)) as connection:
-        raw = parsed_job(connection, jobfile.read(), given)
+        raw = parsed_job(connection, _text_of(jobfile), given)
         job = job_of(raw, connection.namespace)
         failed = planned(connection, raw, job.id, job.namespace)
         fleet = read_fleet(connection)
@@ -87,6 +89,11 @@ def planned(
     path = f"/v1/job/{quote(job, safe='')}/plan"
     answer = connection.post(path, body, submit_jobs(namespace), namespace=namespace)
     return answer.get("FailedTGAllocs") or {}
+
+
+def _text_of(path: str) -> str:
+    with click.open_file(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def _assigned(variable: str) -> str:
