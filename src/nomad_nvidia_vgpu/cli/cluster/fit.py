@@ -93,7 +93,7 @@ def planned(
 
 def _text_of(path: str) -> str:
     with click.open_file(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+        return str(file.read())
 
 
 def _assigned(variable: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.cluster.attributes import Value, value_of
 from nomad_nvidia_vgpu.cli.cluster.connection import READ_NODES, Connection, NomadError, read_jobs
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 
 _LIVE = 'ClientStatus == "running" or ClientStatus == "pending" or ClientStatus == "unknown"'
 _ENDED = ("complete", "failed", "lost")

@@ -7,7 +7,7 @@ import pytest
 
 from nomad_nvidia_vgpu.cli.cluster.connection import NomadError
 from nomad_nvidia_vgpu.cli.cluster.model import Holder, Resources, read_fleet
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 from unit.cli.cluster.made_cluster import allocation, cluster, device_group, fleet, node, serving
 
 

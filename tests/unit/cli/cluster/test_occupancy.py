@@ -19,7 +19,7 @@ from nomad_nvidia_vgpu.cli.cluster.occupancy import (
     totals,
     used_memory,
 )
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 from unit.cli.cluster.made_cluster import allocation, device_group, fleet, node, serving
 
 EVERYTHING = Wanted()

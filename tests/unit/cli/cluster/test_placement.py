@@ -11,7 +11,7 @@ from nomad_nvidia_vgpu.cli.cluster.attributes import Value
 from nomad_nvidia_vgpu.cli.cluster.jobs import Job
 from nomad_nvidia_vgpu.cli.cluster.model import Node, Resources
 from nomad_nvidia_vgpu.cli.cluster.placement import KINDS, Obstacle, human, obstacles, room
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 from unit.cli.cluster.made_cluster import allocation, block, device_group, fleet, job, node
 
 MEMORY = "${device.attr.vgpu_memory}"
