@@ -9,11 +9,14 @@ from typing import NamedTuple, Protocol
 import psutil
 import pytest
 import single_file
-from libnvidia_ml.driver import BuildError, build
+from libnvidia_ml.driver import BuildError, FakeDriver, build
 
 from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
+from e2e.container_tools import container_tools
+from e2e.docker_host import DockerHost
+from e2e.driver_root import DRIVER_VERSION, DriverRoot
 from e2e.jobs import PID, device, staying_job
 
 A100 = "NVIDIA A100-SXM4-80GB"
@@ -144,3 +147,59 @@ def agent(two_model_agent: Agent) -> Iterator[Agent]:
     """That agent, with every vGPU free again after the test."""
     yield two_model_agent
     two_model_agent.api.stop_all()
+
+
+class GpuMachine(NamedTuple):
+    """A machine with GPUs, for agents and container engines alike."""
+
+    driver: FakeDriver
+    root: DriverRoot
+
+    def uuid(self, section: str) -> str:
+        """That of a GPU or a MIG device, by its section of the fake driver's profile."""
+        return str(self.driver.get(section, "uuid"))
+
+    def runtime_environment(self) -> dict[str, str]:
+        """What puts NVIDIA's container toolkit on this machine."""
+        return {"FAKE_NVML_PROFILE": str(self.driver.profile_path)}
+
+
+@pytest.fixture(scope="session")
+def gpu_machine(nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> GpuMachine:
+    """GPU 0 is cut into two MIG devices, GPUs 1 and 2 are whole; all are A100."""
+    driver = FakeDriver(nvml, tmp_path_factory.mktemp("gpus"), "a100_mig")
+    driver.set("driver", "driver_version", DRIVER_VERSION)
+    driver.copy_gpu(1, 2, uuid="GPU-2c7a4c1e-51ad-4d6c-9d8f-0f6f1b1c9f02", pci="0:9:0")
+    return GpuMachine(driver, DriverRoot(tmp_path_factory.mktemp("driver"), driver))
+
+
+def _docker_hosts(
+    machine: GpuMachine, root: Path, *, default_runtime: str = "runc"
+) -> Iterator[DockerHost]:
+    host = DockerHost(
+        root,
+        container_tools(),
+        machine.root,
+        machine.runtime_environment(),
+        default_runtime=default_runtime,
+    )
+    try:
+        yield host
+    finally:
+        host.close()
+
+
+@pytest.fixture(scope="session")
+def docker_host(
+    gpu_machine: GpuMachine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DockerHost]:
+    """A dockerd with NVIDIA's runtime beside runc, which is the default."""
+    yield from _docker_hosts(gpu_machine, tmp_path_factory.mktemp("h"))
+
+
+@pytest.fixture(scope="module")
+def nvidia_by_default(
+    gpu_machine: GpuMachine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DockerHost]:
+    """A dockerd whose default runtime is NVIDIA's."""
+    yield from _docker_hosts(gpu_machine, tmp_path_factory.mktemp("h"), default_runtime="nvidia")

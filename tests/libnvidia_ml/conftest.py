@@ -29,9 +29,9 @@ def start(library: Path, tmp_path: Path) -> Iterator[Start]:
     """Give a function that puts a child on a machine, with NVML initialised unless told not to."""
     with ExitStack() as stack:
 
-        def run(profile: str, *, init: bool = True) -> tuple[FakeDriver, Probe]:
+        def run(profile: str, *, init: bool = True, **environment: str) -> tuple[FakeDriver, Probe]:
             driver = FakeDriver(library, tmp_path, profile)
-            probe = stack.enter_context(closing(Probe(driver)))
+            probe = stack.enter_context(closing(Probe(driver, **environment)))
             if init:
                 probe.ask("n.nvmlInit()")
             return driver, probe

@@ -6,12 +6,14 @@ A machine is described by a profile, a small text file with the sections `[drive
 the NVML function behind it answer "not supported"; the value `\xNN` stands for one byte.
 """
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +21,7 @@ from typing import NamedTuple
 _HERE = Path(__file__).resolve().parent
 _LIBRARY = "libnvidia-ml.so.1"
 _SECTION = re.compile(r"driver|gpu \d+|mig \d+\.\d+")
-_SWITCHES = ("fault", "hang", "slow")
+_SWITCHES = ("fault", "hang", "slow", "once")
 
 PROFILES = tuple(sorted(path.stem for path in (_HERE / "profiles").glob("*.ini")))
 """The machines that `FakeDriver.load` knows by name."""
@@ -32,6 +34,8 @@ DRIVER_KEYS = frozenset(
         "init_error",
         "wait_error",
         "mig_compute_mode",
+        "count",
+        "process_record_bytes",
     )
 )
 _PROCESS_KEYS = "compute_processes graphics_processes mps_processes"
@@ -48,7 +52,7 @@ GPU_KEYS = frozenset(
     display_mode display_active persistence_mode compute_mode virtualization_mode
     compute_capability architecture mig_mode mig_mode_pending mig_slots
     supported_events events wait_error recovery_action remapped_rows retired_pages_pending
-    lost removed {_PROCESS_KEYS} processes_grow
+    lost removed position {_PROCESS_KEYS} processes_grow
     """.split()
 )
 MIG_KEYS = frozenset(
@@ -160,6 +164,7 @@ class FakeDriver:
         self.modes_path = workspace / "nvml-profile.ini.modes"
         self._sections: dict[str, dict[str, str]] = {}
         self._serial = 0
+        self._held = False
         self._stamp = 0
         self.load(profile)
 
@@ -187,11 +192,17 @@ class FakeDriver:
         """Set one key for all programs now running; a new section adds a GPU or an instance.
 
         Besides its keys each section takes `fault.FUNCTION` (an NVML code), `hang.FUNCTION`
-        (1: blocked until cleared) and `slow.FUNCTION` (milliseconds). Raises KeyError for a key
-        that the library does not know.
+        (1: blocked until cleared) and `slow.FUNCTION` (milliseconds); `fail_once` sets
+        `once.FUNCTION`. Raises KeyError for a key that the library does not know.
         """
         _check(section, key)
         self._sections.setdefault(section, {})[key] = _escape(str(value))
+        self._write()
+
+    def copy_gpu(self, gpu: int, number: int, **changes: str) -> None:
+        """Add a GPU `number` like `gpu`, with its own minor number and what else is said."""
+        copied = {**self._sections[f"gpu {gpu}"], "minor_number": str(number), **changes}
+        self._sections[f"gpu {number}"] = copied
         self._write()
 
     def clear(self, section: str, key: str) -> None:
@@ -226,6 +237,21 @@ class FakeDriver:
     def reload_driver(self) -> None:
         """Forget what programs have set, as a reboot does; compute modes are the profile's."""
         self.modes_path.unlink(missing_ok=True)
+
+    def fail_once(self, section: str, function: str, code: int) -> None:
+        """Have the next call of `function` fail in each process, and work again after it."""
+        self._serial += 1
+        self.set(section, f"once.{function}", f"{self._serial}:{code}")
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Programs see all that is set within it at the same moment."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._write()
 
     def push_event(
         self, gpu: int, event_type: int, data: int, gi: int | None = None, ci: int | None = None
@@ -278,6 +304,8 @@ class FakeDriver:
         self.calls_path.unlink(missing_ok=True)
 
     def _write(self) -> None:
+        if self._held:
+            return
         lines = []
         for title, keys in self._sections.items():
             lines += [f"[{title}]", *(f"{key} = {value}" for key, value in keys.items()), ""]

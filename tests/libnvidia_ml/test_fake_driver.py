@@ -209,6 +209,7 @@ def test_every_key_is_one_the_library_reads() -> None:
         "fault",
         "hang",
         "slow",
+        "once",
         "re",
         "ok",
     }
