@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -149,9 +150,20 @@ def _parse(text: str) -> dict[str, dict[str, str]]:
     return sections
 
 
+def _renamed(profile_uuid: str, machine: uuid.UUID) -> str:
+    """A UUID of this machine alone: two of one profile are not the same GPU.
+
+    What the profile says is kept up to its first group, so that the order of GPUs is.
+    """
+    kind, first, _ = profile_uuid.split("-", 2)
+    own = uuid.uuid5(machine, profile_uuid)
+    return f"{kind}-{first}-{str(own).partition('-')[2]}"
+
+
 class FakeDriver:
     """One pretended machine: its library directory, its profile and its log of calls.
 
+    Its GPUs have UUIDs that no other `FakeDriver` has, the same over every `load`.
     Not for use from several threads at once; the programs that read the profile may be many.
     """
 
@@ -162,6 +174,7 @@ class FakeDriver:
         self.profile_path = workspace / "nvml-profile.ini"
         self.calls_path = workspace / "nvml-calls.log"
         self.modes_path = workspace / "nvml-profile.ini.modes"
+        self._machine = uuid.uuid4()
         self._sections: dict[str, dict[str, str]] = {}
         self._serial = 0
         self._held = False
@@ -181,6 +194,9 @@ class FakeDriver:
         """Become the machine of that name in `PROFILES`, without the changes made so far."""
         path = _HERE / "profiles" / f"{profile_name}.ini"
         self._sections = _parse(path.read_text(encoding="ascii"))
+        for keys in self._sections.values():
+            if "uuid" in keys:
+                keys["uuid"] = _renamed(keys["uuid"], self._machine)
         self.reload_driver()
         self._write()
 

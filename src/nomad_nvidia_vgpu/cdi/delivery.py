@@ -71,18 +71,18 @@ class CdiNodes:
         specs = list({spec.path: spec for spec, _ in chosen}.values())
         edits = [*(spec.edits for spec in specs), *(own for _, own in chosen)]
         nodes = {
-            one.path: DeviceNode(one.host_path, one.path, one.permissions)
-            for one in _of(edits, lambda e: e.devices)
+            device.path: DeviceNode(device.host_path, device.path, device.permissions)
+            for device in _of(edits, lambda e: e.devices)
         }
         mounts = {
-            one.path: Mount(one.host_path, one.path, one.read_only)
-            for one in _of(edits, lambda e: e.mounts)
+            mount.path: Mount(mount.host_path, mount.path, mount.read_only)
+            for mount in _of(edits, lambda e: e.mounts)
         }
         stamps = _stamps([*nodes.values(), *mounts.values()], specs)
         mounts.update(self._by_soname(mounts, edits, stamps))
         envs = {name: text for name, text in _of(edits, lambda e: e.envs) if name != RUNTIME_ENV}
         used = {posixpath.dirname(path) for path in mounts}
-        if path := [one for one in LIBRARY_DIRECTORIES.values() if one in used]:
+        if path := [directory for directory in LIBRARY_DIRECTORIES.values() if directory in used]:
             envs[LIBRARY_PATH_ENV] = ":".join(path)
         return Delivery(
             envs,
@@ -98,8 +98,8 @@ class CdiNodes:
         found: set[str] = set()
         for spec in self._files.read().specs:
             edits = [spec.edits, *spec.devices.values()]
-            mounted = {one.path for one in _of(edits, lambda e: e.mounts)}
-            found.update(other for one in edits for other in one.others)
+            mounted = {mount.path for mount in _of(edits, lambda e: e.mounts)}
+            found.update(other for edit in edits for other in edit.others)
             for words in _of(edits, lambda e: e.hooks):
                 lost = [link for link, target in _links(words) if not _beside(link, target)]
                 if words[0] == "create-symlinks":
@@ -141,7 +141,7 @@ class CdiNodes:
                     place = posixpath.join(posixpath.dirname(path), name)
                     places[place] = (directory, mount)
         for link, target in sorted(
-            one for words in _of(edits, lambda e: e.hooks) for one in _links(words)
+            pair for words in _of(edits, lambda e: e.hooks) for pair in _links(words)
         ):
             pointed = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
             if _beside(link, target) and pointed in places:
@@ -179,7 +179,7 @@ def _edits_of(spec: Spec, gpu: Gpu, own: frozenset[str] | None) -> Edits | None:
 
 
 def _own_of(edits: Edits) -> frozenset[str]:
-    return frozenset(one.path for one in edits.devices if device_files.is_own(one.path))
+    return frozenset(device.path for device in edits.devices if device_files.is_own(device.path))
 
 
 def _stamps(
@@ -188,7 +188,7 @@ def _stamps(
     """When each path of the host changed; RequestError if any is not there any more."""
     stamps: dict[str, tuple[int, ...]] = {}
     gone: list[str] = []
-    for path in sorted({one.host_path for one in given}):
+    for path in sorted({entry.host_path for entry in given}):
         try:
             now = Path(path).stat()
             stamps[path] = (now.st_mtime_ns, now.st_size, now.st_ino)
@@ -231,5 +231,5 @@ def _beside(link: str, target: str) -> bool:
 
 
 def _of(edits: Iterable[Edits], part: Callable[[Edits], Iterable[_T]]) -> Iterator[_T]:
-    for one in edits:
-        yield from part(one)
+    for edit in edits:
+        yield from part(edit)

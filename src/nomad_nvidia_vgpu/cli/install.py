@@ -252,7 +252,7 @@ def _check_writable(files: Sequence[Path]) -> None:
 
 def _copies(found: PluginDir) -> list[str]:
     """Our programs under other names, which Nomad up to 1.9 starts; somebody may want them back."""
-    ours = [one.name for one in found.programs if one.kind is Kind.OURS]
+    ours = [program.name for program in found.programs if program.kind is Kind.OURS]
     return [f"{found.path}/{name}" for name in ours if name != LABEL]
 
 

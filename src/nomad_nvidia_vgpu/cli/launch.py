@@ -122,8 +122,8 @@ def launch(
         if groups and watch:
             # Ctrl-C is how one leaves it.
             with contextlib.suppress(KeyboardInterrupt), style.live() as screen:
-                for one in stats:
-                    screen.show(_stats_table(one))
+                for now in stats:
+                    screen.show(_stats_table(now))
         elif groups:
             style.show(_stats_table(first))
         return _status(refused, groups, config)

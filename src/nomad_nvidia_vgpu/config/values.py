@@ -61,7 +61,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     import difflib  # noqa: PLC0415
 
     word, known = word.lower(), sorted(known)
-    begun = [one for one in known if word and one.startswith(word)]
+    begun = [name for name in known if word and name.startswith(word)]
     near = sorted(begun, key=len) or difflib.get_close_matches(word, known, n=1)
     return near[0] if near else None
 

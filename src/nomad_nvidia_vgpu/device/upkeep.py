@@ -182,7 +182,7 @@ class Upkeep:
 def _targets(plan: Plan) -> dict[str, _Target]:
     """How each GPU is to be shared; a GPU that cannot be shared as asked is left alone."""
     return {
-        uuid: _Target(one.gpu, one.vgpus, one.sharing)
-        for uuid, one in plan.by_uuid().items()
-        if one.fit
+        uuid: _Target(shared.gpu, shared.vgpus, shared.sharing)
+        for uuid, shared in plan.by_uuid().items()
+        if shared.fit
     }

@@ -19,7 +19,7 @@ from nomad_nvidia_vgpu.cli.agent.config_file import (
     plugins_in,
 )
 from nomad_nvidia_vgpu.cli.agent.hcl1 import Body
-from nomad_nvidia_vgpu.cli.agent.hcl1_values import block, is_true, literals
+from nomad_nvidia_vgpu.cli.agent.hcl1_values import is_true, literals, settings_of
 from nomad_nvidia_vgpu.cli.agent.http import AgentHttp
 from nomad_nvidia_vgpu.errors import ConfigError
 
@@ -87,11 +87,11 @@ class AgentConfig:
         Of two in one file it is the last even then.
         """
         found: PluginBlock | None = None
-        for one in self.blocks:
-            if one.label != label:
+        for block in self.blocks:
+            if block.label != label:
                 continue
-            if found is None or found.file == one.file or one.options:
-                found = one
+            if found is None or found.file == block.file or block.options:
+                found = block
         return found
 
     @property
@@ -100,15 +100,15 @@ class AgentConfig:
         if self.ours is not None:
             return []
         return [
-            mislabelled(one.file, one.line, one.label)
-            for one in self.blocks
-            if is_meant(one.label, {*one.options, *one.outside})
+            mislabelled(plugin.file, plugin.line, plugin.label)
+            for plugin in self.blocks
+            if is_meant(plugin.label, {*plugin.options, *plugin.outside})
         ]
 
     @property
     def twice(self) -> list[PluginBlock]:
         """The blocks for this plugin that Nomad does not use, because another is there."""
-        return [one for one in self.blocks if one.label == LABEL and one != self.ours]
+        return [block for block in self.blocks if block.label == LABEL and block != self.ours]
 
     @property
     def without_effect(self) -> list[str]:
@@ -159,9 +159,9 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         # Once such a value is true, no later file takes that back.
-        telemetry = literals(block(parsed, "telemetry"))
+        telemetry = literals(settings_of(parsed, "telemetry"))
         metrics = metrics or is_true(telemetry.get("publish_allocation_metrics"))
-        if (enabled := literals(block(parsed, "client")).get("enabled")) is not None:
+        if (enabled := literals(settings_of(parsed, "client")).get("enabled")) is not None:
             client_enabled = client_enabled or is_true(enabled)
     if problems:
         raise ConfigError(problems)

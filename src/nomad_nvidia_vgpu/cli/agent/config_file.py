@@ -107,7 +107,22 @@ def within(file: Path, read: Callable[[], _T]) -> _T:
 
 def plugins_in(file: Path, parsed: Body) -> list[Plugin]:
     """The plugin blocks of a file, in the order in which Nomad takes them; ConfigError."""
-    return within(file, lambda: list(plugins(parsed)))
+    found = within(file, lambda: list(plugins(parsed)))
+    if said := [text for plugin in found for text in _unexpected(file, plugin)]:
+        raise ConfigError(said)
+    return found
+
+
+def _unexpected(file: Path, plugin: Plugin) -> Iterator[str]:
+    """What in a plugin block ends the agent, but options of ours, for which there is a better remedy."""
+    where = f'{file} line {plugin.line}: plugin "{plugin.label}"'
+    if plugin.is_swallowed:
+        yield (
+            f"{where} has a config that holds blocks alone, whose names Nomad's JSON takes for labels:"
+            ' set an option beside them, such as "enabled": true'
+        )
+    elif names := [name for name in plugin.unexpected if name not in outside_config(plugin.body)]:
+        yield f"{where} has {', '.join(names)}, and may have config and args alone: take that out"
 
 
 def _options_in(path: Path, parsed: Body) -> dict[str, object]:

@@ -51,7 +51,7 @@ def _plugin(item: Item) -> Plugin:
     return Plugin(label, _body_of(item), item.line, labels)
 
 
-def block(body: Body, name: str) -> Body:
+def settings_of(body: Body, name: str) -> Body:
     """The settings in all blocks of that name, in their order."""
     found: list[Item] = []
     for item in body.of(name):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from nomad_nvidia_vgpu.cli.agent.hcl1 import Body
-from nomad_nvidia_vgpu.cli.agent.hcl1_values import block, is_true, literals
+from nomad_nvidia_vgpu.cli.agent.hcl1_values import is_true, literals, settings_of
 
 _PORT = 4646
 _LOOPBACK = "127.0.0.1"
@@ -26,12 +26,12 @@ class AgentHttp:
 
     def merge(self, parsed: Body) -> None:
         """Takes over what a further file says."""
-        self._host = _text(literals(block(parsed, "addresses")).get("http")) or self._host
+        self._host = _text(literals(settings_of(parsed, "addresses")).get("http")) or self._host
         self._bind = _text(literals(parsed).get("bind_addr")) or self._bind
-        port = str(literals(block(parsed, "ports")).get("http"))
+        port = str(literals(settings_of(parsed, "ports")).get("http"))
         if port.isdecimal() and int(port) > 0:
             self._port = int(port)
-        tls = literals(block(parsed, "tls"))
+        tls = literals(settings_of(parsed, "tls"))
         self._tls.update({name: value for name, value in tls.items() if value})
 
     def environment(self) -> dict[str, str]:

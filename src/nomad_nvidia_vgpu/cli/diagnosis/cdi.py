@@ -44,9 +44,9 @@ def _deliveries(facts: Facts) -> Iterator[Verdict]:
     """Whether a task would be given each GPU, and what of the specifications none is given."""
     nodes = CdiNodes(_directories(facts), driver=facts.node.proc / "driver")
     refusals: list[Verdict] = []
-    for one in facts.plan.by_uuid().values():
+    for shared in facts.plan.by_uuid().values():
         try:
-            nodes.deliver([one.gpu])
+            nodes.deliver([shared.gpu])
         except RequestError as refusal:
             refusals.append(error_of(str(refusal)))
     yield from refusals

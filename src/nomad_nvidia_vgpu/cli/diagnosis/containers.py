@@ -112,7 +112,7 @@ def podman(facts: Facts) -> Iterator[Verdict]:
         yield ok("podman is not on this node")
     elif specs:
         named = {name for spec in specs for name in spec.devices}
-        uuids = (uuid for uuid, one in facts.plan.by_uuid().items() if not one.gpu.simulated)
+        uuids = (uuid for uuid, shared in facts.plan.by_uuid().items() if not shared.gpu.simulated)
         nameless = [uuid for uuid in uuids if uuid not in named]
         if nameless:
             yield warning(

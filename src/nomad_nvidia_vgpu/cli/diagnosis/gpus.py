@@ -47,7 +47,7 @@ def queries(facts: Facts) -> Iterator[Verdict]:
     for gpu in look.physical:
         if gpu.failed or not gpu.sampled:
             failing = True
-            asked = ", ".join(f"{one.query} ({one.error})" for one in gpu.failed)
+            asked = ", ".join(f"{failed.query} ({failed.error})" for failed in gpu.failed)
             yield warning(
                 f"{gpu.uuid} fails to answer {asked or 'any query of its figures'}",
                 "see dmesg; what is not known is left out of attributes and stats",
@@ -94,10 +94,10 @@ def division(facts: Facts) -> Iterator[Verdict]:
     plan = facts.plan
     sick = {seen.gpu.uuid for seen in look.inventory.gpus if not seen.health.healthy}
     problems = {
-        one.health.reason: None
+        shared.health.reason: None
         for group in plan.groups
-        for one in group.gpus
-        if not one.health.healthy and one.gpu.uuid not in sick
+        for shared in group.gpus
+        if not shared.health.healthy and shared.gpu.uuid not in sick
     }
     for problem in problems:
         yield error_of(problem)
@@ -106,7 +106,7 @@ def division(facts: Facts) -> Iterator[Verdict]:
         yield warning(said.sentence, said.remedy)
     if problems or plan.warnings:
         return
-    vgpus = sum(one.published for group in plan.groups for one in group.gpus)
+    vgpus = sum(shared.published for group in plan.groups for shared in group.gpus)
     yield ok(f"{counted(vgpus, 'vGPU')} in {counted(len(plan.groups), 'device group')}")
 
 

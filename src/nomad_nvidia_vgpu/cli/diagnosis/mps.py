@@ -208,8 +208,8 @@ def _release(facts: Facts) -> str:
 def _shared_by_mps(facts: Facts) -> set[str]:
     return {
         uuid
-        for uuid, one in facts.plan.by_uuid().items()
-        if one.sharing == "mps" and one.health.healthy and not one.gpu.simulated
+        for uuid, shared in facts.plan.by_uuid().items()
+        if shared.sharing == "mps" and shared.health.healthy and not shared.gpu.simulated
     }
 
 
@@ -217,8 +217,8 @@ def _to_be_shared(facts: Facts, uuid: str) -> bool:
     """Whether a GPU is to be shared by MPS, well or not, as far as is known without a driver."""
     if facts.driver.problem:
         return facts.config.shares_by("mps")
-    one = facts.plan.by_uuid().get(uuid)
-    return one is not None and one.sharing == "mps"
+    shared = facts.plan.by_uuid().get(uuid)
+    return shared is not None and shared.sharing == "mps"
 
 
 def _daemon(facts: Facts, view: DaemonView) -> Iterator[Verdict]:
@@ -265,41 +265,41 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
         ).pid()
         for view in facts.daemon_views
     }
-    pids = {one.pid for one in running}
-    for one in running:
+    pids = {process.pid for process in running}
+    for process in running:
         # A daemon's child is its server, whatever it calls itself.
-        if one.server or one.pipe is None or one.pid in kept or one.parent in pids:
+        if process.server or process.pipe is None or process.pid in kept or process.parent in pids:
             continue
-        if root in one.pipe.parents:
+        if root in process.pipe.parents:
             yield error(
-                f"an MPS daemon (pid {one.pid}) runs for {one.pipe}, which does not know it: tasks"
+                f"an MPS daemon (pid {process.pid}) runs for {process.pipe}, which does not know it: tasks"
                 " cannot reach it, and it keeps the GPU",
-                f"stop the tasks on that GPU, then kill {one.pid}",
+                f"stop the tasks on that GPU, then kill {process.pid}",
             )
-        elif (other := _root_of(one.pipe, one.uid, {0, facts.node.uid})) is not None:
+        elif (other := _root_of(process.pipe, process.uid, {0, facts.node.uid})) is not None:
             said = error if facts.config.shares_by("mps") else warning
             yield said(
-                f"an MPS daemon of this plugin (pid {one.pid}, {one.pipe}) runs under another"
+                f"an MPS daemon of this plugin (pid {process.pid}, {process.pipe}) runs under another"
                 " mps.root than the config's, and keeps its GPU",
                 "stop the Nomad agent and the tasks on that GPU, run nvidia-vgpu release"
                 f" --mps-root {shlex.quote(str(other))}, start the agent",
             )
         elif facts.config.shares_by("mps"):
             yield error(
-                f"another MPS daemon (pid {one.pid}, {one.pipe}) runs beside this plugin's, and can"
+                f"another MPS daemon (pid {process.pid}, {process.pipe}) runs beside this plugin's, and can"
                 " take a GPU in EXCLUSIVE_PROCESS for itself",
-                f"end it: echo quit | {PIPE_ENV}={shlex.quote(str(one.pipe))} {PROGRAM}",
+                f"end it: echo quit | {PIPE_ENV}={shlex.quote(str(process.pipe))} {PROGRAM}",
             )
         else:
             yield warning(
-                f"an MPS daemon (pid {one.pid}, {one.pipe}) runs that is not this plugin's",
+                f"an MPS daemon (pid {process.pid}, {process.pipe}) runs that is not this plugin's",
                 "end it unless you know what it is for: tasks can be made to use it",
             )
-    led = {one.pipe for one in running if not one.server}
-    for one in running:
-        if one.server and one.pipe is not None and one.pipe not in led:
+    led = {process.pipe for process in running if not process.server}
+    for process in running:
+        if process.server and process.pipe is not None and process.pipe not in led:
             yield error(
-                f"an MPS server (pid {one.pid}, {one.pipe}) has outlived its daemon, and goes on"
+                f"an MPS server (pid {process.pid}, {process.pipe}) has outlived its daemon, and goes on"
                 " for the tasks that use it",
                 "stop the tasks on that GPU, or drain the node",
             )

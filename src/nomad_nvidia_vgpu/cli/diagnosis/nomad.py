@@ -132,7 +132,7 @@ def _no_client(facts: Facts, agent: AgentConfig) -> Iterator[Verdict]:
 def _mislabelled(agent: AgentConfig) -> list[Verdict]:
     """Blocks that are meant for this plugin."""
     said = map(error_of, agent.mislabelled)
-    return [error(one.sentence, f"{one.remedy}; {_RESTART}") for one in said]
+    return [error(finding.sentence, f"{finding.remedy}; {_RESTART}") for finding in said]
 
 
 def plugin_files(facts: Facts) -> Iterator[Verdict]:
@@ -164,7 +164,11 @@ def plugin_files(facts: Facts) -> Iterator[Verdict]:
 def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
     path = Path(folder.path) / LABEL
     kind = folder.holds(LABEL)
-    others = [one.name for one in folder.programs if one.kind is Kind.OURS and one.name != LABEL]
+    others = [
+        program.name
+        for program in folder.programs
+        if program.kind is Kind.OURS and program.name != LABEL
+    ]
     if kind is Kind.OURS:
         # What a link leads to, too.
         if not folder.exposed and (who := unsafe(str(path), trusted)):
@@ -194,7 +198,7 @@ def _official(facts: Facts, agent: AgentConfig, folder: PluginDir) -> Iterator[V
     options = block.options if block else {}
     ignored = options.get("ignored_gpu_ids")
     theirs = {str(uuid).lower() for uuid in ignored} if isinstance(ignored, list) else set()
-    ours = [{one.gpu.uuid, one.gpu.parent_uuid} for one in facts.plan.by_uuid().values()]
+    ours = [{shared.gpu.uuid, shared.gpu.parent_uuid} for shared in facts.plan.by_uuid().values()]
     apart = all(theirs & {(uuid or "").lower() for uuid in uuids} for uuids in ours)
     known_apart = apart and not facts.driver.problem
     if (

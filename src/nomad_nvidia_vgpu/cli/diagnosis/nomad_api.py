@@ -152,10 +152,10 @@ def _listed(api: _Api, name: str, *, client: bool | None) -> str:
 
 def _group(raw: Mapping[str, Any]) -> ApiGroup:
     instances = {
-        str(one.get("ID")): ""
-        if one.get("Healthy")
-        else str(one.get("HealthDescription") or "without a word")
-        for one in raw.get("Instances") or []
+        str(instance.get("ID")): ""
+        if instance.get("Healthy")
+        else str(instance.get("HealthDescription") or "without a word")
+        for instance in raw.get("Instances") or []
     }
     vendor, kind, name = (str(raw.get(part, "")) for part in ("Vendor", "Type", "Name"))
     return ApiGroup(vendor, kind, name, instances)

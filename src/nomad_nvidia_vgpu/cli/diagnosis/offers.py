@@ -54,7 +54,7 @@ def _compared(group: ApiGroup, wanted: DeviceGroup | None) -> Iterator[Verdict]:
     if wanted is None:
         yield error(f"Nomad offers {group.device}, which this node would not publish", _STALE)
         return
-    ids = {one.id: one for one in wanted.instances}
+    ids = {instance.id: instance for instance in wanted.instances}
     surplus, missing = group.instances.keys() - ids, ids.keys() - group.instances
     if surplus or missing:
         yield error(
@@ -64,9 +64,9 @@ def _compared(group: ApiGroup, wanted: DeviceGroup | None) -> Iterator[Verdict]:
         )
         return
     reasons = defaultdict(list)
-    for one, reason in sorted(group.instances.items()):
-        if reason and ids[one].healthy:
-            reasons[reason].append(one)
+    for vgpu, reason in sorted(group.instances.items()):
+        if reason and ids[vgpu].healthy:
+            reasons[reason].append(vgpu)
     for reason, vgpus in reasons.items():
         # A vGPU that waits for a task to end is as it should be.
         said = warning if reason == WITHHELD else error
@@ -74,9 +74,9 @@ def _compared(group: ApiGroup, wanted: DeviceGroup | None) -> Iterator[Verdict]:
             f"Nomad has {_named(vgpus)} of {group.device} as unhealthy: {reason}",
             "do as it says; a GPU comes back by itself once it has been well for a while",
         )
-    if not reasons and any(not one.healthy for one in wanted.instances):
-        well = [one.id for one in wanted.instances if not one.healthy]
-        if any(not group.instances[one] for one in well):
+    if not reasons and any(not vgpu.healthy for vgpu in wanted.instances):
+        well = [vgpu.id for vgpu in wanted.instances if not vgpu.healthy]
+        if any(not group.instances[vgpu] for vgpu in well):
             yield warning(
                 f"Nomad still has {_named(well)} of {group.device} as healthy",
                 "wait for fingerprint_period; if it stays so, restart the agent",
@@ -113,10 +113,10 @@ def _sellers(
     """
     by_uuid: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for number, group in enumerate(there):
-        for one in group.instances:
-            uuid = _uuid(one, parents)
+        for vgpu in group.instances:
+            uuid = _uuid(vgpu, parents)
             if uuid is not None:
-                by_uuid[uuid][number].append(one)
+                by_uuid[uuid][number].append(vgpu)
     for uuid in list(by_uuid):
         parent = parents.get(uuid)
         if parent in by_uuid and parent != uuid:
