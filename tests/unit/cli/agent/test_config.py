@@ -147,7 +147,7 @@ def test_every_wrong_file_is_named(tmp_path: Path) -> None:
     """What does not parse or is not there, all at once."""
     twice = 'config {\n gpu "*" {\n vgpus = 1\n }\n gpu "*" {\n vgpus = 2\n }\n }'
     ours = f'plugin "nvidia-vgpu" {{\n {twice}\n}}'
-    written(tmp_path, a_hcl="x = = 1", b_json="{", c_hcl=ours)
+    written(tmp_path, a_hcl="x = = 1", b_json="{4}", c_hcl=ours)
     with pytest.raises(ConfigError) as caught:
         read_agent_config([tmp_path, tmp_path / "absent"])
     first, second, third, fourth = caught.value.problems

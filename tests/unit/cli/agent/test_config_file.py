@@ -182,7 +182,7 @@ def test_quoted_keys_of_hcl_1_are_read(tmp_path: Path) -> None:
     assert read(tmp_path, text) == {"vgpus": 4, "ignored_gpu_ids": ["GPU-1"]}
 
 
-@pytest.mark.parametrize(("text", "name"), [("{", "a.hcl"), ("nonsense", "a.json")])
+@pytest.mark.parametrize(("text", "name"), [("{4}", "a.hcl"), ("nonsense", "a.json")])
 def test_wrong_json_is_a_config_error(tmp_path: Path, text: str, name: str) -> None:
     """JSON that does not parse is refused as such."""
     with pytest.raises(ConfigError, match=r"is not valid JSON"):
