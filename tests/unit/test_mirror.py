@@ -13,7 +13,7 @@ SOURCE = Path(nomad_nvidia_vgpu.__file__).parent
 TESTS = Path(__file__).parent
 
 WITHOUT_TESTS = {
-    "goplugin/health.py": "handlers of a running gRPC server: tested in `contract`",
+    "goplugin/health_service.py": "handlers of a running gRPC server: tested in `contract`",
     "serve.py": "joins the others in a process of its own: tested in `contract`",
     "cookie.py": "constants; a wrong one fails every test of `contract`",
     "sharing/task_env.py": "names; a wrong one fails the tests of what a task is given",

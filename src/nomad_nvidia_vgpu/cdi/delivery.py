@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from nomad_nvidia_vgpu.cdi import device_files
 from nomad_nvidia_vgpu.cdi.shared_object import SharedObject, shared_object
-from nomad_nvidia_vgpu.cdi.spec import Edits, Found, Spec, SpecFiles
+from nomad_nvidia_vgpu.cdi.spec import Edits, FoundSpecs, Spec, SpecFiles
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Mount
@@ -108,7 +108,7 @@ class CdiNodes:
                     found.add(words[0])
         return tuple(sorted(found))
 
-    def _find(self, found: Found, gpu: Gpu) -> tuple[Spec, Edits]:
+    def _find(self, found: FoundSpecs, gpu: Gpu) -> tuple[Spec, Edits]:
         own = device_files.own_files(gpu, self._driver)
         for spec in found.specs:
             edits = _edits_of(spec, gpu, own)

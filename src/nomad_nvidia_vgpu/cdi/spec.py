@@ -63,7 +63,7 @@ class Spec(NamedTuple):
     """By name: an index, a UUID, `<gpu>:<mig>`, or `all`."""
 
 
-class Found(NamedTuple):
+class FoundSpecs(NamedTuple):
     """What the node's directories hold now."""
 
     specs: tuple[Spec, ...]
@@ -81,13 +81,13 @@ class SpecFiles:
         self._lock = threading.Lock()  # guards the cache
         self._cache: dict[Path, tuple[tuple[int, ...], Spec | str | None]] = {}
 
-    def read(self) -> Found:
+    def read(self) -> FoundSpecs:
         """What is there now; looks at every file, parses those that are new or have changed."""
         with self._lock:
             files = list(self._files())
             self._cache = {path: self._cached(path) for path in files}
             answers = [self._cache[path][1] for path in files]
-        return Found(
+        return FoundSpecs(
             tuple(answer for answer in answers if isinstance(answer, Spec)),
             tuple(answer for answer in answers if isinstance(answer, str)),
         )

@@ -21,8 +21,8 @@ from nomad_nvidia_vgpu.cli.config_options import (
     named_config_options,
 )
 from nomad_nvidia_vgpu.cli.tables import style
+from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
 from nomad_nvidia_vgpu.cli.tables.groups import group_documents, group_tables
-from nomad_nvidia_vgpu.cli.tables.mps import mps_tables
 from nomad_nvidia_vgpu.cli.tables.reservation import (
     reservation_document,
     reservation_table,

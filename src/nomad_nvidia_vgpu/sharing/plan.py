@@ -10,10 +10,10 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import share_of
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD, Division, Holding, withheld
 from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD, Division, Holding, withheld
 
 DEVICE_TYPE = "gpu"
 """The second part of a device's name in jobs."""

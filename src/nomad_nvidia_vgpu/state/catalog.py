@@ -12,8 +12,8 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.state.usage import Usage
 
 _log = logging.getLogger(__name__)

@@ -8,13 +8,12 @@ more; the worst that comes of it is that vGPUs of its GPU are not given away whi
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from nomad_nvidia_vgpu.host.proc import Proc
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.task_env import GROUP_ENV, IDS_ENV
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.tasks.claims import VARIABLES, claim_of
 
 MIN_INTERVAL_S = 1.0
@@ -58,9 +57,7 @@ class HoldingsWatch:
 
 def environments(proc: Proc) -> Iterator[Mapping[str, str]]:
     """The environments of all processes that were started with vGPUs, as far as we may read them."""
-    names = os.listdir(proc.root)  # noqa: PTH208  some hundred names, no more
-    pids = (int(name) for name in names if name.isdecimal())
-    return proc.environments(pids, VARIABLES, IDS_ENV)
+    return proc.environments(proc.pids(), VARIABLES, IDS_ENV)
 
 
 def holdings_of(found: Iterable[Mapping[str, str]]) -> frozenset[Holding]:

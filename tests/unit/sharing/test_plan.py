@@ -13,9 +13,9 @@ from nomad_nvidia_vgpu.config.options import (
 )
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import STARTING, Enforcement
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from unit.example_gpus import LOST, gpu, inventory, mig
 
 A, B = gpu("GPU-a"), gpu("GPU-b")

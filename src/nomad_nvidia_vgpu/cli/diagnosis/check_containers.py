@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nomad_nvidia_vgpu.cdi.delivery import generate
-from nomad_nvidia_vgpu.cli.diagnosis import cdi
+from nomad_nvidia_vgpu.cli.diagnosis import check_cdi
+from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
-from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 
 RUNTIME = "nvidia"
 PROGRAM = "nvidia-container-runtime"
@@ -107,7 +107,7 @@ def toolkit(facts: Facts) -> Iterator[Verdict]:
 def podman(facts: Facts) -> Iterator[Verdict]:
     """Whether podman, which knows GPUs by CDI alone, has a specification that names their UUIDs."""
     where = facts.node.which("podman")
-    specs = cdi.found(facts).specs
+    specs = check_cdi.found(facts).specs
     if where is None:
         yield ok("podman is not on this node")
     elif specs:

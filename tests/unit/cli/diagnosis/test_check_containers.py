@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.diagnosis.containers import docker, podman, toolkit
+from nomad_nvidia_vgpu.cli.diagnosis.check_containers import docker, podman, toolkit
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from unit.cli.diagnosis.nodes import driver, facts, node, one, written

@@ -7,15 +7,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
-from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup
 from nomad_nvidia_vgpu.cli.tables.groups import device_name
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD
 from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 
 _UUID = re.compile(r"((?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
 _MAX_NAMED = 3

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from nomad_nvidia_vgpu.cli.diagnosis.check_nomad import agent_config, api, plugin_files, version
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.nomad import agent_config, api, plugin_files, version
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from unit.cli.diagnosis.nodes import (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nomad_nvidia_vgpu.cli.diagnosis.check_selinux import labels
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.selinux import labels
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.cli.diagnosis.nodes import facts, node, one, written
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.diagnosis.agent_process import rights
+from nomad_nvidia_vgpu.cli.diagnosis.check_agent_process import rights
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from nomad_nvidia_vgpu.cli.tables import style
-from nomad_nvidia_vgpu.cli.tables.mps import mps_tables
+from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 
 

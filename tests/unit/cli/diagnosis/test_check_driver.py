@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.diagnosis.driver import library, module
+from nomad_nvidia_vgpu.cli.diagnosis.check_driver import library, module
+from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import division
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.gpus import division
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running, RunningPlugin
 from unit.cli.diagnosis.nodes import agent, driver, facts, levels, one, said, written
 from unit.example_gpus import gpu

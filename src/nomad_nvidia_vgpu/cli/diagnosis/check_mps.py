@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
-from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
-from nomad_nvidia_vgpu.host.files import read_bounded, read_start, started_by, unsafe
+from nomad_nvidia_vgpu.host.files import read_bounded, unsafe
+from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.mps.control import located
 from nomad_nvidia_vgpu.sharing.mps.daemon import FAULT, MpsDaemon, known_uuids
 from nomad_nvidia_vgpu.sharing.mps.layout import (
@@ -258,7 +259,7 @@ class _Process(NamedTuple):
 
 def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
     """What runs without a directory, and daemons of somebody else."""
-    running = list(_running(facts.node.proc))
+    running = list(_running(Proc(str(facts.node.proc))))
     kept = {
         MpsDaemon(
             Path(gpu_directory(facts.config.mps, view.uuid)), view.uuid, proc=facts.node.proc
@@ -320,44 +321,17 @@ def _root_of(pipe: Path, uid: int | None, trusted: Collection[int]) -> Path | No
     return root if ours and known_uuids(root) else None
 
 
-def _running(proc: Path) -> Iterator[_Process]:
-    for entry in proc.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = _start(entry / "cmdline").split("\0")
-        except OSError:
-            continue  # it has ended
+def _running(proc: Proc) -> Iterator[_Process]:
+    for pid in proc.pids():
+        words = proc.words(pid)
         # Before the program there may be an interpreter and an option of it.
         names = [word.rpartition("/")[2] for word in words[:3]]
         server = SERVER_PROGRAM in names
         if server or (PROGRAM in names and set(_DAEMON_FLAGS) & set(words)):
-            yield _Process(int(entry.name), _parent(entry), server, _pipe(entry), _uid(entry))
+            yield _Process(pid, proc.parent(pid), server, _pipe(proc, pid), proc.user(pid))
 
 
-def _parent(process: Path) -> int | None:
-    try:
-        # After the name, which may hold anything, come state and parent.
-        return int(_start(process / "stat").rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _pipe(process: Path) -> Path | None:
-    try:
-        lines = _start(process / "environ").split("\0")
-    except OSError:
-        return None
-    given = dict(line.partition("=")[::2] for line in lines)
-    return Path(given.get(PIPE_ENV) or "/tmp/nvidia-mps")  # noqa: S108  MPS's own default
-
-
-def _uid(process: Path) -> int | None:
-    try:
-        return started_by(read_start(process / "status", _MAX_BYTES))
-    except OSError:
-        return None
-
-
-def _start(file: Path) -> str:
-    return read_start(file, _MAX_BYTES).decode("utf-8", "replace")
+def _pipe(proc: Proc, pid: int) -> Path | None:
+    given = proc.environment_at_last(pid, [PIPE_ENV])
+    # MPS's own default.
+    return None if given is None else Path(given.get(PIPE_ENV) or "/tmp/nvidia-mps")  # noqa: S108

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nomad_nvidia_vgpu.cdi.delivery import CdiNodes, generate
-from nomad_nvidia_vgpu.cdi.spec import Found, Spec, SpecFiles
+from nomad_nvidia_vgpu.cdi.spec import FoundSpecs, Spec, SpecFiles
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
 from nomad_nvidia_vgpu.errors import RequestError
@@ -58,7 +58,7 @@ def _deliveries(facts: Facts) -> Iterator[Verdict]:
         yield ok("a task is given all that the CDI specifications name for its GPUs")
 
 
-def found(facts: Facts) -> Found:
+def found(facts: Facts) -> FoundSpecs:
     """The specifications of this node, and what cannot be read as one."""
     return SpecFiles(_directories(facts)).read()
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from nomad_nvidia_vgpu.cli.diagnosis.check_mps import compute_modes, daemons, permissions, tools
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.mps import compute_modes, daemons, permissions, tools
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from nomad_nvidia_vgpu.sharing.mps.daemon import Record
 from nomad_nvidia_vgpu.sharing.mps.layout import JOURNAL

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cdi_node.node import GPUS, CdiNode
 
-from nomad_nvidia_vgpu.cli.diagnosis.cdi import found, specification
+from nomad_nvidia_vgpu.cli.diagnosis.check_cdi import found, specification
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nomad_nvidia_vgpu.cli.diagnosis.check_offers import groups, sold_twice
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.offers import groups, sold_twice
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 from unit.cli.diagnosis.nodes import driver, facts, group, levels, offered, one, said, unread
 from unit.example_gpus import LOST, gpu, mig
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.sharing.holding import Division, Holding, withheld
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import Division, Holding, withheld
 
 GROUP = "letmutx/gpu/NVIDIA L4"
 MEMORY_MIB = 16000
