@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import this_run
 
 from e2e.agent import Agent
 from e2e.cluster import CLIENT, LOOPBACK, SERVER
@@ -47,10 +48,10 @@ def _taken_at(agent: Agent) -> set[str]:
 
 
 @pytest.fixture
-def server(nomad: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+def server(nomad: Path) -> Iterator[Agent]:
     """A server alone: Nomad 1.1 forgets its allocations where client and server start again as one."""
     with closing(
-        Agent(nomad, tmp_path_factory.mktemp("s"), "", dev=False, roles=LOOPBACK + SERVER)
+        Agent(nomad, this_run.new_folder("s"), "", dev=False, roles=LOOPBACK + SERVER)
     ) as made:
         made.launch()
         wait_until("the server has a leader", made.api.answers, seen=made.log_tail)
@@ -61,7 +62,7 @@ def server(nomad: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ag
 def client(server: Agent, nomad: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     """Its one client."""
     roles = LOOPBACK + CLIENT.format(name="client", server_rpc=server.ports.rpc)
-    root = tmp_path_factory.mktemp("c")
+    root = this_run.new_folder("c")
     with closing(Agent(nomad, root, CONFIG, dev=False, roles=roles)) as made:
         made.start()
         yield made
