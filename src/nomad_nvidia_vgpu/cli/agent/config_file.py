@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from nomad_nvidia_vgpu.cli.agent.hcl1 import Body, Hcl1Error, Item, parse
 from nomad_nvidia_vgpu.cli.agent.hcl1_values import Plugin, merged, plugins
 from nomad_nvidia_vgpu.config.options import options
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
 LABEL = "nvidia-vgpu"
 OFFICIAL = "nomad-device-nvidia"
@@ -41,7 +41,7 @@ def parsed_file(path: Path) -> Body:
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path} is not a text file"]) from error
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from error
+        raise ConfigError([Problem(f"{path} cannot be read", f"{error.strerror}")]) from error
     return within(path, lambda: parse(text))
 
 
@@ -59,12 +59,13 @@ def outside_config(body: Body) -> tuple[str, ...]:
     return tuple(option.name for option in options() if body.of(option.name))
 
 
-def moved_inside(names: Sequence[str]) -> str:
+def moved_inside(names: Sequence[str]) -> Problem:
     """What to do about options outside of the `config` block, as a sentence."""
     many = len(names) > 1
     stand, them = ("stand", "them") if many else ("stands", "it")
-    return (
-        f"{', '.join(names)} {stand} outside of the config block: move {them} into config {{ … }}"
+    return Problem(
+        f"{', '.join(names)} {stand} outside of the config block",
+        f"move {them} into config {{ … }}",
     )
 
 
@@ -73,11 +74,12 @@ def is_meant(label: str, names: Container[str]) -> bool:
     return "vgpu" in label.lower() or "vgpus" in names
 
 
-def mislabelled(file: Path, line: int, label: str) -> str:
+def mislabelled(file: Path, line: int, label: str) -> Problem:
     """What is wrong with a block that is meant for this plugin, as a sentence."""
-    return (
-        f'{file} line {line} has a plugin "{label}" block, but the label must be the name of the file in'
-        f' plugin_dir: write "{LABEL}"'
+    return Problem(
+        f'{file} line {line} has a plugin "{label}" block, but the label must be the name of the file'
+        " in plugin_dir",
+        f'write "{LABEL}"',
     )
 
 
@@ -100,9 +102,8 @@ def within(file: Path, read: Callable[[], _T]) -> _T:
         return read()
     except Hcl1Error as error:
         form = "JSON" if file.suffix == ".json" else error.form
-        raise ConfigError(
-            [f"{file} is not valid {form} (line {error.line}): {error.why}"]
-        ) from error
+        where = f"{file} is not valid {form} (line {error.line}): "
+        raise ConfigError([Problem(where + error.why, error.remedy)]) from error
 
 
 def plugins_in(file: Path, parsed: Body) -> list[Plugin]:
@@ -113,16 +114,18 @@ def plugins_in(file: Path, parsed: Body) -> list[Plugin]:
     return found
 
 
-def _unexpected(file: Path, plugin: Plugin) -> Iterator[str]:
+def _unexpected(file: Path, plugin: Plugin) -> Iterator[Problem]:
     """What in a plugin block ends the agent, but options of ours, for which there is a better remedy."""
     where = f'{file} line {plugin.line}: plugin "{plugin.label}"'
     if plugin.is_swallowed:
-        yield (
-            f"{where} has a config that holds blocks alone, whose names Nomad's JSON takes for labels:"
-            ' set an option beside them, such as "enabled": true'
+        yield Problem(
+            f"{where} has a config that holds blocks alone, whose names Nomad's JSON takes for labels",
+            'set an option beside them, such as "enabled": true',
         )
     elif names := [name for name in plugin.unexpected if name not in outside_config(plugin.body)]:
-        yield f"{where} has {', '.join(names)}, and may have config and args alone: take that out"
+        yield Problem(
+            f"{where} has {', '.join(names)}, and may have config and args alone", "take that out"
+        )
 
 
 def _options_in(path: Path, parsed: Body) -> dict[str, object]:
@@ -132,20 +135,20 @@ def _options_in(path: Path, parsed: Body) -> dict[str, object]:
         if names == {"config"}:
             return options_of(path, Plugin(LABEL, parsed, 1))
         if names and not {option.name for option in options()} & names:
-            raise ConfigError([f'{path} has no plugin "{LABEL}" block: add one'])
+            raise ConfigError([Problem(f'{path} has no plugin "{LABEL}" block', "add one")])
         whole = Body([Item(("config",), parsed, 1)])
         return options_of(path, Plugin(LABEL, whole, 1))
     ours = [block for block in blocks if block.label == LABEL]
     if ours:
         block = ours[-1]  # of two blocks Nomad takes the later one whole
         if said := outside_config(block.body):
-            raise ConfigError([f"{path} line {block.line}: {moved_inside(said)}"])
+            raise ConfigError([moved_inside(said).about(f"{path} line {block.line}")])
         return options_of(path, block)
     meant = [block for block in blocks if is_meant(block.label, _names(path, block))]
     if meant:
         raise ConfigError([mislabelled(path, block.line, block.label) for block in meant])
     labels = ", ".join(sorted({block.label for block in blocks}))
-    raise ConfigError([f'{path} has no plugin "{LABEL}" block, only {labels}: add one'])
+    raise ConfigError([Problem(f'{path} has no plugin "{LABEL}" block, only {labels}', "add one")])
 
 
 def _names(path: Path, block: Plugin) -> set[str]:
@@ -160,7 +163,12 @@ def _options(file: Path, line: int, given: dict[str, Any]) -> dict[str, object]:
     where = f"{file} line {line}"
     for name, text in _templates(given):
         raise ConfigError(
-            [f"{where}: {name} has {text} in it, which a plugin's config cannot: write the value"]
+            [
+                Problem(
+                    f"{where}: {name} has {text} in it, which a plugin's config cannot",
+                    "write the value itself",
+                )
+            ]
         )
     labelled = {option.name for option in options() if option.label}
     found: dict[str, object] = {}
@@ -191,7 +199,7 @@ def _by_label(where: str, name: str, value: object) -> dict[str, object]:
         for label, body in blocks.items():
             if label in found or (isinstance(body, list) and len(body) > 1):
                 raise ConfigError(
-                    [f'{where}: {name} "{label}" is there twice: make one block of them']
+                    [Problem(f'{where}: {name} "{label}" is there twice', "make one block of them")]
                 )
             found[label] = _block(body)
     return found

@@ -32,11 +32,12 @@ _BITS = 63
 class Hcl1Error(ValueError):
     """The text is not HCL 1; says why without quoting it, because it may hold tokens and keys."""
 
-    def __init__(self, line: int, why: str) -> None:
+    def __init__(self, line: int, why: str, remedy: str = "correct that line") -> None:
         """`line` counts from 1."""
         super().__init__(f"line {line}: {why}")
         self.line = line
         self.why = why
+        self.remedy = remedy
         self.form = "HCL"
 
 
@@ -123,7 +124,7 @@ class _Hcl(_Reader):
     def file(self) -> Body:
         found = self._items()
         if self._ahead.kind != "end":
-            raise Hcl1Error(self._ahead.line, "a } has no { before it: take it out")
+            raise Hcl1Error(self._ahead.line, "a } has no { before it", "take it out")
         return found
 
     def _items(self) -> Body:
@@ -139,16 +140,16 @@ class _Hcl(_Reader):
         while self._ahead.kind in ("word", "string"):
             keys.append(_string(self._next()))
         if not keys:
-            raise Hcl1Error(line, f"{_named(self._ahead)} stands where a name must: take it out")
+            raise Hcl1Error(line, f"{_named(self._ahead)} stands where a name must", "take it out")
         if keys in (["true"], ["false"]):
             raise Hcl1Error(line, f"{keys[0]} cannot be a name")
         if self._took("="):
             if len(keys) > 1:
-                raise Hcl1Error(line, f"{len(keys)} names stand before one =: write one name")
+                raise Hcl1Error(line, f"{len(keys)} names stand before one =", "write one name")
             return Item(tuple(keys), self._value(), line)
         if self._ahead.kind != "{":
             raise Hcl1Error(
-                self._ahead.line, f"{_named(self._ahead)} follows a name: write = or {{"
+                self._ahead.line, f"{_named(self._ahead)} follows a name", "write = or {"
             )
         return Item(tuple(keys), self._value(), line)
 
@@ -164,7 +165,7 @@ class _Hcl(_Reader):
         self._enter(line)
         found = self._items()
         if not self._took("}"):
-            raise Hcl1Error(line, "the { is never closed: write the }")
+            raise Hcl1Error(line, "the { is never closed", "write the }")
         self._depth -= 1
         return found
 
@@ -177,7 +178,7 @@ class _Hcl(_Reader):
                 separated = True
                 continue
             if self._ahead.kind == "end":
-                raise Hcl1Error(line, "the [ is never closed: write the ]")
+                raise Hcl1Error(line, "the [ is never closed", "write the ]")
             if not separated:
                 raise Hcl1Error(self._ahead.line, "a comma is missing between two values of a list")
             separated = self._ahead.kind == "["  # so does Nomad
@@ -282,7 +283,7 @@ def _end_of_string(text: str, position: int, line: int, *, interpolates: bool) -
             elif braces:
                 braces += (char == "{") - (char == "}")
         position += 1
-    raise Hcl1Error(line, "a string is never closed: write the quotation mark")
+    raise Hcl1Error(line, "a string is never closed", "write the quotation mark")
 
 
 def _end_of_heredoc(text: str, begun: re.Match[str], line: int) -> int:
@@ -294,7 +295,7 @@ def _end_of_heredoc(text: str, begun: re.Match[str], line: int) -> int:
         if end - position >= len(marker) and last.fullmatch(text, position, end):
             return end + 1
         position = end + 1
-    raise Hcl1Error(line, f"{begun[0].strip()} is never ended by a line of its own")
+    raise Hcl1Error(line, "the text after << is never ended by its mark on a line of its own")
 
 
 def _literal(token: _Token) -> Value:
@@ -305,7 +306,7 @@ def _literal(token: _Token) -> Value:
     if token.kind == "number":
         return _number(token)
     raise Hcl1Error(
-        token.line, f"{_named(token)} is no value: a text needs quotation marks around it"
+        token.line, f"{_named(token)} is no value", "write quotation marks around a text"
     )
 
 

@@ -89,7 +89,7 @@ def merged(body: Body, name: str) -> dict[str, Any]:
 def _body_of(item: Item) -> Body:
     if isinstance(item.value, Body):
         return item.value
-    raise Hcl1Error(item.line, "a value stands where a block must: write { … }")
+    raise Hcl1Error(item.line, "a value stands where a block must", "write { … }")
 
 
 def _map(body: Body, found: dict[str, Any] | None = None) -> dict[str, Any]:
