@@ -14,6 +14,7 @@ from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.errors import NOTHING
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 
@@ -131,4 +132,4 @@ def weak(*, holds_memory: bool) -> Enforcement:
 def without_sentence(enforcement: Enforcement) -> Enforcement:
     """Gives the same without the words about its weakness, of which there must be some."""
     assert enforcement.weakness
-    return enforcement._replace(weakness="")
+    return enforcement._replace(weakness=NOTHING)
