@@ -222,12 +222,13 @@ def _with_load(group: Group, load: Collection[VgpuId]) -> Group:
     return group._replace(gpus=(shared._replace(held=held),))
 
 
-def _without_load(groups: Iterable[Group]) -> Iterable[str]:
+def _without_load(groups: Iterable[Group]) -> Iterable[Problem]:
     for group in groups:
         if len(group.gpus) > 1:
-            yield (
-                f"publish_load says nothing of {group.name}, a device group of {len(group.gpus)} GPUs:"
-                ' set group_by = "gpu" for them'
+            count = len(group.gpus)
+            yield Problem(
+                f"publish_load says nothing of {group.name}, a device group of {count} GPUs",
+                'set group_by = "gpu" for them',
             )
 
 

@@ -76,6 +76,7 @@ class LoadWatch:
         self._load = Load(only_own=only_own)
         self._reserved = False
         self._stopped = False
+        self._problem = ""
 
     def start(self) -> None:
         """Starts the thread, a daemon."""
@@ -116,9 +117,12 @@ class LoadWatch:
             self._reserved = False
         try:
             holdings = holdings_of(environments(self._proc))
-        except Exception:  # noqa: BLE001  the thread must live
-            _log.exception("which vGPUs tasks have cannot be found out")
+            self._problem = ""
+        except Exception as error:  # noqa: BLE001  the thread must live
             holdings = None
+            if repr(error) != self._problem:
+                self._problem = repr(error)
+                _log.exception("cannot find out which vGPUs tasks have: report this as a bug")
         with self._changed:
             if holdings is not None:
                 self._load.look((v for h in holdings for v in h.vgpus), began_s)
