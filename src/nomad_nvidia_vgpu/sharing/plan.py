@@ -112,7 +112,7 @@ class Plan(NamedTuple):
     @property
     def starting(self) -> bool:
         """Whether it is not known yet what holds the shares of some GPU."""
-        return any(shared.enforcement is STARTING for group in self.groups for shared in group.gpus)
+        return any(shared.enforcement.starting for group in self.groups for shared in group.gpus)
 
     def by_uuid(self) -> Mapping[str, SharedGpu]:
         """Each GPU by its UUID."""
@@ -164,7 +164,7 @@ def _divide(
     if enforced is not None and not gpu.simulated:
         enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else enforcement)
     unfit = policy.problem or strategy.problem(gpu, policy.vgpus)
-    if unfit and enforcement is STARTING:
+    if unfit and enforcement.starting:
         enforcement = Enforcement()  # nothing is started for it
     problem = unfit or enforcement.problem
     if health.healthy and problem:
