@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import share_of
@@ -47,6 +48,8 @@ class SharedGpu(NamedTuple):
     """The numbers of the vGPUs that must not be given away now."""
     fit: bool = True
     """Whether it can be shared as the config asks, so far as the GPU itself is concerned."""
+    held: frozenset[int] | None = None
+    """The numbers of the vGPUs that tasks have; None: it is not asked for."""
 
     @property
     def strategy(self) -> Strategy:
@@ -67,6 +70,16 @@ class SharedGpu(NamedTuple):
     def offered(self) -> int:
         """How many of its vGPUs can be used or given away now."""
         return self.published - len(self.withheld) if self.health.healthy else 0
+
+    @property
+    def free(self) -> int | None:
+        """How many of its vGPUs can be given away now and are nobody's; None: not asked for."""
+        if self.held is None:
+            return None
+        return sum(
+            number not in self.held and self.health_of(number).healthy
+            for number in range(self.published)
+        )
 
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
@@ -93,31 +106,33 @@ class Plan(NamedTuple):
     """What the node publishes."""
 
     groups: tuple[Group, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     """Sentences for the log: what is odd, yet works."""
 
     @property
     def starting(self) -> bool:
         """Whether it is not known yet what holds the shares of some GPU."""
-        return any(shared.enforcement is STARTING for group in self.groups for shared in group.gpus)
+        return any(shared.enforcement.starting for group in self.groups for shared in group.gpus)
 
     def by_uuid(self) -> Mapping[str, SharedGpu]:
         """Each GPU by its UUID."""
         return {shared.gpu.uuid: shared for group in self.groups for shared in group.gpus}
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  each is found out by somebody else
     config: PluginConfig,
     inventory: Inventory,
     enforced: Mapping[str, Enforcement] | None = None,
     holdings: Collection[Holding] = (),
     before: Plan | None = None,
+    *,
+    load: Collection[VgpuId] = (),
 ) -> Plan:
     """The groups that `config` makes of `inventory`, ordered by name.
 
     `enforced` says by UUID what is in force on GPUs whose sharing needs more than the driver;
     None: assume that all is as the config asks. `holdings` is what running tasks say that they
-    hold; `before` the plan that this one follows.
+    hold; `before` the plan that this one follows. `load` is what tasks have, as far as it is published.
     """
     if not config.configured:
         return Plan()
@@ -129,10 +144,12 @@ def make_plan(
     if holdings:
         earlier = before.by_uuid() if before else {}
         groups = (_without_held(config, group, holdings, earlier) for group in groups)
-    return Plan(
-        groups=tuple(groups),
-        warnings=tuple(_warnings(config, inventory, shared)),
-    )
+    made = tuple(groups)
+    warnings = list(_warnings(config, inventory, shared))
+    if config.publish_load:
+        made = tuple(_with_load(group, load) for group in made)
+        warnings += _without_load(made)
+    return Plan(made, tuple(warnings))
 
 
 def _divide(
@@ -147,7 +164,7 @@ def _divide(
     if enforced is not None and not gpu.simulated:
         enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else enforcement)
     unfit = policy.problem or strategy.problem(gpu, policy.vgpus)
-    if unfit and enforcement is STARTING:
+    if unfit and enforcement.starting:
         enforcement = Enforcement()  # nothing is started for it
     problem = unfit or enforcement.problem
     if health.healthy and problem:
@@ -168,7 +185,9 @@ def _divide(
 
 def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
     """The same, with the GPUs beyond the node's limit reduced to one vGPU that says why."""
-    surplus = Health(False, f"beyond {MAX_VGPUS_PER_NODE} vGPUs on this node: set a lower vgpus")
+    surplus = Health(
+        False, Problem(f"beyond {MAX_VGPUS_PER_NODE} vGPUs on this node", "set a lower vgpus")
+    )
     total = 0
     result = []
     for gpu in shared:
@@ -192,6 +211,25 @@ def _without_held(
         before = earlier[uuid].withheld if uuid in earlier else frozenset()
         gpus.append(shared._replace(withheld=withheld(now, holdings, before)))
     return Group(group.name, tuple(gpus))
+
+
+def _with_load(group: Group, load: Collection[VgpuId]) -> Group:
+    """The group; with what tasks have of it, if it is of one GPU: else a mean would mislead."""
+    if len(group.gpus) != 1:
+        return group
+    (shared,) = group.gpus
+    held = frozenset(vgpu.number for vgpu in load if vgpu.gpu_uuid == shared.gpu.uuid)
+    return group._replace(gpus=(shared._replace(held=held),))
+
+
+def _without_load(groups: Iterable[Group]) -> Iterable[Problem]:
+    for group in groups:
+        if len(group.gpus) > 1:
+            count = len(group.gpus)
+            yield Problem(
+                f"publish_load says nothing of {group.name}, a device group of {count} GPUs",
+                'set group_by = "gpu" for them',
+            )
 
 
 class _Stem(NamedTuple):
@@ -267,19 +305,26 @@ _MOST_DETAIL = len(_DETAILS) - 1
 
 def _warnings(
     config: PluginConfig, inventory: Inventory, shared: Sequence[SharedGpu]
-) -> Iterable[str]:
+) -> Iterable[Problem]:
     here = {uuid for seen in inventory.gpus for uuid in (seen.gpu.uuid, seen.gpu.parent_uuid)}
     known = {uuid.lower() for uuid in here if uuid}
     for block in unmatched(config, (seen.gpu for seen in inventory.gpus)) if known else ():
-        yield f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}: mend it"
+        yield Problem(
+            f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}",
+            "mend it",
+        )
     for uuid in config.ignored_gpu_ids:
         if known and uuid.lower() not in known:
-            yield f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID: mend it"
+            yield Problem(
+                f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID", "mend it"
+            )
     vgpus = sum(gpu.vgpus for gpu in shared)
     if vgpus > MANY_VGPUS:
         yield (
-            f"{vgpus} vGPUs on one node make its registration with Nomad large: "
-            "set a lower vgpus unless you need as many"
+            Problem(
+                f"{vgpus} vGPUs on one node make its registration with Nomad large",
+                "set a lower vgpus unless you need as many",
+            )
         )
     yield from _too_much_headroom(config, shared)
     for gpu in shared:
@@ -287,18 +332,23 @@ def _warnings(
             None, (gpu.strategy.weakness(gpu.gpu, gpu.vgpus), gpu.enforcement.weakness)
         )
     if any(seen.gpu.simulated for seen in inventory.gpus):
-        yield "these GPUs are simulated: leave out simulate (--simulate) to offer real ones"
+        yield Problem(
+            "these GPUs are simulated", "leave out simulate (--simulate) to offer real ones"
+        )
 
 
-def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[str]:
+def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[Problem]:
     """A sentence on the smallest share, if frameworks cannot leave so much of it."""
     shares = [(mib, o.gpu.uuid) for o in shared if o.vgpus > 1 and (mib := o.memory_mib(1))]
     mib, uuid = min(shares, default=(0, ""))
     if config.framework_hints and config.framework_headroom_mib * 2 > mib > 0:
         yield (
-            f"framework_headroom is {config.framework_headroom_mib} MiB, more than half of a share of"
-            f" {uuid} ({mib} MiB), so frameworks there leave half of the share: set a lower one, or"
-            " divide the GPU into fewer vGPUs"
+            Problem(
+                (
+                    f"framework_headroom is {config.framework_headroom_mib} MiB, more than half of a share of {uuid} ({mib} MiB), so frameworks there leave half of the share"
+                ),
+                "set a lower one, or divide the GPU into fewer vGPUs",
+            )
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.host.cgroups import TaskCgroup, task_cgroup
@@ -100,9 +100,12 @@ def said_by_tasks(proc: Proc) -> Iterator[Said]:
 
 
 def holdings_of(
-    found: Iterator[Said], gpus: Collection[str], complaints: Complaints
+    found: Iterable[Said], gpus: Collection[str] | None, complaints: Complaints
 ) -> frozenset[Holding]:
-    """What the tasks that say this hold, each once however many processes it has."""
+    """What the tasks that say this hold, each once however many processes it has.
+
+    Of the GPUs with these UUIDs; None: of all.
+    """
     by_task: dict[str, Holding] = {}
     known: defaultdict[TaskCgroup, set[int]] = defaultdict(set)
     room = Room()
