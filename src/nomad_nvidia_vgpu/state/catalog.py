@@ -60,6 +60,7 @@ class Catalog:
         self._held_of: frozenset[str] | None = None
         """The GPUs of which it is known what tasks hold; None: nobody finds that out."""
         self._load: frozenset[VgpuId] = frozenset()
+        self._untold: list[str] = []
 
     @property
     def edition(self) -> Edition:
@@ -105,6 +106,7 @@ class Catalog:
         with self._changed:
             self._inventory, self._answered = inventory, complete
             self._plan_anew()
+        self._tell()
 
     def take_enforcement(self, uuid: str, enforcement: Enforcement | None) -> None:
         """What is in force on one GPU; plans anew if it has changed; called by the upkeep.
@@ -119,6 +121,7 @@ class Catalog:
             else:
                 self._enforced[uuid] = enforcement
             self._plan_anew()
+        self._tell()
 
     def expect_holdings(self) -> None:
         """Somebody is about to find out what tasks hold: no plan is complete without."""
@@ -131,6 +134,7 @@ class Catalog:
             if (self._holdings, self._held_of) != (holdings, of):
                 self._holdings, self._held_of = holdings, of
                 self._plan_anew()
+        self._tell()
 
     def take_load(self, load: frozenset[VgpuId]) -> None:
         """Which vGPUs tasks have; plans anew if it has changed."""
@@ -138,9 +142,10 @@ class Catalog:
             if self._load != load:
                 self._load = load
                 self._plan_anew()
+        self._tell()
 
     def _plan_anew(self) -> None:
-        """Replaces the edition; the lock is held."""
+        """Replaces the edition; the lock is held, so what is new for the log is kept for `_tell`."""
         before = self._edition
         plan = make_plan(
             self._config,
@@ -157,9 +162,14 @@ class Catalog:
         self._edition = Edition(before.number + 1, complete, plan, uuids)
         self._changed.notify_all()
         told = before.plan.warnings if before.complete else ()
-        for warning in plan.warnings if complete else ():
-            if warning not in told:
-                _log.warning("%s", warning)
+        self._untold += [w for w in plan.warnings if complete and w not in told]
+
+    def _tell(self) -> None:
+        """Logs what is new; the lock is not held."""
+        with self._changed:
+            untold, self._untold = self._untold, []
+        for warning in untold:
+            _log.warning("%s", warning)
 
     def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
         """Replaces the samples of these GPUs; called by the watch."""
