@@ -12,11 +12,14 @@ import re
 import shlex
 import subprocess
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from built_once import built_once
 
 _HERE = Path(__file__).resolve().parent
 _LIBRARY = "libnvidia-ml.so.1"
@@ -33,7 +36,6 @@ DRIVER_KEYS = frozenset(
         "nvml_version",
         "init_error",
         "wait_error",
-        "mig_compute_mode",
         "count",
         "process_record_bytes",
     )
@@ -98,6 +100,17 @@ def build(directory: Path, *, driver_470: bool = False) -> Path:
     return directory
 
 
+def built(*, driver_470: bool = False) -> Path:
+    """Give the directory of the library as it is now, compiled once for all who ask."""
+    return built_once(
+        "libnvidia-ml",
+        sorted(_HERE.glob("*.[ch]")),
+        lambda directory: build(directory, driver_470=driver_470),
+        os.environ.get("CC", ""),
+        str(driver_470),
+    )
+
+
 @cache
 def functions() -> frozenset[str]:
     """Every NVML function that the library can export, the newer drivers' ones included."""
@@ -149,9 +162,20 @@ def _parse(text: str) -> dict[str, dict[str, str]]:
     return sections
 
 
+def _renamed(profile_uuid: str, machine: uuid.UUID) -> str:
+    """A UUID of this machine alone: two of one profile are not the same GPU.
+
+    What the profile says is kept up to its first group, so that the order of GPUs is.
+    """
+    kind, first, _ = profile_uuid.split("-", 2)
+    own = uuid.uuid5(machine, profile_uuid)
+    return f"{kind}-{first}-{str(own).partition('-')[2]}"
+
+
 class FakeDriver:
     """One pretended machine: its library directory, its profile and its log of calls.
 
+    Its GPUs have UUIDs that no other `FakeDriver` has, the same over every `load`.
     Not for use from several threads at once; the programs that read the profile may be many.
     """
 
@@ -162,6 +186,7 @@ class FakeDriver:
         self.profile_path = workspace / "nvml-profile.ini"
         self.calls_path = workspace / "nvml-calls.log"
         self.modes_path = workspace / "nvml-profile.ini.modes"
+        self._machine = uuid.uuid4()
         self._sections: dict[str, dict[str, str]] = {}
         self._serial = 0
         self._held = False
@@ -181,6 +206,9 @@ class FakeDriver:
         """Become the machine of that name in `PROFILES`, without the changes made so far."""
         path = _HERE / "profiles" / f"{profile_name}.ini"
         self._sections = _parse(path.read_text(encoding="ascii"))
+        for keys in self._sections.values():
+            if "uuid" in keys:
+                keys["uuid"] = _renamed(keys["uuid"], self._machine)
         self.reload_driver()
         self._write()
 
@@ -197,6 +225,13 @@ class FakeDriver:
         """
         _check(section, key)
         self._sections.setdefault(section, {})[key] = _escape(str(value))
+        self._write()
+
+    def copy_gpu(self, gpu: int, number: int, **changes: str) -> None:
+        """Add a GPU `number` like `gpu`, with its own UUID, minor number and what else is said."""
+        own = {"uuid": f"GPU-{uuid.uuid4()}", "minor_number": str(number)}
+        copied = {**self._sections[f"gpu {gpu}"], **own, **changes}
+        self._sections[f"gpu {number}"] = copied
         self._write()
 
     def clear(self, section: str, key: str) -> None:

@@ -5,7 +5,7 @@ The schema that Nomad gets, the decoder, the command line and the table in
 `docs/configuration.md` are made from these declarations. To add an option, add a field.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -121,7 +121,13 @@ class MpsConfig(NamedTuple):
 
 
 _GROUP_BY = values.word("model", "gpu")
-_SHARING = values.word("time-slicing", "mps")
+SHARING: Mapping[str, str] = {
+    "time-slicing": "time_slicing.TimeSlicing",
+    "mps": "mps.strategy.Mps",
+}
+"""The ways to share a GPU, each with its `Strategy` below `sharing/`: a new way is a line here."""
+
+_SHARING = values.word(*SHARING)
 
 
 class GpuConfig(NamedTuple):

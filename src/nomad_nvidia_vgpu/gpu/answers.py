@@ -6,11 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from nomad_nvidia_vgpu.errors import DriverError, HardwareError, NoSuchGpuError, StaleLibraryError
+from nomad_nvidia_vgpu.errors import (
+    NOTHING,
+    DriverError,
+    HardwareError,
+    NoSuchGpuError,
+    Problem,
+    StaleLibraryError,
+)
 from nomad_nvidia_vgpu.gpu.health import Cause
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 
-NO_ANSWER = "the driver does not answer: check dmesg, drain the node and reboot it"
+NO_ANSWER = Problem("the driver does not answer", "check dmesg, drain the node and reboot it")
 HUNG = Cause(NO_ANSWER, "the time of a call")
 _GETTER = "a getter's error"
 
@@ -36,12 +43,11 @@ def answer_of(call: Callable[[], _T], name: str) -> Answer[_T]:
     except NoSuchGpuError:
         return Answer(missing=True)
     except DriverError as error:
-        return Answer(cause=Cause(str(error), _GETTER), blames_driver=True)
+        return Answer(cause=Cause(error.problem, _GETTER), blames_driver=True)
     except HardwareError as error:
-        return Answer(cause=Cause(str(error), _GETTER, getattr(error, "grave", False)))
+        return Answer(cause=Cause(error.problem, _GETTER, getattr(error, "grave", False)))
     except Exception as error:  # noqa: BLE001  a thread that dies would blind us
-        text = f"{name} failed in an unforeseen way ({error!r}): report this as a bug"
-        return Answer(cause=Cause(text, _GETTER))
+        return Answer(cause=Cause(_bug(name, error), _GETTER))
 
 
 class Counted(NamedTuple):
@@ -49,9 +55,9 @@ class Counted(NamedTuple):
 
     gpus: int | None = None
     """How many there are."""
-    problem: str = ""
+    problem: Problem = NOTHING
     """Why the driver as a whole cannot be used."""
-    uncounted: str = ""
+    uncounted: Problem = NOTHING
     """Why the GPUs cannot be counted, though those that are known may speak for themselves."""
     stale: bool = False
     """Whether only a new process can use the driver."""
@@ -68,9 +74,12 @@ def count_of(source: GpuSource) -> Counted:
             source.open()
             return Counted(source.count())
     except DriverError as error:
-        return Counted(problem=str(error), stale=isinstance(error, StaleLibraryError))
+        return Counted(problem=error.problem, stale=isinstance(error, StaleLibraryError))
     except HardwareError as error:
-        return Counted(uncounted=str(error))
+        return Counted(uncounted=error.problem)
     except Exception as error:  # noqa: BLE001  a thread that dies would blind the node
-        text = f"the driver failed in an unforeseen way ({error!r}): report this as a bug"
-        return Counted(problem=text)
+        return Counted(problem=_bug("the driver", error))
+
+
+def _bug(name: str, error: Exception) -> Problem:
+    return Problem(f"{name} failed in an unforeseen way ({error!r})", "report this as a bug")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.health import Cause
 from nomad_nvidia_vgpu.gpu.inventory import Stock
 from nomad_nvidia_vgpu.gpu.model import Inventory
@@ -27,7 +28,7 @@ class Bulletin:
         self._inventory = Inventory()
         self._complete = False
         self._causes: dict[str, Cause] = {}
-        self._sentences: dict[str, str] = {}
+        self._problems: dict[str, Problem] = {}
         self._held_since: float | None = None
 
     def publish(
@@ -42,11 +43,11 @@ class Bulletin:
             self._inventory, self._complete = inventory, complete
             self._sink.take_inventory(inventory, complete=complete)
 
-    def say(self, about: str, sentence: str) -> None:
-        """Logs a sentence once; empty: it is not so (any more)."""
-        if sentence and self._sentences.get(about) != sentence:
-            _log.warning("%s", sentence)
-        self._sentences[about] = sentence
+    def say(self, about: str, problem: Problem) -> None:
+        """Logs a problem once; NOTHING: it is none (any more)."""
+        if problem and self._problems.get(about) != problem:
+            _log.warning("%s", problem)
+        self._problems[about] = problem
 
     def _waits_for_others(
         self, stock: Stock, inventory: Inventory, hurry: Callable[[Collection[str]], None]
@@ -80,7 +81,7 @@ class Bulletin:
         """One line for each change of a cause, never one per look."""
         for name, cause in causes.items():
             if self._causes.get(name) != cause:
-                _log.warning("%s cannot be used (says %s): %s", name, cause.signal, cause.text)
+                _log.warning("%s cannot be used (says %s): %s", name, cause.signal, cause.problem)
         if well := sorted(self._causes.keys() - causes.keys()):
             _log.info("%s can be used again", ", ".join(well))
         self._causes = causes

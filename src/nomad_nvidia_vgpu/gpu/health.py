@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu import xid as xids
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Signals, XidEvent
 from nomad_nvidia_vgpu.gpu.xid import Remedy
@@ -36,7 +37,7 @@ _RECOVERY_ACTIONS = {
 }
 """NVML's field 230; what it does not name yet counts as bad."""
 
-GONE = "the driver does not list this GPU any more: drain the node and check the GPU"
+GONE = Problem("the driver does not list this GPU any more", "drain the node and check the GPU")
 
 MIN_GOOD_LOOKS = 2
 """One good answer may be luck."""
@@ -56,8 +57,8 @@ DEFAULT_POLICY = HealthPolicy()
 class Cause(NamedTuple):
     """Why a GPU is unhealthy."""
 
-    text: str
-    """Cause and remedy: short and stable, shown to the operator."""
+    problem: Problem
+    """Short and stable, shown to the operator."""
     signal: str
     """Which signal decided, for the log."""
     grave: bool = False
@@ -153,7 +154,7 @@ class Judge:
         if fault is None:
             return False
         grave = fault.remedy in (Remedy.RESET, Remedy.REBOOT)
-        cause = Cause(f"{event.physical_uuid}: {fault}", f"XID {event.xid}", grave)
+        cause = Cause(fault.problem.about(event.physical_uuid), f"XID {event.xid}", grave)
         record = self._whole
         if event.gpu_instance is not None and event.xid not in xids.WHOLE_GPU:
             key = (event.gpu_instance, event.compute_instance)
@@ -172,7 +173,7 @@ class Judge:
     def health(self, gpu: Gpu) -> Health:
         """The verdict over one GPU of ours: the physical one, or a MIG device."""
         cause = self.cause(gpu)
-        return HEALTHY if cause is None else Health(False, cause.text, cause.grave)
+        return HEALTHY if cause is None else Health(False, cause.problem, cause.grave)
 
     def causes(self) -> dict[str, Cause]:
         """Every cause in force, by the part of the GPU it concerns: `` for all of it."""
@@ -209,8 +210,8 @@ def _lasting_cause(name: str, signals: Signals) -> Cause | None:
         meaning, remedy = _RECOVERY_ACTIONS.get(
             action, (f"the driver asks for recovery action {action}", Remedy.SEE_LOG)
         )
-        return Cause(f"{name}: {meaning}: {remedy.value}", "the recovery action", grave=True)
+        return Cause(Problem(f"{name}: {meaning}", remedy.value), "the recovery action", grave=True)
     if signals.row_remap_failed:
-        text = f"{name}: the memory has a row that cannot be replaced: replace the GPU"
+        text = Problem(f"{name}: the memory has a row that cannot be replaced", "replace the GPU")
         return Cause(text, "row remapping")
     return None

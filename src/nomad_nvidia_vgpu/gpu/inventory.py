@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.health import GONE, Cause, HealthPolicy, Judge
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, Look, SeenGpu, XidEvent
 
@@ -20,14 +21,17 @@ DRIVER = "the driver"
 """The signal of a cause that is the whole driver's, not one GPU's."""
 MOST_GPUS = 256
 """How many GPUs are asked; drivers that have lost their wits have counted millions."""
-NO_GPU = "the driver lists no GPU, so none is offered: see lspci and dmesg if this node has one"
+NO_GPU = Problem(
+    "the driver lists no GPU, so none is offered", "see lspci and dmesg if this node has one"
+)
 
 
-def too_many(count: int) -> str:
+def too_many(count: int) -> Problem:
     """What is said of a count that cannot be."""
-    return (
+    return Problem(
         f"the driver counts {count} GPUs, which cannot be, so the first {MOST_GPUS} of its list"
-        " are asked: see dmesg and nvidia-smi -L, reload the driver"
+        " are asked",
+        "see dmesg and nvidia-smi -L, reload the driver",
     )
 
 
@@ -41,13 +45,13 @@ class Stock:
         self._known: dict[str, Gpu] = {}
         self._unseen: dict[int | str, Cause] = {}
         """What fails before it was ever looked at, by its index, or by its UUID if it has one."""
-        self._driver_problem: str | None = None
+        self._driver_problem: Problem | None = None
 
     def driver_works(self) -> None:
         """The driver can be used."""
         self._driver_problem = None
 
-    def driver_failed(self, problem: str, now: float, *, away: bool = False) -> None:
+    def driver_failed(self, problem: Problem, now: float, *, away: bool = False) -> None:
         """The driver as a whole cannot be used; that holds for every GPU.
 
         `away`: it is not loaded, so that it will begin from the start.
@@ -71,7 +75,7 @@ class Stock:
 
     def gone(self, uuid: str, now: float) -> None:
         """The driver lists this physical GPU nowhere."""
-        cause = Cause(f"{uuid}: {GONE}", "the driver's list")
+        cause = Cause(GONE.about(uuid), "the driver's list")
         self._failed(uuid, cause, now, away=True)
 
     def nameless(self, index: int, cause: Cause | None) -> None:

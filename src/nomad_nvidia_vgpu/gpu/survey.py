@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.errors import HardwareError, NoSuchGpuError
+from nomad_nvidia_vgpu.errors import HardwareError, NoSuchGpuError, Problem
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import MOST_GPUS, Stock, too_many
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Inventory
@@ -19,7 +19,7 @@ class Survey(NamedTuple):
     inventory: Inventory
     samples: Mapping[str, GpuSample]
     """By UUID; only of GPUs that gave one."""
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
     """One sentence for each GPU that would not say who it is."""
 
 
@@ -32,7 +32,7 @@ def survey(source: GpuSource) -> Survey:
     count = source.count()
     stock = Stock(HealthPolicy())
     samples: dict[str, GpuSample] = {}
-    problems = []
+    problems: list[Problem] = []
     for index in range(min(count, MOST_GPUS)):
         try:
             uuid = source.find(index)
@@ -40,7 +40,7 @@ def survey(source: GpuSource) -> Survey:
         except NoSuchGpuError:
             break  # it counts more than it lists
         except HardwareError as error:
-            problems.append(str(error))
+            problems.append(error.problem)
             continue
         # Its facts are worth showing without figures.
         with contextlib.suppress(HardwareError):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
+from nomad_nvidia_vgpu.errors import NOTHING, Problem
 from nomad_nvidia_vgpu.gpu.answers import HUNG, NO_ANSWER, answer_of, count_of
 from nomad_nvidia_vgpu.gpu.bulletin import Bulletin
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
@@ -317,7 +318,7 @@ class GpuWatch:
 
     # State; the lock is held
 
-    def _driver_failed(self, problem: str, *, away: bool = False) -> None:
+    def _driver_failed(self, problem: Problem, *, away: bool = False) -> None:
         self._driver_works = False
         self._stock.driver_failed(problem, self._clock(), away=away)
 
@@ -333,8 +334,8 @@ class GpuWatch:
             count = self._counted
         if count < 0:
             return
-        self._bulletin.say("most", too_many(count) if count > MOST_GPUS else "")
-        self._bulletin.say("none", NO_GPU if count == 0 and not self._keepers else "")
+        self._bulletin.say("most", too_many(count) if count > MOST_GPUS else NOTHING)
+        self._bulletin.say("none", NO_GPU if count == 0 and not self._keepers else NOTHING)
         if count == self._counted and not (returned or self._stock.unsettled or self._missed()):
             return
         self._counted = count

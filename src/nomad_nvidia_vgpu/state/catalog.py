@@ -12,8 +12,8 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory, XidEvent
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.state.usage import Usage
 from nomad_nvidia_vgpu.state.xid_log import XidLog
 
@@ -150,10 +150,10 @@ class Catalog:
         before = self._edition
         held = self._holdings or ()
         plan = make_plan(self._config, self._inventory, self._enforced, held, before.plan)
-        seen = frozenset(one.gpu.uuid for one in self._inventory.gpus)
+        uuids = frozenset(seen.gpu.uuid for seen in self._inventory.gpus)
         # A GPU that has not answered yet may be the one that is missed.
         complete = self._answered and not plan.starting and self._holdings is not None
-        self._edition = Edition(before.number + 1, complete, plan, seen)
+        self._edition = Edition(before.number + 1, complete, plan, uuids)
         self._changed.notify_all()
         told = before.plan.warnings if before.complete else ()
         for warning in plan.warnings if complete else ():

@@ -102,22 +102,24 @@ def end(
     with contextlib.ExitStack() as held:
         doomed = [held.enter_context(Doomed(p, task, belongs)) for p, task in processes]
         asked = []
-        for one in doomed:
-            if one.signal(signal.SIGTERM):
-                _log.warning("ending pid %d of %s: %s", one.process.pid, one.task.label, reason)
+        for victim in doomed:
+            if victim.signal(signal.SIGTERM):
+                _log.warning(
+                    "ending pid %d of %s: %s", victim.process.pid, victim.task.label, reason
+                )
                 sent(signal.SIGTERM)
-                asked.append(one)
-        for one in _still_running(asked, grace_s):
-            if one.signal(signal.SIGKILL):
-                _log.warning("killing pid %d of %s", one.process.pid, one.task.label)
+                asked.append(victim)
+        for victim in _still_running(asked, grace_s):
+            if victim.signal(signal.SIGKILL):
+                _log.warning("killing pid %d of %s", victim.process.pid, victim.task.label)
                 sent(signal.SIGKILL)
 
 
 def _still_running(asked: Sequence[Doomed], grace_s: float) -> Sequence[Doomed]:
     """Those that have not ended after the grace."""
     until = time.monotonic() + grace_s
-    running = [one for one in asked if not one.ended()]
+    running = [victim for victim in asked if not victim.ended()]
     while running and time.monotonic() < until:
         time.sleep(min(_LOOK_EVERY_S, grace_s))
-        running = [one for one in running if not one.ended()]
+        running = [victim for victim in running if not victim.ended()]
     return running

@@ -15,9 +15,9 @@ from nomad_nvidia_vgpu.device.fingerprint import (
     device_groups,
 )
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD, Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD, Holding
 from unit.example_gpus import LOST, gpu, inventory, mig
 
 UNITS = ["", "MiB", "W", "MHz", "MB/s"]

@@ -10,9 +10,9 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, Inventory
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.state.catalog import Catalog, Edition, Listing
 from nomad_nvidia_vgpu.state.usage import UNKNOWN, Usage
 from unit.example_gpus import FULL_SAMPLE, NOON, gpu, inventory

@@ -8,7 +8,6 @@ and ended only when nobody uses it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
-from nomad_nvidia_vgpu.host.files import read_bounded, read_start, started_by
+from nomad_nvidia_vgpu.host.files import read_bounded
+from nomad_nvidia_vgpu.host.proc import PROC, Proc
 from nomad_nvidia_vgpu.sharing.mps.control import MpsControl, Server, Unsettled
 from nomad_nvidia_vgpu.sharing.mps.layout import (
     CONTROL_LOG,
@@ -40,10 +40,7 @@ _MAX_PID = 20  # characters
 _MAX_RECORD = 1 << 16
 _NAME = PROGRAM[:15].encode()
 """What the kernel keeps of the names of both programs."""
-_MAX_PROC = 1 << 16
-"""Of a process' command line and environment, which it can make as long as it likes."""
 _POLL_S = 0.02
-_PROC = Path("/proc")
 
 _log = logging.getLogger(__name__)
 
@@ -63,12 +60,12 @@ class MpsDaemon:
     """One GPU's daemon, running or not. Every call may take some seconds; MpsError, OSError."""
 
     def __init__(
-        self, directory: Path, uuid: str, program: str = PROGRAM, proc: Path = _PROC
+        self, directory: Path, uuid: str, program: str = PROGRAM, proc: Path = Path(PROC)
     ) -> None:
         """`directory` is the GPU's own; `program` is the tool, needed to speak to the daemon."""
         self._directory = directory
         self._uuid = uuid
-        self._proc = proc
+        self._proc = Proc(str(proc))
         self._control = MpsControl(directory, uuid, program)
 
     def running(self) -> bool:
@@ -82,20 +79,17 @@ class MpsDaemon:
     def pid(self) -> int | None:
         """Its process, answering or not; None if it has none."""
         pid = self._noted_pid()
-        if pid is None:
-            return None
-        try:
-            return pid if _called_mps(self._proc / str(pid)) else None
-        except OSError:
-            return None  # it has ended
+        return pid if pid is not None and self._proc.called(pid) == _NAME else None
 
     def start(self, *, multi_user: bool, memory_limited: bool) -> None:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
         if any(self.orphaned_servers()):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
-                " tasks that use it: stop them, or drain the node; a new daemon is started by"
-                " itself"
+                (
+                    f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
+                    " tasks that use it"
+                ),
+                "stop them, or drain the node; a new daemon is started by itself",
             )
         # Containers may have the old one mounted, and what they put into it must not be met.
         shutil.rmtree(self._directory / PIPE, ignore_errors=True)
@@ -108,8 +102,8 @@ class MpsDaemon:
         self._write(record._replace(multi_user=has_it))
         if not self._control.running():
             raise MpsError(
-                f"{self._uuid}: its MPS daemon ended right after its start: see"
-                f" {self._directory / CONTROL_LOG}"
+                f"{self._uuid}: its MPS daemon ended right after its start",
+                f"see {self._directory / CONTROL_LOG}",
             )
         _log.info("%s has an MPS daemon now, in %s", self._uuid, self._directory)
 
@@ -119,8 +113,8 @@ class MpsDaemon:
         self._control.quit()
         if pid is not None and not _ended(pid, _END_S):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon (pid {pid}) does not end within {_END_S:g} s:"
-                " drain the node and kill it"
+                f"{self._uuid}: its MPS daemon (pid {pid}) does not end within {_END_S:g} s",
+                "drain the node and kill it",
             )
         _log.info("%s: its MPS daemon was ended", self._uuid)
 
@@ -186,21 +180,18 @@ class MpsDaemon:
         """
         record = self.record()
         any_user = record is not None and not record.multi_user
-        mark = f"\0{PIPE_ENV}={self._directory / PIPE}\0".encode()
-        for entry in self._proc.iterdir():
-            if not entry.name.isdigit():
+        pipe = str(self._directory / PIPE)
+        for pid in self._proc.pids():
+            # By its name first: the kernel waits for a lock of the process before it shows its
+            # command line, and a process that is stuck may hold it.
+            if self._proc.called(pid) != _NAME:
                 continue
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                if not _called_mps(entry):
-                    continue
-                user = started_by(read_start(entry / "status", _MAX_PROC))
-                if not any_user and user not in (0, os.geteuid()):
-                    continue
-                program = read_start(entry / "cmdline", _MAX_PROC).replace(b"\0", b" ")
-                if SERVER_PROGRAM.encode() in program:
-                    environment = read_start(entry / "environ", _MAX_PROC)
-                    if mark in b"\0%b\0" % environment:
-                        yield int(entry.name)
+            if not any_user and self._proc.user(pid) not in (0, os.geteuid()):
+                continue
+            if any(SERVER_PROGRAM in word for word in self._proc.words(pid)):
+                environment = self._proc.environment_at_last(pid, [PIPE_ENV]) or {}
+                if environment.get(PIPE_ENV) == pipe:
+                    yield pid
 
 
 def known_uuids(root: Path) -> list[str]:
@@ -223,17 +214,6 @@ def daemon_pids(root: str, proc: str) -> set[int]:
     return {pid for pid in found if pid is not None}
 
 
-def _called_mps(process: Path) -> bool:
-    """Whether it runs and is called as the daemon and the servers are; OSError: it has ended.
-
-    By `stat`: the kernel waits for a lock of the process before it shows its command line, and one
-    that is stuck may hold it.
-    """
-    # The name stands in brackets, and may hold brackets itself; what has ended keeps it at first.
-    called, _, rest = read_start(process / "stat", _MAX_PROC).rpartition(b")")
-    return called.partition(b"(")[2] == _NAME and rest.split()[0] not in (b"Z", b"X")
-
-
 def _ended(pid: int, timeout_s: float) -> bool:
     """Whether a process has ended, at once or within `timeout_s`."""
     try:
@@ -253,7 +233,7 @@ def _ended(pid: int, timeout_s: float) -> bool:
 def _vanished(pid: int, timeout_s: float) -> bool:
     """The same by looking again and again: Linux before 5.3 has nothing to wait on."""
     deadline = time.monotonic() + timeout_s
-    while Path(f"/proc/{pid}").exists():
+    while Proc().standing(pid) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_S)
