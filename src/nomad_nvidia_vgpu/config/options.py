@@ -262,6 +262,24 @@ class PluginConfig(NamedTuple):
             shown='"model"',
         ),
     ] = "model"
+    publish_load: Annotated[
+        bool,
+        option(
+            values.boolean(),
+            "also publish how many vGPUs of a device group of one GPU are free, as"
+            " `unique.free_vgpus` and `unique.free_memory`, for jobs that spread or pack by it",
+            shown="false",
+        ),
+    ] = False
+    publish_load_interval_s: Annotated[
+        float,
+        option(
+            values.duration(timedelta(seconds=1)),
+            "how often that may change at most: each change costs the servers a write, and an"
+            " evaluation for each job on the node",
+            shown='"10s"',
+        ),
+    ] = 10.0
     sharing: Annotated[
         str,
         option(
