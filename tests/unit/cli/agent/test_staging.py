@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,47 +98,50 @@ def test_a_link_in_the_place_of_what_was_left_is_not_followed(tmp_path: Path) ->
     assert (victim / "file").read_text() == "theirs"
 
 
-CALLS = ("mkdir", "open", "rename", "unlink", "rmdir", "listdir")
+CALLS = ("mkdir", "open", "replace", "unlink", "rmdir", "listdir", "readlink", "stat")
+STRANGER = 65534
 
 
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's link")
+@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("removes", [False, True])
 def test_a_race_for_the_folder_is_lost_at_every_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, *, removes: bool
 ) -> None:
-    """Before each call in turn the folder is swapped for a link to another: that gets no byte.
+    """Before each call in turn the folder is swapped for another user's link to somewhere else.
 
-    So slow is no machine; a process that only has to be quick enough could do no more.
+    What is there gets no byte and loses none. So slow is no machine; a process that only has to be
+    quick enough could do no more.
     """
     folder, victim = tmp_path / "plugins", tmp_path / "victim"
     folder.mkdir()
     victim.mkdir()
-    (victim / "theirs").write_text("theirs")
+    (folder / "program").write_text("old")
+    (victim / "program").write_text("theirs")
     calls = 0
 
     def racing(call: Callable[..., Any]) -> Callable[..., Any]:
         def raced(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
-            if calls == step and not folder.is_symlink():
-                os.replace(folder, tmp_path / "moved")  # noqa: PTH105  not one of those raced
-                folder.symlink_to(victim)
             calls += 1
+            if calls == step + 1:
+                os.rename(folder, tmp_path / "moved")  # noqa: PTH104
+                os.symlink(victim, folder)  # noqa: PTH211
+                os.chown(folder, STRANGER, STRANGER, follow_symlinks=False)
             return call(*args, **kwargs)
 
         return raced
 
-    with monkeypatch.context() as context:
+    with monkeypatch.context() as context, suppress(OSError):  # it may be refused
         for name in CALLS:
-            context.setattr(
-                f"nomad_nvidia_vgpu.cli.agent.staging.os.{name}", racing(getattr(os, name))
-            )
-        try:
+            context.setattr(os, name, racing(getattr(os, name)))
+        if removes:
+            remove(folder / "program", US)
+        else:
             with staged(folder / "program", lambda path: path.write_text("root's"), US) as move:
                 move()
-            remove(folder / "program", US)
-        except OSError:
-            pass  # refused
-    assert [path.name for path in victim.iterdir()] == ["theirs"]
-    assert (victim / "theirs").read_text() == "theirs"
+    assert [path.name for path in victim.iterdir()] == ["program"]
+    assert (victim / "program").read_text() == "theirs"
 
 
 def test_a_folder_that_others_can_change_is_refused(tmp_path: Path) -> None:
