@@ -13,12 +13,12 @@ from bench import launch
 from bench.environment import Installation
 from bench.figures import TIMES, Effort, Figure
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.usage import GpuUse, Share, Task, TaskProcess, Usage, parts_of
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource
 from nomad_nvidia_vgpu.gpu.survey import survey
 from nomad_nvidia_vgpu.sharing.plan import SharedGpu
+from nomad_nvidia_vgpu.state.catalog import Catalog
+from nomad_nvidia_vgpu.state.usage import GpuUse, Share, Task, TaskProcess, Usage, parts_of
 
 BUDGET_MS = 25.0
 _GPUS = 8
@@ -100,8 +100,8 @@ def _built_alone(effort: Effort) -> tuple[tuple[float, ...], int]:
     # Imported late: bench measures how the program starts, too, and must not warm that up.
     from prometheus_client.exposition import generate_latest  # noqa: PLC0415
 
-    from nomad_nvidia_vgpu.device.metrics import registry_of  # noqa: PLC0415
-    from nomad_nvidia_vgpu.device.tally import Tally  # noqa: PLC0415
+    from nomad_nvidia_vgpu.metrics.families import registry_of  # noqa: PLC0415
+    from nomad_nvidia_vgpu.state.tally import Tally  # noqa: PLC0415
 
     registry = registry_of(_full_catalog(), Tally(), "letmutx")
     samples = []

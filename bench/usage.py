@@ -14,17 +14,17 @@ from statistics import median
 
 from bench.figures import Effort, Figure
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.attribution import Attributor
-from nomad_nvidia_vgpu.device.catalog import Listing
-from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.stats import group_stats
-from nomad_nvidia_vgpu.device.usage import Usage
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource
 from nomad_nvidia_vgpu.gpu.survey import survey
+from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.rpc import device_messages as messages
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+from nomad_nvidia_vgpu.state.catalog import Listing
+from nomad_nvidia_vgpu.state.usage import Usage
+from nomad_nvidia_vgpu.tasks.attribution import Attributor
 
 GPUS = 8
 VGPUS = 16

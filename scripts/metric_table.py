@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nomad_nvidia_vgpu.device.metrics import FAMILIES
+from nomad_nvidia_vgpu.metrics.families import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 BEGIN = "<!-- begin metric table: made by `make docs` -->"

@@ -17,11 +17,14 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from nomad_nvidia_vgpu.cli.top_tables import guard_table, node_table
+from nomad_nvidia_vgpu.cli.tables.top import guard_table, node_table
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
-from nomad_nvidia_vgpu.device.foresight import Foresight
-from nomad_nvidia_vgpu.device.observer import Observation
-from nomad_nvidia_vgpu.device.usage import (
+from nomad_nvidia_vgpu.gpu.model import Ratio
+from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource
+from nomad_nvidia_vgpu.gpu.survey import survey
+from nomad_nvidia_vgpu.sharing.plan import SharedGpu, make_plan
+from nomad_nvidia_vgpu.state.usage import (
     GpuUse,
     Share,
     StrayProcess,
@@ -31,11 +34,8 @@ from nomad_nvidia_vgpu.device.usage import (
     VgpuUse,
     parts_of,
 )
-from nomad_nvidia_vgpu.gpu.model import Ratio
-from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
-from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource
-from nomad_nvidia_vgpu.gpu.survey import survey
-from nomad_nvidia_vgpu.sharing.plan import SharedGpu, make_plan
+from nomad_nvidia_vgpu.tasks.foresight import Foresight
+from nomad_nvidia_vgpu.tasks.observer import Observation
 
 DOCS = Path(__file__).parents[1] / "docs"
 CAPTION = "simulated GPUs, made-up tasks"

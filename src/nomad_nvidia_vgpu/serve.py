@@ -13,7 +13,7 @@ from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.goplugin import logs, server
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake, HandshakeError
 from nomad_nvidia_vgpu.goplugin.late import Handlers, LateService
-from nomad_nvidia_vgpu.node_files import unsafe
+from nomad_nvidia_vgpu.host.files import unsafe
 from nomad_nvidia_vgpu.rpc.base_service import BaseService
 from nomad_nvidia_vgpu.rpc.generated import base_pb2_grpc
 

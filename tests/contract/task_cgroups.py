@@ -12,7 +12,7 @@ from pathlib import Path
 
 from typing_extensions import Self
 
-from nomad_nvidia_vgpu.device.proc import Proc
+from nomad_nvidia_vgpu.host.proc import Proc
 
 _SLEEP = "import signal, threading; {manner}; print(flush=True); threading.Event().wait()"
 POLITE = "signal.signal(signal.SIGTERM, signal.SIG_DFL)"

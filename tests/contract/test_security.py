@@ -16,8 +16,8 @@ import grpc
 import msgpack
 import pytest
 
-from nomad_nvidia_vgpu.device.metrics import FAMILIES
 from nomad_nvidia_vgpu.goplugin.handshake import parse_line
+from nomad_nvidia_vgpu.metrics.families import FAMILIES
 from nomad_nvidia_vgpu.rpc.client import Refused
 
 from .conftest import HANDSHAKE, PATIENCE_S, Start

@@ -17,7 +17,8 @@ _COMMON = """
 import sys
 from nomad_nvidia_vgpu.config import hcl_spec
 from nomad_nvidia_vgpu.device import plugin
-from nomad_nvidia_vgpu.device.reserve import RUNTIME_ENV, Reservation, reserve
+from nomad_nvidia_vgpu.device.reserve import Reservation, reserve
+from nomad_nvidia_vgpu.sharing.task_env import RUNTIME_ENV
 from nomad_nvidia_vgpu.rpc import base_service
 
 def with_one_variable(*given):

@@ -19,7 +19,7 @@ from e2e.api import granted_ids
 from e2e.conftest import StartAgent
 from e2e.machine import AGENT_CONFIG, PLUGINS, PROGRAMS, Machine
 from e2e.waiting import wait_until
-from nomad_nvidia_vgpu.cli.plugin_block import block_text
+from nomad_nvidia_vgpu.cli.agent.plugin_block import block_text
 
 pytestmark = pytest.mark.nomad
 

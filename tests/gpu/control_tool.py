@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
-from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, MpsControl, Server, find_program
+from nomad_nvidia_vgpu.sharing.mps.control import MpsControl, Server, find_program
+from nomad_nvidia_vgpu.sharing.mps.layout import PROGRAM
 
 _ANSWER_S = 5.0
 _POLL_S = 0.1

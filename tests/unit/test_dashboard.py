@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
-from nomad_nvidia_vgpu.device.metrics import FAMILIES
+from nomad_nvidia_vgpu.metrics.families import FAMILIES
 from scripts.metric_table import BEGIN, PAGE, with_table
 
 ROOT = Path(__file__).parents[2]

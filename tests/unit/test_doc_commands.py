@@ -18,8 +18,8 @@ import yaml
 from doc_pages import Block, Command
 
 from nomad_nvidia_vgpu import __version__
-from nomad_nvidia_vgpu.cli.config_file import read_config_file
-from nomad_nvidia_vgpu.cli.config_options import checked_config
+from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
+from nomad_nvidia_vgpu.cli.agent.given import checked_config
 from nomad_nvidia_vgpu.cli.main import cli
 
 ELSEWHERE = {

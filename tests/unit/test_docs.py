@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from doc_pages import PAGES, ROOT
 
-from nomad_nvidia_vgpu.cli.config_file import read_config_file
-from nomad_nvidia_vgpu.cli.config_options import checked_config
+from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
+from nomad_nvidia_vgpu.cli.agent.given import checked_config
 from nomad_nvidia_vgpu.config.options import all_options, options
 from scripts.option_table import BEGIN, PAGE, option_table, with_table
 from scripts.top_pictures import pictures

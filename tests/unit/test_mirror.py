@@ -16,6 +16,7 @@ WITHOUT_TESTS = {
     "goplugin/health.py": "handlers of a running gRPC server: tested in `contract`",
     "serve.py": "joins the others in a process of its own: tested in `contract`",
     "cookie.py": "constants; a wrong one fails every test of `contract`",
+    "sharing/task_env.py": "names; a wrong one fails the tests of what a task is given",
     "goplugin/controller.py": "handlers of a running gRPC server: tested in `contract`",
     "rpc/client.py": "stands in Nomad's place: what it says and hears is tested in `contract`",
 }
@@ -48,10 +49,10 @@ MORE_THAN_ONE = {
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",
     "device/test_fingerprint_attributes.py": "device/fingerprint.py",
-    "device/test_attribution_forged.py": "device/attribution.py",
+    "tasks/test_attribution_forged.py": "tasks/attribution.py",
     "sharing/test_plan_groups.py": "sharing/plan.py",
-    "sharing/test_mps_release.py": "sharing/mps_enforcer.py",
-    "sharing/test_mps_root.py": "sharing/mps_enforcer.py",
+    "sharing/mps/test_release.py": "sharing/mps/enforcer.py",
+    "sharing/mps/test_root.py": "sharing/mps/enforcer.py",
 }
 """Second test files of one module, so that none grows too long."""
 

@@ -10,17 +10,22 @@ from typing import Any, TypeVar
 
 import click
 
-from nomad_nvidia_vgpu.cli import agent_config, tables
-from nomad_nvidia_vgpu.cli.agent_config import PluginBlock, read_agent_config
-from nomad_nvidia_vgpu.cli.config_file import LABEL, moved_inside, read_config_file
+from nomad_nvidia_vgpu.cli.agent import config as agent_config
+from nomad_nvidia_vgpu.cli.agent.config import PluginBlock, read_agent_config
+from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, moved_inside, read_config_file
+from nomad_nvidia_vgpu.cli.agent.given import (
+    checked_config,
+    config_problems,
+    replaced,
+    with_any_size,
+)
+from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
-from nomad_nvidia_vgpu.config.decode import decode, unknown_options
 from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
 from nomad_nvidia_vgpu.config.values import shown
 from nomad_nvidia_vgpu.errors import ConfigError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_SIZES = ("vgpus", "vgpu_memory")
 _OTHER_FILES = f"--config names other files than those in {agent_config.USUAL} (/dev/null: none)"
 
 
@@ -142,19 +147,6 @@ def _asked(flags: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def replaced(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with what `asked` says instead; of the two sizes a scope has one."""
-    sized = any(size in asked for size in _SIZES)
-    found = {name: value for name, value in given.items() if not (sized and name in _SIZES)}
-    for name, value in asked.items():
-        there = found.get(name)
-        if isinstance(value, dict) and isinstance(there, dict):
-            found[name] = replaced(there, value)
-        else:
-            found[name] = value
-    return found
-
-
 def _read(paths: Sequence[Path]) -> tuple[dict[str, object], Path]:
     """The options in a file, or in what the agent reads, as it would; and the file they are in."""
     if len(paths) == 1 and not paths[0].is_dir():
@@ -178,7 +170,7 @@ def _of_this_node(*, needed: bool) -> tuple[dict[str, object], Path | None]:
             raise
         # Not what was asked for, so no reason to refuse.
         why = "; ".join(error.problems)
-        tables.note(f"nvidia-vgpu: the options in {usual} are not known: {why}")
+        style.note(f"nvidia-vgpu: the options in {usual} are not known: {why}")
         return {}, None
     if block is None:
         return {}, None
@@ -186,7 +178,7 @@ def _of_this_node(*, needed: bool) -> tuple[dict[str, object], Path | None]:
         found = _options(block)
     except ConfigError as error:
         raise ConfigError([*error.problems, *([] if needed else [_OTHER_FILES])]) from error
-    tables.note(f"nvidia-vgpu: with the options in {block.file}; --config names another file")
+    style.note(f"nvidia-vgpu: with the options in {block.file}; --config names another file")
     return found, block.file
 
 
@@ -202,33 +194,6 @@ def _options(block: PluginBlock) -> dict[str, object]:
     if block.outside:
         raise ConfigError([f"{block.file}: {moved_inside(block.outside)}"])
     return block.options
-
-
-def checked_config(given: dict[str, Any]) -> PluginConfig:
-    """The config; ConfigError naming every option that does not exist, and every other problem."""
-    problems = unknown_options(given)
-    try:
-        config = decode(given)
-    except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from error
-    if problems:
-        raise ConfigError(problems)
-    return config
-
-
-def config_problems(given: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a config, one sentence each."""
-    try:
-        checked_config(dict(given))
-    except ConfigError as error:
-        return list(error.problems)
-    return []
-
-
-def with_any_size(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, complete for a command to which the number of vGPUs does not matter."""
-    sized = any(given.get(name) is not None for name in _SIZES)
-    return dict(given) if sized else {**given, "vgpus": 1}
 
 
 def _set_in_blocks(given: dict[str, Any], path: str, option: Option, values: Any) -> None:

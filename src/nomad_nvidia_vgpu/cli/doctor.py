@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
-from nomad_nvidia_vgpu.cli import agent_config, tables
+from nomad_nvidia_vgpu.cli.agent import config as agent_config
 from nomad_nvidia_vgpu.cli.config_options import agent_option
 from nomad_nvidia_vgpu.cli.diagnosis.checks import CHECKS
 from nomad_nvidia_vgpu.cli.diagnosis.diagnose import diagnosed
 from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Finding, Level
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
+from nomad_nvidia_vgpu.cli.tables import style
 
 _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
 
@@ -48,21 +49,19 @@ def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float
     """
     findings = diagnosed(gathered(Node(), paths, limit_s), limit_s)
     if as_json:
-        tables.show_json(document(findings))
+        style.show_json(document(findings))
     else:
         for subject, of_one in groupby(findings, lambda one: one.subject):
             rows = [
                 (one.check, one.level.value, one.sentence, one.remedy or None) for one in of_one
             ]
             title = _TITLES.get(subject, subject.capitalize())
-            tables.show(tables.table(title, ("Check", "Level", "Finding", "Remedy"), rows))
+            style.show(style.table(title, ("Check", "Level", "Finding", "Remedy"), rows))
     if skipped := _skipped(findings):
-        tables.note(
-            f"nvidia-vgpu: not looked at, for want of what is missing: {', '.join(skipped)}"
-        )
+        style.note(f"nvidia-vgpu: not looked at, for want of what is missing: {', '.join(skipped)}")
     counts = Counter(one.level for one in findings)
     errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
-    tables.note(f"nvidia-vgpu: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
+    style.note(f"nvidia-vgpu: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
     return int(bool(errors or (strict and warnings)))
 
 

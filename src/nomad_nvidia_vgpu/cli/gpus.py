@@ -9,20 +9,20 @@ from typing import Any
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     config_options,
     given_config,
     node_config,
 )
-from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
+from nomad_nvidia_vgpu.cli.tables import style
+from nomad_nvidia_vgpu.cli.tables.mps import mps_tables
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio, SeenGpu
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.survey import Survey, survey
-from nomad_nvidia_vgpu.sharing.mps_view import daemon_views
+from nomad_nvidia_vgpu.sharing.mps.view import daemon_views
 
 _COLUMNS = (
     "UUID",
@@ -53,16 +53,16 @@ def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> 
     found = survey(source_of(config.simulate))
     daemons = () if config.simulate else daemon_views(config.mps)
     if as_json:
-        tables.show_json({**_document(found), "mps": [view._asdict() for view in daemons]})
+        style.show_json({**_document(found), "mps": [view._asdict() for view in daemons]})
     elif facts:
-        tables.show(*(_facts(seen) for seen in found.inventory.gpus), *mps_tables(daemons))
+        style.show(*(_facts(seen) for seen in found.inventory.gpus), *mps_tables(daemons))
     else:
         rows = [_row(s, found.samples.get(s.gpu.uuid)) for s in found.inventory.gpus]
-        tables.show(tables.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))
+        style.show(style.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))
     for problem in found.problems:
-        tables.note(f"nvidia-vgpu: {problem}")
+        style.note(f"nvidia-vgpu: {problem}")
     if not found.inventory.gpus and not found.problems:
-        tables.note("nvidia-vgpu: the driver lists no GPU that could be offered on this node")
+        style.note("nvidia-vgpu: the driver lists no GPU that could be offered on this node")
     well = all(seen.health.healthy for seen in found.inventory.gpus)
     return int(bool(found.problems) or not well or not all(view.working for view in daemons))
 
@@ -75,7 +75,7 @@ def _config(paths: Sequence[Path], flags: dict[str, Any]) -> PluginConfig:
         if paths:
             raise
         config = given_config((), flags).checked(any_size=True)
-        tables.note(f"nvidia-vgpu: shown without the agent's options: {'; '.join(error.problems)}")
+        style.note(f"nvidia-vgpu: shown without the agent's options: {'; '.join(error.problems)}")
         return config
 
 
@@ -108,7 +108,7 @@ def _facts(seen: SeenGpu) -> Any:
         for name, value in seen.gpu._asdict().items()
         if value is not None and value is not False
     ]
-    return tables.table(seen.gpu.uuid, ("Fact", "Value"), rows)
+    return style.table(seen.gpu.uuid, ("Fact", "Value"), rows)
 
 
 def _document(found: Survey) -> dict[str, object]:

@@ -15,24 +15,24 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from nomad_nvidia_vgpu.cli import agent_config, tables
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, PluginBlock, read_agent_config
-from nomad_nvidia_vgpu.cli.config_file import LABEL
+from nomad_nvidia_vgpu.cli.agent import config as agent_config
+from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, PluginBlock, read_agent_config
+from nomad_nvidia_vgpu.cli.agent.config_file import LABEL
+from nomad_nvidia_vgpu.cli.agent.given import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.agent.installation import Installation, Source, as_written, planned
+from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir, is_noexec, look, not_writable
+from nomad_nvidia_vgpu.cli.agent.staging import clear_up, staged
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     agent_option,
-    checked_config,
     given_config,
     option_flags,
-    with_any_size,
 )
-from nomad_nvidia_vgpu.cli.installation import Installation, Source, as_written, planned
 from nomad_nvidia_vgpu.cli.launch import own_command
-from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, is_noexec, look, not_writable
-from nomad_nvidia_vgpu.cli.staging import clear_up, staged
+from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
-from nomad_nvidia_vgpu.node_files import unsafe
+from nomad_nvidia_vgpu.host.files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
 """Where the single file unpacks itself (scripts/onefile)."""
@@ -76,19 +76,19 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
     found = _found(agent, plugin_dir)
     todo = planned(agent, found, _source(agent), given_config((), flags).options)
     if todo.replaced is Kind.ORIGINAL:
-        tables.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
+        style.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
     steps = _steps(todo)
     _carry_out(todo, steps, dry_run=dry_run)
     if todo.block is not None and (dry_run or todo.block_file is None):
         if todo.block_file is None:
-            tables.note("add this to the agent's configuration:")
+            style.note("add this to the agent's configuration:")
         click.echo(todo.block.rstrip())
     for sentence in (*todo.notes, *todo.unwritten):
-        tables.note(sentence)
+        style.note(sentence)
     if todo.block is not None or steps or todo.unwritten:
-        tables.note(f"then {_RESTART}" if dry_run or todo.unwritten else _RESTART)
+        style.note(f"then {_RESTART}" if dry_run or todo.unwritten else _RESTART)
     else:
-        tables.note("nothing to do: the plugin block is there too")
+        style.note("nothing to do: the plugin block is there too")
     return int(bool(todo.unwritten))
 
 
@@ -109,7 +109,7 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
     if found.holds(LABEL) in {Kind.OURS, Kind.DANGLING}:
         own.insert(0, entry)
     else:
-        tables.note(f"{entry} is not this plugin, and stays" if entry.exists() else f"no {entry}")
+        style.note(f"{entry} is not this plugin, and stays" if entry.exists() else f"no {entry}")
     _check_writable(own)
     if not dry_run:
         for folder in (entry.parent, agent.given):
@@ -121,13 +121,13 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
     left = [f'the plugin "{LABEL}" block from {file}' for file in others]
     left += [f"{path}, which is this plugin too" for path in _copies(found)]
     for what in left:
-        tables.note(f"still to do: remove {what}")
+        style.note(f"still to do: remove {what}")
     if own or left:
-        tables.note(f"then {_RESTART}" if dry_run or left else _RESTART)
+        style.note(f"then {_RESTART}" if dry_run or left else _RESTART)
     else:
-        tables.note("nothing to do: this plugin is not installed here")
+        style.note("nothing to do: this plugin is not installed here")
     for sentence in _left_behind(agent):
-        tables.note(sentence)
+        style.note(sentence)
 
 
 def _found(agent: AgentConfig, plugin_dir: str | None) -> PluginDir | None:
@@ -183,7 +183,7 @@ def _steps(todo: Installation) -> list[_Step]:
         )
     source, entry = todo.source, todo.entry
     if todo.there_already or _is_same(todo):
-        tables.note(f"{entry} is this very program")
+        style.note(f"{entry} is this very program")
     elif todo.link:
         steps.append(
             _Step(f"link {entry} to {source}", entry, lambda made: made.symlink_to(source))
@@ -209,7 +209,7 @@ def _carry_out(todo: Installation, steps: Sequence[_Step], *, dry_run: bool) -> 
     """Puts block and entry into their places once both are ready; both, or neither."""
     if dry_run:
         for step in steps:
-            tables.say(f"would {step.what}")
+            style.say(f"would {step.what}")
         return
     with ExitStack() as undo, ExitStack() as ready:
         moves = []
@@ -223,7 +223,7 @@ def _carry_out(todo: Installation, steps: Sequence[_Step], *, dry_run: bool) -> 
                 undo.callback(step.place.unlink, missing_ok=True)
         undo.pop_all()
     for step in steps:
-        tables.say(f"done: {step.what}")
+        style.say(f"done: {step.what}")
 
 
 def _copy(source: Path, made: Path) -> None:
@@ -284,11 +284,11 @@ def _mps_root(options: Mapping[str, Any]) -> str:
 def _do(what: str, action: Callable[[], object], *, dry_run: bool) -> None:
     """Does something and says so; ConfigError if it fails."""
     if dry_run:
-        tables.say(f"would {what}")
+        style.say(f"would {what}")
         return
     with _told(what):
         action()
-    tables.say(f"done: {what}")
+    style.say(f"done: {what}")
 
 
 @contextmanager

@@ -15,15 +15,15 @@ from typing import Any
 import click
 from rich.table import Table
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     given_config,
     named_config_options,
 )
-from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
-from nomad_nvidia_vgpu.cli.mps_tables import mps_tables
-from nomad_nvidia_vgpu.cli.reservation_tables import (
+from nomad_nvidia_vgpu.cli.tables import style
+from nomad_nvidia_vgpu.cli.tables.groups import group_documents, group_tables
+from nomad_nvidia_vgpu.cli.tables.mps import mps_tables
+from nomad_nvidia_vgpu.cli.tables.reservation import (
     reservation_document,
     reservation_table,
     sampled,
@@ -35,7 +35,7 @@ from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
 from nomad_nvidia_vgpu.rpc.client import Host, InstanceStats, Refused, StatsOfGroups
-from nomad_nvidia_vgpu.sharing.mps_view import daemon_views
+from nomad_nvidia_vgpu.sharing.mps.view import daemon_views
 
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
@@ -99,7 +99,7 @@ def launch(
         first = next(stats) if groups else {}
         daemons = () if config.simulate else daemon_views(config.mps)
         if as_json:
-            tables.show_json(
+            style.show_json(
                 {
                     "plugin": info._asdict(),
                     "schema": schema,
@@ -112,29 +112,29 @@ def launch(
             )
             return _status(refused, groups, config)
         title = f"{info.name} {info.version}, device API {', '.join(info.api_versions)}"
-        tables.show(_config_table(title, schema, given.options))
+        style.show(_config_table(title, schema, given.options))
         if daemons:
-            tables.note(_DAEMONS_STAY)
+            style.note(_DAEMONS_STAY)
         if groups:
-            tables.show(*group_tables(groups), *mps_tables(daemons))
+            style.show(*group_tables(groups), *mps_tables(daemons))
         if sample:
-            tables.show(reservation_table(sample))
+            style.show(reservation_table(sample))
         if groups and watch:
             # Ctrl-C is how one leaves it.
-            with contextlib.suppress(KeyboardInterrupt), tables.live() as screen:
+            with contextlib.suppress(KeyboardInterrupt), style.live() as screen:
                 for one in stats:
                     screen.show(_stats_table(one))
         elif groups:
-            tables.show(_stats_table(first))
+            style.show(_stats_table(first))
         return _status(refused, groups, config)
 
 
 def _status(refused: Sequence[str], groups: Sequence[DeviceGroup], config: PluginConfig) -> int:
     """The exit status; says why it is not 0."""
     if not groups:
-        tables.note("nvidia-vgpu: the plugin publishes nothing")
+        style.note("nvidia-vgpu: the plugin publishes nothing")
     for sentence in refused:
-        tables.note(f"nvidia-vgpu: {sentence}")
+        style.note(f"nvidia-vgpu: {sentence}")
     return int(bool(refused) or (config.configured and not groups))
 
 
@@ -153,7 +153,7 @@ def _environment() -> dict[str, str]:
 
 
 def _log(line: LogLine) -> None:
-    tables.note(f"[{line.level}] {line.message}")
+    style.note(f"[{line.level}] {line.message}")
 
 
 def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) -> Table:
@@ -162,7 +162,7 @@ def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) 
         (path, kind, _given(given, path), defaults.get(path) or None)
         for path, kind in sorted(schema.items())
     ]
-    return tables.table(title, ("Option", "Type", "Given", "Default"), rows)
+    return style.table(title, ("Option", "Type", "Given", "Default"), rows)
 
 
 def _given(given: dict[str, object], path: str) -> object:
@@ -185,20 +185,18 @@ def _stats_table(groups: StatsOfGroups) -> Table:
             gpus.setdefault(vgpu.rpartition("-")[0], stats)
     names = dict.fromkeys(name for stats in gpus.values() for name in stats.stats)
     rows: list[tuple[object, ...]] = [
-        ("(summary)", *(tables.stat_text(stats.summary) for stats in gpus.values()))
+        ("(summary)", *(style.stat_text(stats.summary) for stats in gpus.values()))
     ]
-    rows += [
-        (name, *(tables.stat_text(s.stats.get(name)) for s in gpus.values())) for name in names
-    ]
-    return tables.table("Stats", ("Figure", *gpus), rows, by_column=True)
+    rows += [(name, *(style.stat_text(s.stats.get(name)) for s in gpus.values())) for name in names]
+    return style.table("Stats", ("Figure", *gpus), rows, by_column=True)
 
 
 def _stats_document(groups: StatsOfGroups) -> dict[str, object]:
     return {
         group: {
             vgpu: {
-                "summary": tables.stat_text(stats.summary),
-                "stats": {name: tables.stat_text(stat) for name, stat in stats.stats.items()},
+                "summary": style.stat_text(stats.summary),
+                "stats": {name: style.stat_text(stat) for name, stat in stats.stats.items()},
                 "taken_at_s": stats.taken_at_s,
             }
             for vgpu, stats in instances.items()

@@ -16,7 +16,8 @@ from pathlib import Path
 import click
 
 from nomad_nvidia_vgpu import __version__
-from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release, tables, top
+from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release, top
+from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.errors import ConfigError, VgpuError
 from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
 from nomad_nvidia_vgpu.rpc.client import Refused
@@ -105,4 +106,4 @@ def _settle_output() -> None:
 def _complain(sentence: str) -> None:
     # If that cannot be written either, the exit status alone must do.
     with contextlib.suppress(OSError):
-        tables.note(f"nvidia-vgpu: {sentence}")
+        style.note(f"nvidia-vgpu: {sentence}")

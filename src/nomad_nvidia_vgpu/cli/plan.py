@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     config_options,
     node_config,
 )
-from nomad_nvidia_vgpu.cli.group_tables import group_documents, group_tables
-from nomad_nvidia_vgpu.cli.policy_tables import decisions, policy_documents, policy_table
-from nomad_nvidia_vgpu.cli.reservation_tables import (
+from nomad_nvidia_vgpu.cli.tables import style
+from nomad_nvidia_vgpu.cli.tables.groups import group_documents, group_tables
+from nomad_nvidia_vgpu.cli.tables.policy import decisions, policy_documents, policy_table
+from nomad_nvidia_vgpu.cli.tables.reservation import (
     reservation_document,
     reservation_table,
     sampled,
@@ -57,7 +57,7 @@ def plan(*, paths: Sequence[Path], as_json: bool, **flags: Any) -> int:
     )
     notes += refused
     if as_json:
-        tables.show_json(
+        style.show_json(
             {
                 "groups": group_documents(groups),
                 "gpus": policy_documents(made),
@@ -66,11 +66,11 @@ def plan(*, paths: Sequence[Path], as_json: bool, **flags: Any) -> int:
             }
         )
     else:
-        tables.show(*(group_tables(groups) if groups else ()))
-        tables.show(*([policy_table(made)] if made else []))
-        tables.show(*([reservation_table(sample)] if sample else []))
+        style.show(*(group_tables(groups) if groups else ()))
+        style.show(*([policy_table(made)] if made else []))
+        style.show(*([reservation_table(sample)] if sample else []))
     if not groups:
         notes.append("this node would publish nothing")
     for sentence in notes:
-        tables.note(f"nvidia-vgpu: {sentence}")
+        style.note(f"nvidia-vgpu: {sentence}")
     return int(bool(refused) or any(one.policy.problem for one in made))

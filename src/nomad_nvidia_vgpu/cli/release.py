@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     Given,
@@ -17,9 +16,10 @@ from nomad_nvidia_vgpu.cli.config_options import (
     given_config,
     node_config,
 )
+from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.source import source_of
-from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer
+from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 
 
 @click.command(cls=ConfiguredCommand, short_help="End the MPS daemons that no task uses.")
@@ -33,7 +33,7 @@ def release(*, paths: Sequence[Path], **flags: Any) -> int:
     """
     config = _given(paths, flags).checked(any_size=True)
     if config.simulate:
-        tables.note("simulated GPUs have no MPS daemons: nothing to release")
+        style.note("simulated GPUs have no MPS daemons: nothing to release")
         return 0
     source = source_of(())
     source.open()
@@ -41,9 +41,9 @@ def release(*, paths: Sequence[Path], **flags: Any) -> int:
     left = enforcer.left_over()
     problems = {uuid: enforcer.release(uuid) for uuid in left}
     for uuid, problem in problems.items():
-        tables.note(f"nvidia-vgpu: {problem}" if problem else f"{uuid}: released")
+        style.note(f"nvidia-vgpu: {problem}" if problem else f"{uuid}: released")
     if not left:
-        tables.note(f"nothing to release under {config.mps.root}")
+        style.note(f"nothing to release under {config.mps.root}")
     return int(any(problems.values()))
 
 

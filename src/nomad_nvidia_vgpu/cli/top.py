@@ -18,13 +18,14 @@ from typing import Any
 import click
 from rich.table import Table
 
-from nomad_nvidia_vgpu.cli import agent_config, tables
+from nomad_nvidia_vgpu.cli.agent import config as agent_config
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     config_options,
     node_config,
 )
-from nomad_nvidia_vgpu.cli.top_tables import (
+from nomad_nvidia_vgpu.cli.tables import style
+from nomad_nvidia_vgpu.cli.tables.top import (
     guard_document,
     guard_table,
     node_document,
@@ -32,12 +33,12 @@ from nomad_nvidia_vgpu.cli.top_tables import (
     stray_table,
 )
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.foresight import Foresight
-from nomad_nvidia_vgpu.device.observer import Observation, Observer
-from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.errors import ConfigError, DriverError
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.watch import NO_ANSWER
+from nomad_nvidia_vgpu.host.proc import Proc
+from nomad_nvidia_vgpu.tasks.foresight import Foresight
+from nomad_nvidia_vgpu.tasks.observer import Observation, Observer
 
 PATIENCE_S = 30.0
 """How long a look may take before the driver counts as hanging."""
@@ -92,7 +93,7 @@ def top(
     proc = Proc()
     observer = Observer(config, source_of(config.simulate), proc)
     foresight = Foresight(config.memory_guard) if explain else None
-    live = tables.live() if not (once or as_json) else contextlib.nullcontext()
+    live = style.live() if not (once or as_json) else contextlib.nullcontext()
     told: set[str] = set()
     try:
         with live as screen:
@@ -100,13 +101,13 @@ def top(
                 if as_json:
                     _show_json(seen, foresight, indent=2 if once else None)
                 elif screen is None:
-                    tables.show(*_tables(seen, foresight, config))
+                    style.show(*_tables(seen, foresight, config))
                 else:
                     screen.show(*_tables(seen, foresight, config))
                 for sentence in _notes(seen, proc, explain=explain):
                     if sentence not in told:
                         told.add(sentence)
-                        tables.note(f"nvidia-vgpu: {sentence}")
+                        style.note(f"nvidia-vgpu: {sentence}")
     except KeyboardInterrupt:
         if once:
             raise

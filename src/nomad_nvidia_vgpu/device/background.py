@@ -10,18 +10,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.accountant import Accountant, Tools
-from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.proc import Proc
-from nomad_nvidia_vgpu.device.tally import Tally
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch, Sink
+from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
+from nomad_nvidia_vgpu.state.catalog import Catalog
+from nomad_nvidia_vgpu.state.tally import Tally
+from nomad_nvidia_vgpu.tasks.accountant import Accountant, Tools
 
 if TYPE_CHECKING:
-    from nomad_nvidia_vgpu.device.holdings import HoldingsWatch
     from nomad_nvidia_vgpu.device.upkeep import Upkeep
+    from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch
 
 METRICS_SAMPLE_S = 10.0
 """How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
@@ -101,7 +101,7 @@ def background_of(
     if config.simulate:
         return background
     # Imported late: of no use for simulated GPUs.
-    from nomad_nvidia_vgpu.device.holdings import HoldingsWatch  # noqa: PLC0415
+    from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch  # noqa: PLC0415
 
     return background._replace(
         upkeep=_upkeep(config, catalog, source),
@@ -121,8 +121,8 @@ def policy_of(config: PluginConfig) -> HealthPolicy:
 
 def _tools(config: PluginConfig, proc: Proc) -> Tools:
     # Imported late, in the thread of the passes: the first fingerprint has no use for them.
-    from nomad_nvidia_vgpu.device.attribution import Attributor  # noqa: PLC0415
-    from nomad_nvidia_vgpu.device.guard import Guard  # noqa: PLC0415
+    from nomad_nvidia_vgpu.tasks.attribution import Attributor  # noqa: PLC0415
+    from nomad_nvidia_vgpu.tasks.guard import Guard  # noqa: PLC0415
 
     attributor = Attributor(proc, config.mps.root)
     return Tools(attributor, Guard(config.memory_guard, attributor.still_belongs))
@@ -132,7 +132,7 @@ def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sin
     if not config.health.end_tasks:
         return catalog
     # Imported late: few nodes have their tasks ended.
-    from nomad_nvidia_vgpu.device.task_ending import TaskEnder  # noqa: PLC0415
+    from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder  # noqa: PLC0415
 
     return TaskEnder(catalog, accountant.last_use, accountant.still_belongs)
 
@@ -151,8 +151,8 @@ def serve_metrics(config: PluginConfig, catalog: Catalog, tally: Tally, watch: G
     """Serves for ever. Whatever goes wrong, the plugin goes on without metrics."""
     try:
         # Imported late: 45 ms, and few nodes have a metrics_address.
-        from nomad_nvidia_vgpu.device.metrics import registry_of  # noqa: PLC0415
-        from nomad_nvidia_vgpu.device.metrics_server import MetricsServer  # noqa: PLC0415
+        from nomad_nvidia_vgpu.metrics.families import registry_of  # noqa: PLC0415
+        from nomad_nvidia_vgpu.metrics.server import MetricsServer  # noqa: PLC0415
 
         registry = registry_of(catalog, tally, config.vendor)
         server = MetricsServer(config.metrics_address, registry, config.fingerprint_period_s)

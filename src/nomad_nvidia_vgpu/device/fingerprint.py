@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Group, Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.strategy import ISOLATION
+from nomad_nvidia_vgpu.state.catalog import Catalog
 
 FIRST_ANSWER_S = 10.0
 """The first message comes at the latest then, with the GPUs that have answered: the agent waits

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import fingerprint, stats
 from nomad_nvidia_vgpu.device.background import Background, background_of
-from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation, node_source, reserve
-from nomad_nvidia_vgpu.device.tally import MADE, REFUSED, Tally
 from nomad_nvidia_vgpu.errors import NotBegunError, RequestError
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch
+from nomad_nvidia_vgpu.host.proc import Proc
+from nomad_nvidia_vgpu.state.catalog import Catalog
+from nomad_nvidia_vgpu.state.tally import MADE, REFUSED, Tally
 
 RETRY_S = 5.0
 """After this, a stream that could not begin, or failed, tries again."""

@@ -16,17 +16,16 @@ from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Grant, Mount
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
+from nomad_nvidia_vgpu.sharing.task_env import (
+    BUDGETS_ENV,
+    CUDA_ENV,
+    GROUP_ENV,
+    IDS_ENV,
+    MEMORY_ENV,
+    RUNTIME_ENV,
+)
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
-IDS_ENV = "NVIDIA_VGPU_IDS"
-MEMORY_ENV = "NVIDIA_VGPU_MEMORY_MIB"
-BUDGETS_ENV = "NVIDIA_VGPU_BUDGETS"
-GROUP_ENV = "NVIDIA_VGPU_GROUP"
-"""By which Nomad counts the vGPUs, so that it is known later whether it still does."""
-
-RUNTIME_ENV = "NVIDIA_VISIBLE_DEVICES"
-"""As soon as a task has it, Nomad's docker driver demands NVIDIA's container runtime."""
-_CUDA_ENV = "CUDA_VISIBLE_DEVICES"
 _MAX_NAMED = 8
 
 
@@ -50,7 +49,7 @@ def node_source(config: PluginConfig) -> NodeSource | None:
     if config.device_nodes != "cdi":
         return None
     # Imported late: few nodes have a use for it, and every start would wait for it.
-    from nomad_nvidia_vgpu.device.cdi import CdiNodes  # noqa: PLC0415
+    from nomad_nvidia_vgpu.cdi.delivery import CdiNodes  # noqa: PLC0415
 
     return CdiNodes(config.cdi_spec_dirs)
 
@@ -128,7 +127,7 @@ def _envs(
     }
     names: Sequence[str] = config.visible_devices_envs
     if hides_runtime:
-        names = [_CUDA_ENV if name == RUNTIME_ENV else name for name in names]
+        names = [CUDA_ENV if name == RUNTIME_ENV else name for name in names]
     envs = dict.fromkeys(names, ",".join(uuids))
     envs[IDS_ENV] = ",".join(sorted(ids, key=_by_number))
     if budgets:

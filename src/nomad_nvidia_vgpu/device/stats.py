@@ -14,10 +14,10 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.usage import UNKNOWN, GpuUse, Usage, VgpuUse
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
 from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Plan, SharedGpu
+from nomad_nvidia_vgpu.state.catalog import Catalog
+from nomad_nvidia_vgpu.state.usage import UNKNOWN, GpuUse, Usage, VgpuUse
 
 DEFAULT_INTERVAL_S = 1.0
 """For hosts that send no interval (Nomad 0.9.0 to 0.9.5)."""

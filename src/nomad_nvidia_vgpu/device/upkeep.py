@@ -13,11 +13,11 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.device.catalog import Catalog, Edition
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan
 from nomad_nvidia_vgpu.sharing.strategy import Enforcer
+from nomad_nvidia_vgpu.state.catalog import Catalog, Edition
 
 MAX_INTERVAL_S = 10.0
 """How long a daemon that has died may go unseen."""

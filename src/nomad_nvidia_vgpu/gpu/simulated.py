@@ -14,8 +14,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
-from nomad_nvidia_vgpu.gpu import pcie
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Look, Ratio, XidEvent
+from nomad_nvidia_vgpu.gpu.nvml import pcie
 from nomad_nvidia_vgpu.gpu.profiles import (
     PROFILES,
     GpuProfile,

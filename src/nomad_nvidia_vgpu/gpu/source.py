@@ -19,6 +19,6 @@ def source_of(simulate: Sequence[SimulatedGpus]) -> GpuSource:
         from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource  # noqa: PLC0415
 
         return SimulatedSource(simulate)
-    from nomad_nvidia_vgpu.gpu.nvml import NvmlSource  # noqa: PLC0415
+    from nomad_nvidia_vgpu.gpu.nvml.source import NvmlSource  # noqa: PLC0415
 
     return NvmlSource()

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
-from nomad_nvidia_vgpu.sharing import mps, time_slicing
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
+from nomad_nvidia_vgpu.sharing.mps.strategy import Mps
+from nomad_nvidia_vgpu.sharing.time_slicing import TimeSlicing
 
 ISOLATION = ("none", "guard", "mps", "mig", "whole")
 """What may hold a task to its share of the memory, weakest first."""
@@ -64,8 +65,8 @@ class Strategy(Protocol):
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "time-slicing": time_slicing.TimeSlicing(),
-    "mps": mps.Mps(),
+    "time-slicing": TimeSlicing(),
+    "mps": Mps(),
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from gpu.clients import Client, Refused, Silent
 from gpu.lab import READY_S, Lab
-from nomad_nvidia_vgpu.sharing.mps import PERCENTAGE_ENV
+from nomad_nvidia_vgpu.sharing.mps.layout import PERCENTAGE_ENV
 
 _VGPUS = 4
 _RUN_S = 2.0

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from gpu.control_tool import Daemon, Said, tool
 from gpu.lab import READY_S, Lab
-from nomad_nvidia_vgpu.sharing.mps import MEMORY_ENV, Limits
+from nomad_nvidia_vgpu.sharing.mps.layout import MEMORY_ENV
+from nomad_nvidia_vgpu.sharing.mps.limits import Limits
 
 _ENOUGH_MIB = 4096
 _LIMIT_MIB = 2048

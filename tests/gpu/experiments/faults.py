@@ -15,7 +15,7 @@ from gpu.clients import Client, Refused, Silent
 from gpu.control_tool import Daemon
 from gpu.lab import READY_S, Lab
 from gpu.plugin_node import Plugin, health
-from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM
+from nomad_nvidia_vgpu.sharing.mps.layout import PROGRAM
 
 _VGPUS = 4
 _POLL_S = 0.3

@@ -18,8 +18,8 @@ from typing import Any
 import pynvml
 
 from gpu.lab import READY_S, Lab
-from nomad_nvidia_vgpu.gpu.nvml import NvmlSource
-from nomad_nvidia_vgpu.sharing.mps_control import find_program
+from nomad_nvidia_vgpu.gpu.nvml.source import NvmlSource
+from nomad_nvidia_vgpu.sharing.mps.control import find_program
 
 _LOOKS = 20
 _CGROUP_CALLS = ("nvmlDeviceSetMemoryLimits_v1", "nvmlDeviceGetMemoryLimits_v1")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from gpu.clients import Event, Refused
 from gpu.lab import READY_S, Lab
 from nomad_nvidia_vgpu.rpc.client import Refused as PluginRefused
-from nomad_nvidia_vgpu.sharing.mps import MEMORY_ENV, PERCENTAGE_ENV
+from nomad_nvidia_vgpu.sharing.mps.layout import MEMORY_ENV, PERCENTAGE_ENV
 
 _OUT_OF_MEMORY = 2
 _VGPUS = 4

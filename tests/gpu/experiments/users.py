@@ -13,7 +13,8 @@ import pynvml
 from gpu.clients import Client, Refused, Silent
 from gpu.lab import READY_S, Lab
 from nomad_nvidia_vgpu.gpu.model import Gpu
-from nomad_nvidia_vgpu.sharing.mps import MEMORY_ENV, max_clients
+from nomad_nvidia_vgpu.sharing.mps.layout import MEMORY_ENV
+from nomad_nvidia_vgpu.sharing.mps.strategy import max_clients
 
 _ONE_UID, _OTHER_UID = 65531, 65532
 _PATIENCE_S = 8.0

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli import agent_config, install, plugin_dir
+from nomad_nvidia_vgpu.cli import install
+from nomad_nvidia_vgpu.cli.agent import config as agent_config
+from nomad_nvidia_vgpu.cli.agent import plugin_dir
 from scripts.onefile.build import archive
 from unit.cli.installing import HEAD, InstallNode
 

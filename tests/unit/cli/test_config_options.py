@@ -13,13 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from nomad_nvidia_vgpu.cli import gpus, launch, plan, top
-from nomad_nvidia_vgpu.cli.config_options import (
-    Given,
-    checked_config,
-    config_options,
-    given_config,
-    with_any_size,
-)
+from nomad_nvidia_vgpu.cli.config_options import Given, config_options, given_config
 from nomad_nvidia_vgpu.cli.main import cli, run
 from nomad_nvidia_vgpu.config.declaring import LABELLED
 from nomad_nvidia_vgpu.config.decode import decode
@@ -90,13 +84,6 @@ def test_a_flag_without_a_selector_is_wrong_usage() -> None:
     """`--gpu-vgpus 4` does not say of which GPUs."""
     with pytest.raises(click.UsageError, match=r'--gpu-vgpus must be SELECTOR=VALUE, got "4"'):
         given_by("--gpu-vgpus", "4")
-
-
-def test_a_command_that_needs_no_size_gets_any() -> None:
-    """A config is complete for `gpus` whatever it says of sizes."""
-    assert with_any_size({}) == {"vgpus": 1}
-    assert with_any_size({"vgpu_memory": "10GiB"}) == {"vgpu_memory": "10GiB"}
-    assert with_any_size({"vgpus": 4}) == {"vgpus": 4}
 
 
 def test_flags_can_be_decoded() -> None:
@@ -178,19 +165,6 @@ def test_both_sizes_as_flags_contradict(scope: str) -> None:
     )
     with pytest.raises(ConfigError, match=r"vgpus and .*vgpu_memory are both set"):
         decode(given)
-
-
-def test_a_wrong_config_is_refused_with_every_problem() -> None:
-    """Options that do not exist and options that are wrong are told together."""
-    with pytest.raises(ConfigError) as refused:
-        checked_config({"vgpu": 4, "vgpus": 4, "vendor": "a b"})
-    assert [problem.split(" ")[0] for problem in refused.value.problems] == ["vgpu", "vendor"]
-
-
-def test_an_unknown_option_alone_is_refused() -> None:
-    """A config that is right but for an option that does not exist is refused."""
-    with pytest.raises(ConfigError, match=r"^vgpu is not an option"):
-        checked_config({"vgpu": 4, "vgpus": 4})
 
 
 def test_a_folder_is_read_as_the_agent_would(tmp_path: Path) -> None:

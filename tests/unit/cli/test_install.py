@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from nomad_nvidia_vgpu.cli import install
+from nomad_nvidia_vgpu.cli.agent.plugin_block import block_text
 from nomad_nvidia_vgpu.cli.install import UNPACKED
 from nomad_nvidia_vgpu.cli.main import run
-from nomad_nvidia_vgpu.cli.plugin_block import block_text
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from scripts.onefile import __main__ as start
 from scripts.onefile.build import archive

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.agent_config import read_agent_config
+from nomad_nvidia_vgpu.cli.agent.config import read_agent_config
 from nomad_nvidia_vgpu.cli.main import run
 from unit.cli.installing import HEAD, InstallNode
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli import tables
 from nomad_nvidia_vgpu.cli.launch import (
     _environment,
     _stats_document,
     _stats_table,
 )
 from nomad_nvidia_vgpu.cli.main import run
+from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.device.stats import Stat
 from nomad_nvidia_vgpu.rpc.client import InstanceStats, StatsOfGroups
 
@@ -54,7 +54,7 @@ def test_the_plugin_gets_no_secrets_of_the_person_who_launches_it(
 
 def test_stats_have_one_column_per_gpu() -> None:
     """VGPUs of one GPU, which show the same figures, share a column."""
-    shown = tables._rendered(_stats_table(STATS))
+    shown = style._rendered(_stats_table(STATS))
     rows = [" ".join(line.split()) for line in shown]
     assert rows.count("Figure GPU-a GPU-b") == 1
     assert rows.count("Temperature 55 C 55 C") == 1

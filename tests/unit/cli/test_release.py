@@ -12,8 +12,8 @@ from nomad_nvidia_vgpu.cli import release
 from nomad_nvidia_vgpu.cli.main import run
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
-from nomad_nvidia_vgpu.sharing.compute_mode import ComputeModeJournal
-from nomad_nvidia_vgpu.sharing.mps_enforcer import MpsEnforcer
+from nomad_nvidia_vgpu.sharing.mps.compute_mode import ComputeModeJournal
+from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 from unit.gpu.scripted_source import ScriptedSource
 
 

@@ -16,10 +16,10 @@ from nomad_nvidia_vgpu.cli import top
 from nomad_nvidia_vgpu.cli.main import run
 from nomad_nvidia_vgpu.errors import DriverError
 from nomad_nvidia_vgpu.gpu.model import GpuProcess
-from unit.device.attributing import claims
-from unit.device.made_proc import MadeProc, nomad_v2
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
+from unit.host.made_proc import MadeProc, nomad_v2
+from unit.tasks.attributing import claims
 
 SIMULATED = ["top", "--vgpus", "4", "--simulate", "l4:2", "--simulate", "a100-sxm4-40gb:1:3g.20gb"]
 MADE = ["top", "--vgpus", "2"]

@@ -11,10 +11,10 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.device.background import Background, background_of, policy_of
-from nomad_nvidia_vgpu.device.catalog import Catalog
-from nomad_nvidia_vgpu.device.tally import Tally
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from nomad_nvidia_vgpu.state.catalog import Catalog
+from nomad_nvidia_vgpu.state.tally import Tally
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 

@@ -10,8 +10,8 @@ import pytest
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import stream
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
-from unit.device.scripted_catalog import ScriptedCatalog
 from unit.example_gpus import LOST, gpu
+from unit.state.scripted_catalog import ScriptedCatalog
 
 A, B = gpu("GPU-a"), gpu("GPU-b")
 DAY = 86400.0

@@ -13,14 +13,14 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.device import background, plugin
-from nomad_nvidia_vgpu.device.accountant import Accountant
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
-from nomad_nvidia_vgpu.device.proc import Proc
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.errors import NotBegunError, RequestError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch
+from nomad_nvidia_vgpu.host.proc import Proc
+from nomad_nvidia_vgpu.tasks.accountant import Accountant
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 from unit.manual_clock import DEADLINE_S

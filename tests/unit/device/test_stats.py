@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.stats import (
     GpuStats,
     GroupStats,
@@ -19,9 +18,10 @@ from nomad_nvidia_vgpu.device.stats import (
     interval_s,
     stream,
 )
-from nomad_nvidia_vgpu.device.usage import GpuUse, Usage, VgpuUse
 from nomad_nvidia_vgpu.gpu.model import GpuSample, SeenGpu
 from nomad_nvidia_vgpu.sharing.plan import make_plan
+from nomad_nvidia_vgpu.state.catalog import Catalog
+from nomad_nvidia_vgpu.state.usage import GpuUse, Usage, VgpuUse
 from unit.example_gpus import FULL_SAMPLE, LOST, NOON, gpu, inventory
 from unit.manual_clock import DEADLINE_S
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
-from nomad_nvidia_vgpu.device.catalog import Catalog
 from nomad_nvidia_vgpu.device.upkeep import Upkeep
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
+from nomad_nvidia_vgpu.state.catalog import Catalog
 from unit.example_gpus import gpu, inventory
 from unit.gpu.scripted_source import ScriptedSource
 from unit.manual_clock import DEADLINE_S

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nomad_nvidia_vgpu.gpu.nvml import NvmlSource
+from nomad_nvidia_vgpu.gpu.nvml.source import NvmlSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource
 from nomad_nvidia_vgpu.gpu.source import source_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli import plugin_dir
+from nomad_nvidia_vgpu.cli.agent import plugin_dir
 from scripts.onefile import build
 from scripts.wheels import Target
 

@@ -16,11 +16,11 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import Attribute, DeviceGroup, Instance, device_groups
 from nomad_nvidia_vgpu.device.reserve import Reservation
 from nomad_nvidia_vgpu.device.stats import GpuStats, GroupStats, Stat, group_stats
-from nomad_nvidia_vgpu.device.usage import GpuUse, Usage, VgpuUse
 from nomad_nvidia_vgpu.rpc import device_messages
 from nomad_nvidia_vgpu.rpc.generated import device_pb2
 from nomad_nvidia_vgpu.sharing.grant import DeviceNode, Mount
 from nomad_nvidia_vgpu.sharing.plan import make_plan
+from nomad_nvidia_vgpu.state.usage import GpuUse, Usage, VgpuUse
 from unit.example_gpus import FULL_SAMPLE, NOON, gpu, inventory
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[])) | st.just("x" * 200 + "|\0\ud800")

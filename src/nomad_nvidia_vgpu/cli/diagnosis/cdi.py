@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from nomad_nvidia_vgpu.cdi.delivery import CdiNodes, generate
+from nomad_nvidia_vgpu.cdi.spec import Found, Spec, SpecFiles
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
-from nomad_nvidia_vgpu.device.cdi import CdiNodes, generate
 from nomad_nvidia_vgpu.errors import RequestError
-from nomad_nvidia_vgpu.gpu.cdi_spec import Found, Spec, SpecFiles
 
 _LIBRARY = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d+(?:\.\d+)*)$")
 

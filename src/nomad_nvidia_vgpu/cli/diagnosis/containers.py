@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nomad_nvidia_vgpu.cdi.delivery import generate
 from nomad_nvidia_vgpu.cli.diagnosis import cdi
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
-from nomad_nvidia_vgpu.device.cdi import generate
 
 RUNTIME = "nvidia"
 PROGRAM = "nvidia-container-runtime"

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.errors import DriverError, HardwareError
-from nomad_nvidia_vgpu.gpu.library import loaded_library
 from nomad_nvidia_vgpu.gpu.model import GpuSample, GpuSource, Inventory, Look
-from nomad_nvidia_vgpu.gpu.nvml import NvmlSource
-from nomad_nvidia_vgpu.gpu.nvml_record import FailedQuery, RecordedNvml
+from nomad_nvidia_vgpu.gpu.nvml.library import loaded_library
+from nomad_nvidia_vgpu.gpu.nvml.record import FailedQuery, RecordedNvml
+from nomad_nvidia_vgpu.gpu.nvml.source import NvmlSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.survey import survey

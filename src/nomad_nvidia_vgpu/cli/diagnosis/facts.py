@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, read_agent_config
-from nomad_nvidia_vgpu.cli.config_options import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, read_agent_config
+from nomad_nvidia_vgpu.cli.agent.given import checked_config, with_any_size
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import DEFAULT_ADDRESS, NomadLook, without_login
 from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, look_at_running
-from nomad_nvidia_vgpu.cli.group_tables import device_name
+from nomad_nvidia_vgpu.cli.tables.groups import device_name
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
 from nomad_nvidia_vgpu.errors import ConfigError
-from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 
 SETTLED_S = 20.0

@@ -15,20 +15,19 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
-from nomad_nvidia_vgpu.node_files import read_bounded, read_start, started_by, unsafe
-from nomad_nvidia_vgpu.sharing.mps import PIPE_ENV
-from nomad_nvidia_vgpu.sharing.mps_control import PROGRAM, located
-from nomad_nvidia_vgpu.sharing.mps_daemon import (
-    FAULT,
-    MpsDaemon,
+from nomad_nvidia_vgpu.host.files import read_bounded, read_start, started_by, unsafe
+from nomad_nvidia_vgpu.sharing.mps.control import located
+from nomad_nvidia_vgpu.sharing.mps.daemon import FAULT, MpsDaemon, known_uuids
+from nomad_nvidia_vgpu.sharing.mps.layout import (
+    JOURNAL,
+    PIPE_ENV,
+    PROGRAM,
+    SERVER_PROGRAM,
     gpu_directory,
-    known_uuids,
     pipe_directory,
 )
-from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 
-JOURNAL = "compute-modes.json"
-_SERVER = "nvidia-cuda-mps-server"
 _DAEMON_FLAGS = ("-d", "-f")
 _MAX_BYTES = 1 << 16
 
@@ -165,7 +164,9 @@ def permissions(facts: Facts) -> Iterator[Verdict]:
 
 def _ways(facts: Facts, root: Path) -> set[Path]:
     """The directories that a task passes on its way to a daemon."""
-    ends = {pipe_directory(facts.config.mps, view.uuid) for view in facts.daemon_views} or {root}
+    ends = {Path(pipe_directory(facts.config.mps, view.uuid)) for view in facts.daemon_views} or {
+        root
+    }
     return {path for end in ends for path in (end, *end.parents)}
 
 
@@ -221,7 +222,7 @@ def _to_be_shared(facts: Facts, uuid: str) -> bool:
 
 
 def _daemon(facts: Facts, view: DaemonView) -> Iterator[Verdict]:
-    log = gpu_directory(facts.config.mps, view.uuid) / "log/control.log"
+    log = Path(gpu_directory(facts.config.mps, view.uuid)) / "log/control.log"
     if not _to_be_shared(facts, view.uuid):
         clients = f" ({counted(len(view.clients), 'client')})" if view.clients else ""
         yield warning(
@@ -259,7 +260,9 @@ def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
     """What runs without a directory, and daemons of somebody else."""
     running = list(_running(facts.node.proc))
     kept = {
-        MpsDaemon(gpu_directory(facts.config.mps, view.uuid), view.uuid, proc=facts.node.proc).pid()
+        MpsDaemon(
+            Path(gpu_directory(facts.config.mps, view.uuid)), view.uuid, proc=facts.node.proc
+        ).pid()
         for view in facts.daemon_views
     }
     pids = {one.pid for one in running}
@@ -327,7 +330,7 @@ def _running(proc: Path) -> Iterator[_Process]:
             continue  # it has ended
         # Before the program there may be an interpreter and an option of it.
         names = [word.rpartition("/")[2] for word in words[:3]]
-        server = _SERVER in names
+        server = SERVER_PROGRAM in names
         if server or (PROGRAM in names and set(_DAEMON_FLAGS) & set(words)):
             yield _Process(int(entry.name), _parent(entry), server, _pipe(entry), _uid(entry))
 

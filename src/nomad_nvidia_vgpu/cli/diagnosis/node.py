@@ -15,7 +15,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, look_at_driv
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook, look_at_nomad
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
-from nomad_nvidia_vgpu.sharing.mps_view import DaemonView, daemon_views
+from nomad_nvidia_vgpu.sharing.mps.view import DaemonView, daemon_views
 
 _RUN_S = 5.0
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from nomad_nvidia_vgpu.cli import plugin_dir
-from nomad_nvidia_vgpu.cli.agent_config import ENABLE_CLIENT, AgentConfig
-from nomad_nvidia_vgpu.cli.config_file import LABEL, OFFICIAL, moved_inside
+from nomad_nvidia_vgpu.cli.agent import plugin_dir
+from nomad_nvidia_vgpu.cli.agent.config import ENABLE_CLIENT, AgentConfig
+from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, OFFICIAL, moved_inside
+from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
-from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir
-from nomad_nvidia_vgpu.node_files import unsafe
+from nomad_nvidia_vgpu.host.files import unsafe
 
 _RESTART = "restart the agent"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
-from nomad_nvidia_vgpu.cli.agent_config import ENABLE_CLIENT
+from nomad_nvidia_vgpu.cli.agent.config import ENABLE_CLIENT
 
 _SCHEMES = ("http", "https")
 DEFAULT_ADDRESS = "http://127.0.0.1:4646"

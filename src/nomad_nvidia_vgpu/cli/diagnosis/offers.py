@@ -11,7 +11,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup
-from nomad_nvidia_vgpu.cli.group_tables import device_name
+from nomad_nvidia_vgpu.cli.tables.groups import device_name
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
 from nomad_nvidia_vgpu.sharing.holding import WITHHELD
 from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE

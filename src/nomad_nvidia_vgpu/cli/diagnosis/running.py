@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig
-from nomad_nvidia_vgpu.cli.config_file import LABEL
-from nomad_nvidia_vgpu.device.proc import Proc
-from nomad_nvidia_vgpu.node_files import read_start
+from nomad_nvidia_vgpu.cli.agent.config import AgentConfig
+from nomad_nvidia_vgpu.cli.agent.config_file import LABEL
+from nomad_nvidia_vgpu.host.files import read_start
+from nomad_nvidia_vgpu.host.proc import Proc
 
 LIBRARIES = "LD_LIBRARY_PATH"
 

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, ok, warning
-from nomad_nvidia_vgpu.sharing.mps_daemon import pipe_directory
+from nomad_nvidia_vgpu.sharing.mps.layout import pipe_directory
 
 _FOR_CONTAINERS = "container_file_t"
 
@@ -24,7 +25,7 @@ def labels(facts: Facts) -> Iterator[Verdict]:
         return
     wrong = {}
     for view in facts.daemon_views:
-        pipe = pipe_directory(facts.config.mps, view.uuid)
+        pipe = Path(pipe_directory(facts.config.mps, view.uuid))
         label = facts.node.label(pipe)
         if pipe.exists() and (label is None or _FOR_CONTAINERS not in label.split(":")):
             wrong[pipe] = label

@@ -14,7 +14,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
 from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, RunningAgent
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
-from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.example_gpus import inventory
 
 ADDRESS = "http://127.0.0.1:4646"

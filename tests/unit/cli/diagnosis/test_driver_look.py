@@ -7,8 +7,8 @@ import pytest
 
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import PhysicalGpu, look_at_driver
 from nomad_nvidia_vgpu.gpu.profiles import parse_simulated
-from unit.gpu import scripted_nvml
-from unit.gpu.scripted_nvml import NVMLError, ScriptedNvml
+from unit.gpu.nvml import scripted_nvml
+from unit.gpu.nvml.scripted_nvml import NVMLError, ScriptedNvml
 
 
 def test_simulated_gpus_are_looked_at_as_others() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pynvml
 import pytest
 
-from nomad_nvidia_vgpu.cli import plugin_dir
-from nomad_nvidia_vgpu.cli.config_file import LABEL, mislabelled
-from nomad_nvidia_vgpu.cli.config_options import checked_config
+from nomad_nvidia_vgpu.cli.agent import plugin_dir
+from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, mislabelled
+from nomad_nvidia_vgpu.cli.agent.given import checked_config
+from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir, Program
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, error, error_of, ok, warning
-from nomad_nvidia_vgpu.cli.plugin_dir import Kind, PluginDir, Program
 from nomad_nvidia_vgpu.config.options import options
 from nomad_nvidia_vgpu.errors import ConfigError
-from nomad_nvidia_vgpu.gpu import nvml
+from nomad_nvidia_vgpu.gpu.nvml import source
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from unit.example_gpus import gpu, inventory
 
@@ -87,9 +87,9 @@ def test_a_wrong_number_is_told_what_is_allowed() -> None:
 
 def test_a_missing_library_has_the_driver_as_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial without a GPU comes after it, in the same sentence."""
-    monkeypatch.setattr(nvml, "_LIBRARY", "libno-such-driver.so.1")
+    monkeypatch.setattr(source, "_LIBRARY", "libno-such-driver.so.1")
     error = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-    said = error_of(str(nvml._init_error(pynvml, error)))
+    said = error_of(str(source._init_error(pynvml, error)))
     assert said.remedy.startswith("install the NVIDIA driver on this client")
     assert "simulate" in said.remedy
 
@@ -97,7 +97,7 @@ def test_a_missing_library_has_the_driver_as_its_remedy(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("number", [1, 4, 6, 9, 12, 13, 15, 16, 17, 18, 19, 999])
 def test_each_error_of_the_driver_has_its_remedy(number: int) -> None:
     """NVML's own words are in quotes of another kind, before the remedy."""
-    said = error_of(f"GPU-a: {nvml._remedy(pynvml, pynvml.NVMLError(number))}")
+    said = error_of(f"GPU-a: {source._remedy(pynvml, pynvml.NVMLError(number))}")
     assert f"({number})" in said.sentence
     assert said.remedy.split()[0] in {"load", "reload", "take", "run", "give", "drain", "see"}
 

@@ -13,7 +13,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.driver_look import PhysicalGpu
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, Verdict
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
-from nomad_nvidia_vgpu.gpu.nvml_record import FailedQuery
+from nomad_nvidia_vgpu.gpu.nvml.record import FailedQuery
 from unit.cli.diagnosis.nodes import driver, facts, levels, one
 from unit.example_gpus import LOST, gpu, mig
 

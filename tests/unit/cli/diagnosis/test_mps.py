@@ -14,16 +14,11 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.mps import (
-    JOURNAL,
-    compute_modes,
-    daemons,
-    permissions,
-    tools,
-)
+from nomad_nvidia_vgpu.cli.diagnosis.mps import compute_modes, daemons, permissions, tools
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running
-from nomad_nvidia_vgpu.sharing.mps_daemon import Record
-from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from nomad_nvidia_vgpu.sharing.mps.daemon import Record
+from nomad_nvidia_vgpu.sharing.mps.layout import JOURNAL
+from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.cli.diagnosis.nodes import agent, driver, facts, levels, node, one, said, written
 from unit.example_gpus import gpu
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.agent_config import AgentConfig, read_agent_config
+from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, read_agent_config
 from nomad_nvidia_vgpu.cli.diagnosis.running import (
     NOBODY,
     Running,

@@ -10,7 +10,7 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.selinux import labels
-from nomad_nvidia_vgpu.sharing.mps_view import DaemonView
+from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.cli.diagnosis.nodes import facts, node, one, written
 
 

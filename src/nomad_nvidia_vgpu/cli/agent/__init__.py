@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The files of the Nomad agent on this node."""

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What a Nomad agent's configuration says about plugins, merged from its files as Nomad does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nomad_nvidia_vgpu.cli.agent.config_file import (
+    LABEL,
+    block,
+    is_meant,
+    mislabelled,
+    options_of,
+    outside_config,
+    parsed_file,
+    plugin_blocks,
+)
+from nomad_nvidia_vgpu.cli.agent.http import AgentHttp
+from nomad_nvidia_vgpu.errors import ConfigError
+
+USUAL = Path("/etc/nomad.d")
+"""Where Nomad's packages put the configuration of an agent."""
+
+ENABLE_CLIENT = "write client { enabled = true }"
+"""The remedy for an agent that starts no plugins."""
+
+_SUFFIXES = (".hcl", ".json")
+_AS_ROOT = "run this command as root"
+
+
+class PluginBlock(NamedTuple):
+    """One `plugin` block."""
+
+    label: str
+    file: Path
+    has_config: bool
+    options: dict[str, object]
+    outside: tuple[str, ...] = ()
+    """Options that stand beside the config block."""
+    has_args: bool = False
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The files that were read, and what in them concerns us."""
+
+    given: Path
+    """The file or folder that was named; of several the last folder, else the last file."""
+    files: tuple[Path, ...]
+    plugin_dir: str | None
+    """As written; None if no file sets it."""
+    data_dir: str | None
+    blocks: tuple[PluginBlock, ...]
+    http: Mapping[str, str] = field(default_factory=dict)
+    """The NOMAD_… variables that lead to the agent's API."""
+    allocation_metrics: bool = False
+    """Whether a file asks for the figures of single tasks."""
+    client_enabled: bool | None = None
+    """Whether the agent is a client, which alone starts plugins; None: no file says."""
+
+    @property
+    def plugins(self) -> str | None:
+        """Where the agent looks for plugins: by default below its data; None if it says neither."""
+        if self.plugin_dir:
+            return self.plugin_dir
+        return f"{self.data_dir.rstrip('/')}/plugins" if self.data_dir else None
+
+    @property
+    def ours(self) -> PluginBlock | None:
+        """The block that Nomad will use for this plugin."""
+        return self.block_of(LABEL)
+
+    def block_of(self, label: str) -> PluginBlock | None:
+        """The block that Nomad will use for a plugin: of several the last."""
+        return next((block for block in reversed(self.blocks) if block.label == label), None)
+
+    @property
+    def mislabelled(self) -> list[str]:
+        """Where no block has our label, those that are meant for it, one sentence each."""
+        if self.ours is not None:
+            return []
+        return [
+            mislabelled(one.file, one.label)
+            for one in self.blocks
+            if is_meant(one.label, {*one.options, *one.outside})
+        ]
+
+    @property
+    def without_effect(self) -> list[str]:
+        """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
+        ours = self.ours
+        if ours is None:
+            return []
+        earlier = [one for one in self.blocks if one.label == LABEL][:-1]
+        said = [
+            f'plugin "{LABEL}" stands twice in {ours.file}, and Nomad takes the later alone: take out'
+            " the earlier"
+            if file == ours.file
+            else f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
+            f" later alone: take out the one in {file}"
+            for file in dict.fromkeys(one.file for one in earlier)
+        ]
+        if ours.has_args:
+            said.append(
+                f'plugin "{LABEL}" in {ours.file} has args, which mean nothing: take them out'
+            )
+        return said
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the configuration, where a further file will be read."""
+        return self.given if self.given.is_dir() else None
+
+
+def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
+    """The configuration in these files and folders; ConfigError with every file that is wrong."""
+    files, blocks, problems = [], [], []
+    values: dict[str, str] = {}
+    client_enabled: bool | None = None
+    metrics = False
+    http = AgentHttp()
+    for path in paths:
+        try:
+            files += _files(path)
+        except OSError as error:
+            remedy = "say --agent-config with what the agent is started with"
+            if isinstance(error, PermissionError):
+                remedy = _AS_ROOT
+            problems.append(f"{path} cannot be read: {error.strerror}; {remedy}")
+    for file in files:
+        try:
+            parsed = parsed_file(file)
+            blocks += _blocks(file, parsed)
+        except ConfigError as error:
+            closed = isinstance(error.__cause__, PermissionError)
+            problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
+            continue
+        http.merge(parsed)
+        values.update(_strings(parsed, "plugin_dir", "data_dir"))
+        # Once such a value is true, no later file takes that back.
+        metrics = metrics or _is_true(block(parsed, "telemetry").get("publish_allocation_metrics"))
+        if (enabled := block(parsed, "client").get("enabled")) is not None:
+            client_enabled = client_enabled or _is_true(enabled)
+    if problems:
+        raise ConfigError(problems)
+    folders = [path for path in paths if path.is_dir()]
+    return AgentConfig(
+        given=(folders or list(paths))[-1],
+        files=tuple(files),
+        plugin_dir=values.get("plugin_dir"),
+        data_dir=values.get("data_dir"),
+        blocks=tuple(blocks),
+        http=http.environment(),
+        allocation_metrics=metrics,
+        client_enabled=client_enabled,
+    )
+
+
+def _blocks(file: Path, parsed: dict[str, Any]) -> list[PluginBlock]:
+    """The plugin blocks in a file; ConfigError if labelled options in one are there twice."""
+    return [
+        PluginBlock(
+            label,
+            file,
+            "config" in body,
+            options_of(file, body),
+            outside_config(body),
+            bool(body.get("args")),
+        )
+        for label, body in plugin_blocks(parsed)
+    ]
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that Nomad reads when it is given this path, in its order; OSError."""
+    if not path.is_dir():
+        path.stat()
+        return [path]
+    return sorted(
+        file
+        for file in path.iterdir()
+        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".#") and file.is_file()
+    )
+
+
+def _is_true(value: object) -> bool:
+    """As Nomad reads a boolean, quoted or not."""
+    return str(value).lower() in ("true", "1")
+
+
+def _strings(parsed: dict[str, Any], *names: str) -> Iterator[tuple[str, str]]:
+    """Those of the values that are set: an empty one sets nothing."""
+    for name in names:
+        value = parsed.get(name)
+        if isinstance(value, str) and value:
+            yield name, value

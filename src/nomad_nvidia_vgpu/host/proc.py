@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What the kernel tells of a process: who it is, whose child, in which cgroup, with what environment.
+
+Every process may end while it is read, and its number may be given to another: the identity of a
+process is its pid together with its start time. Whatever cannot be read is None. The root of
+`/proc` is handed in, so that tests can make one.
+
+An environment is in the memory of its process, and the kernel waits for a lock of that memory: who
+reads the environment of a process that is stuck while it holds the lock is stuck, too. So
+environments, and nothing else here, are read by a thread that is given up after a while. The
+process is then passed over until the thread returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.host.files import started_by
+
+PROC = "/proc"
+
+PATIENCE_S = 2.0
+"""How long the kernel may take to read one environment before its process counts as stuck."""
+
+_STAT_BYTES = 1024
+_STATUS_BYTES = 4096
+_CGROUP_BYTES = 1 << 16
+_ENVIRON_BYTES = 1 << 20
+"""More than any driver gives a task; a task that makes more of it claims nothing beyond that."""
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+
+_log = logging.getLogger(__name__)
+
+
+class Identity(NamedTuple):
+    """A process beyond the reuse of its pid."""
+
+    pid: int
+    started: int
+    """When it started, in the kernel's ticks since boot."""
+
+
+class Standing(NamedTuple):
+    """A process as it is now."""
+
+    identity: Identity
+    parent: int
+    """The pid of its parent; 0 for none."""
+
+
+_Answers = queue.SimpleQueue["Mapping[str, str] | None"]
+
+
+class Proc:
+    """Reads one `/proc`; thread-safe."""
+
+    def __init__(self, root: str = PROC, patience_s: float = PATIENCE_S) -> None:
+        """Reads nothing yet."""
+        self.root = root
+        self._patience_s = patience_s
+        self._lock = threading.Lock()  # guards what follows
+        self._stuck: dict[_Answers, int] = {}
+        """The pids that threads hang on, by what they would have answered to."""
+
+    def standing(self, pid: int) -> Standing | None:
+        """Who has this pid now; None: nobody."""
+        data = self._read(f"{pid}/stat", _STAT_BYTES)
+        # The name of the program stands in brackets and may hold brackets and blanks itself.
+        fields = (data or b"").rpartition(b")")[2].split()
+        try:
+            return Standing(Identity(pid, int(fields[19])), int(fields[1]))
+        except (IndexError, ValueError):
+            return None
+
+    def user(self, pid: int) -> int | None:
+        """The uid of who started a process; None: nobody, or it cannot be read."""
+        return started_by(self._read(f"{pid}/status", _STATUS_BYTES) or b"")
+
+    def lives(self, who: Identity) -> bool:
+        """Whether this very process still runs."""
+        standing = self.standing(who.pid)
+        return standing is not None and standing.identity == who
+
+    def cgroups(self, pid: int | str) -> str | None:
+        """The lines of the `cgroup` file of a process; of our own for `self`."""
+        data = self._read(f"{pid}/cgroup", _CGROUP_BYTES)
+        return None if data is None else data.decode("utf-8", "surrogateescape")
+
+    def environment(self, pid: int, names: Collection[str]) -> Mapping[str, str] | None:
+        """What it was started with - or what it has put in its place, for a process may.
+
+        Only the variables in `names`: the others may be secrets of the task, and are nobody's
+        business here. Of one that is there twice, the first counts, as for the C library. None
+        also while the process is `stuck`.
+        """
+        return next(self.environments([pid], names), None)
+
+    def environments(
+        self, pids: Iterable[int], names: Collection[str], variable: str | None = None
+    ) -> Iterator[Mapping[str, str]]:
+        """As `environment`, of those of `pids` that let theirs be read, and have `variable` in it."""
+        left = [pid for pid in pids if not self.stuck(pid)]
+        while left:
+            answers: _Answers = queue.SimpleQueue()
+            asked, left = left, []
+            # One thread for all: to wait for one after the other would cost more than to read.
+            threading.Thread(
+                target=self._answer,
+                args=(asked, names, variable, answers),
+                name="environ",
+                daemon=True,
+            ).start()
+            for number, pid in enumerate(asked, 1):
+                try:
+                    found = self._next(answers, pid)
+                except queue.Empty:
+                    left = asked[number:]
+                    break
+                if found is not None:
+                    yield found
+
+    def stuck(self, pid: int) -> bool:
+        """Whether a thread hangs on its environment."""
+        with self._lock:
+            return pid in self._stuck.values()
+
+    def _next(self, answers: _Answers, pid: int) -> Mapping[str, str] | None:
+        """The next answer, which is that of `pid`; queue.Empty when it is given up."""
+        try:
+            return answers.get(timeout=self._patience_s)
+        except queue.Empty:
+            with self._lock:
+                if not answers.empty():
+                    return answers.get()
+                known = pid in self._stuck.values()
+                self._stuck[answers] = pid
+            if not known:
+                _log.warning(
+                    "process %d is stuck: the kernel has not let its environment be read for %g s,"
+                    " so if it belongs to a task with vGPUs, stats may lack what that task uses,"
+                    " and the memory guard may not act on it, until it can be read or ends: see"
+                    " what it waits for in /proc/%d/wchan and dmesg, and end it, or reboot the"
+                    " node if it cannot be ended",
+                    pid,
+                    self._patience_s,
+                    pid,
+                )
+            raise
+
+    def _answer(
+        self,
+        pids: Iterable[int],
+        names: Collection[str],
+        variable: str | None,
+        answers: _Answers,
+    ) -> None:
+        for pid in pids:
+            data = self._read(f"{pid}/environ", _ENVIRON_BYTES)
+            # An empty one belongs to a kernel thread, or to a process that just starts.
+            found = _variables(data, names) if data else None
+            if found is not None and variable is not None and variable not in found:
+                found = None
+            with self._lock:
+                answers.put(found)
+                if self._stuck.pop(answers, None) is not None:
+                    return  # it was given up: another thread asks for the rest
+
+    def mounts(self) -> str:
+        """The lines of our own `mountinfo`."""
+        return (self._read("self/mountinfo", 1 << 22) or b"").decode("utf-8", "surrogateescape")
+
+    def sees_host_pids(self) -> bool:
+        """Whether our pids are those of the host, which are the driver's."""
+        try:
+            return os.readlink(f"{self.root}/self/ns/pid") == _FIRST_PID_NAMESPACE  # noqa: PTH115
+        except OSError:
+            return False
+
+    def _read(self, path: str, most: int) -> bytes | None:
+        # Not `open`: three system calls instead of nine, some hundred times per pass.
+        try:
+            file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            parts = []
+            while most > 0 and (part := os.read(file, min(most, 1 << 16))):
+                parts.append(part)
+                most -= len(part)
+            return b"".join(parts)
+        except OSError:  # it has just ended, or is none of our business
+            return None
+        finally:
+            os.close(file)
+
+
+def _variables(data: bytes, names: Collection[str]) -> dict[str, str]:
+    data = b"\0" + data
+    found: dict[str, str] = {}
+    for name in names:
+        # Not all entries one by one: a task can make half a million of them.
+        _, equals, rest = data.partition(f"\0{name}=".encode())
+        if equals:
+            found[name] = rest.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    return found

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The MPS control daemon of one GPU: its directories, its life, and what it has in force.
+
+A daemon outlives this process, and so do the tasks that use it: Nomad restores them after an
+agent restart without a word to us. So it is adopted when it is there, started when it is not,
+and ended only when nobody uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.errors import MpsError
+from nomad_nvidia_vgpu.host.files import read_bounded, read_start, started_by
+from nomad_nvidia_vgpu.sharing.mps.control import MpsControl, Server, Unsettled
+from nomad_nvidia_vgpu.sharing.mps.layout import (
+    CONTROL_LOG,
+    LOG,
+    PIPE,
+    PIPE_ENV,
+    PROGRAM,
+    RECORD,
+    SERVER_PROGRAM,
+)
+from nomad_nvidia_vgpu.sharing.mps.limits import Limits
+
+FAULT = "FAULT"
+_END_S = 3.0
+_SERVER_S = 1.0
+_MAX_PID = 20  # characters
+_MAX_RECORD = 1 << 16
+_NAME = PROGRAM[:15].encode()
+"""What the kernel keeps of the names of both programs."""
+_MAX_PROC = 1 << 16
+"""Of a process' command line and environment, which it can make as long as it likes."""
+_POLL_S = 0.02
+_PROC = Path("/proc")
+
+_log = logging.getLogger(__name__)
+
+
+class Record(NamedTuple):
+    """How a daemon was started; kept beside it, for whoever adopts it."""
+
+    uuid: str
+    multi_user_asked: bool
+    multi_user: bool
+    """Whether it has it; not every driver does."""
+    memory_limited: bool
+    """Whether it was given memory limits: a limit once set cannot be taken off."""
+
+
+class MpsDaemon:
+    """One GPU's daemon, running or not. Every call may take some seconds; MpsError, OSError."""
+
+    def __init__(
+        self, directory: Path, uuid: str, program: str = PROGRAM, proc: Path = _PROC
+    ) -> None:
+        """`directory` is the GPU's own; `program` is the tool, needed to speak to the daemon."""
+        self._directory = directory
+        self._uuid = uuid
+        self._proc = proc
+        self._control = MpsControl(directory, uuid, program)
+
+    def running(self) -> bool:
+        """Whether it answers."""
+        return (self._directory / PIPE).is_dir() and self._control.running()
+
+    def alive(self) -> bool:
+        """Whether its process is there, answering or not; needs no tool."""
+        return self.pid() is not None
+
+    def pid(self) -> int | None:
+        """Its process, answering or not; None if it has none."""
+        pid = self._noted_pid()
+        if pid is None:
+            return None
+        try:
+            return pid if _called_mps(self._proc / str(pid)) else None
+        except OSError:
+            return None  # it has ended
+
+    def start(self, *, multi_user: bool, memory_limited: bool) -> None:
+        """Starts it, limited to its GPU, with directories that any user's task can use."""
+        if any(self.orphaned_servers()):
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
+                " tasks that use it: stop them, or drain the node; a new daemon is started by"
+                " itself"
+            )
+        # Containers may have the old one mounted, and what they put into it must not be met.
+        shutil.rmtree(self._directory / PIPE, ignore_errors=True)
+        for part in (self._directory, self._directory / PIPE, self._directory / LOG):
+            part.mkdir(exist_ok=True)
+            part.chmod(0o755)
+        record = Record(self._uuid, multi_user, multi_user, memory_limited)
+        self._write(record)
+        has_it = self._control.start(multi_user=multi_user)
+        self._write(record._replace(multi_user=has_it))
+        if not self._control.running():
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon ended right after its start: see"
+                f" {self._directory / CONTROL_LOG}"
+            )
+        _log.info("%s has an MPS daemon now, in %s", self._uuid, self._directory)
+
+    def stop(self) -> None:
+        """Ends it; the caller knows that nobody uses it."""
+        pid = self.pid()
+        self._control.quit()
+        if pid is not None and not _ended(pid, _END_S):
+            raise MpsError(
+                f"{self._uuid}: its MPS daemon (pid {pid}) does not end within {_END_S:g} s:"
+                " drain the node and kill it"
+            )
+        _log.info("%s: its MPS daemon was ended", self._uuid)
+
+    def start_server(self) -> list[Server]:
+        """Starts its server, so that one holds the GPU before the first task does.
+
+        Returns the servers there are after a moment; none if it takes longer.
+        """
+        self._control.start_server()
+        deadline = time.monotonic() + _SERVER_S
+        while not (servers := self.servers()) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return servers
+
+    def servers(self) -> list[Server]:
+        """Its servers and their clients."""
+        return self._control.servers()
+
+    def settle(
+        self, limits: Limits, servers: Iterable[Server], *, change: bool, anew: bool
+    ) -> list[Unsettled]:
+        """Sees to the limits for new clients of all servers; those that are not as wanted."""
+        unsettled = self._control.settle(limits, change=change, anew=anew)
+        for server in servers:
+            unsettled += self._control.settle(limits, server.pid, change=change, anew=anew)
+        return unsettled
+
+    def limits(self, servers: Sequence[Server]) -> tuple[str, str]:
+        """The limits of memory and SMs that new clients have, in the tool's words."""
+        return self._control.limits(servers[0].pid if servers else None)
+
+    def record(self) -> Record | None:
+        """How it was started, None when that is not known."""
+        try:
+            found = json.loads(read_bounded(self._directory / RECORD, _MAX_RECORD))
+            record = Record(**found)
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if isinstance(record.uuid, str) else None
+
+    def remove(self) -> None:
+        """Removes the directories of a daemon that has ended."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _write(self, record: Record) -> None:
+        fresh = self._directory / f"{RECORD}.new"
+        fresh.write_text(json.dumps(record._asdict()))
+        fresh.replace(self._directory / RECORD)
+
+    def _noted_pid(self) -> int | None:
+        try:
+            # A task's container may have put anything there.
+            return int(read_bounded(self._control.pid_file, _MAX_PID, follow=False))
+        except (OSError, ValueError):
+            return None
+
+    def orphaned_servers(self) -> Iterator[int]:
+        """The servers of its pipe directory by pid, to be asked for when no daemon is there.
+
+        A task has the same variable, and can call itself what it likes. But the server of all users
+        is its daemon's user's; that of one user only is that user's, and cannot be told from a task.
+        May wait for as long as a process is stuck that is called as MPS is; for no other.
+        """
+        record = self.record()
+        any_user = record is not None and not record.multi_user
+        mark = f"\0{PIPE_ENV}={self._directory / PIPE}\0".encode()
+        for entry in self._proc.iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if not _called_mps(entry):
+                    continue
+                user = started_by(read_start(entry / "status", _MAX_PROC))
+                if not any_user and user not in (0, os.geteuid()):
+                    continue
+                program = read_start(entry / "cmdline", _MAX_PROC).replace(b"\0", b" ")
+                if SERVER_PROGRAM.encode() in program:
+                    environment = read_start(entry / "environ", _MAX_PROC)
+                    if mark in b"\0%b\0" % environment:
+                        yield int(entry.name)
+
+
+def known_uuids(root: Path) -> list[str]:
+    """The GPUs that have a daemon's directory under `root`."""
+    try:
+        entries = sorted(root.iterdir())
+    except OSError:
+        return []
+    records = (MpsDaemon(e, e.name).record() for e in entries if e.is_dir())
+    return [record.uuid for record in records if record is not None]
+
+
+def daemon_pids(root: str, proc: str) -> set[int]:
+    """The daemons under `root` that live, by what their pid files say."""
+    try:
+        directories = list(Path(root).iterdir())
+    except OSError:
+        return set()
+    found = (MpsDaemon(each, each.name, proc=Path(proc)).pid() for each in directories)
+    return {pid for pid in found if pid is not None}
+
+
+def _called_mps(process: Path) -> bool:
+    """Whether it runs and is called as the daemon and the servers are; OSError: it has ended.
+
+    By `stat`: the kernel waits for a lock of the process before it shows its command line, and one
+    that is stuck may hold it.
+    """
+    # The name stands in brackets, and may hold brackets itself; what has ended keeps it at first.
+    called, _, rest = read_start(process / "stat", _MAX_PROC).rpartition(b")")
+    return called.partition(b"(")[2] == _NAME and rest.split()[0] not in (b"Z", b"X")
+
+
+def _ended(pid: int, timeout_s: float) -> bool:
+    """Whether a process has ended, at once or within `timeout_s`."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return _vanished(pid, timeout_s)
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def _vanished(pid: int, timeout_s: float) -> bool:
+    """The same by looking again and again: Linux before 5.3 has nothing to wait on."""
+    deadline = time.monotonic() + timeout_s
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True

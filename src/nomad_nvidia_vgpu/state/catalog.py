@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What is published now. The only state that the three calls and the hardware's threads share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory
+from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
+from nomad_nvidia_vgpu.sharing.holding import Holding
+from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+from nomad_nvidia_vgpu.state.usage import Usage
+
+_log = logging.getLogger(__name__)
+
+
+class Edition(NamedTuple):
+    """The plan at one moment."""
+
+    number: int
+    """Rises with each change."""
+    complete: bool
+    """Whether every GPU has answered at least once, or was given up, and what holds its shares."""
+    plan: Plan
+    seen: frozenset[str] = frozenset()
+    """The UUIDs of all GPUs seen so far, those that are not published too."""
+
+
+class Listing(NamedTuple):
+    """The processes on one GPU, as the driver listed them at one moment."""
+
+    taken_at: float
+    """By the catalog's clock, in seconds."""
+    processes: Sequence[GpuProcess]
+
+
+class Catalog:
+    """The present plan, the newest samples and who uses what; a `Sink` of the watch."""
+
+    def __init__(self, config: PluginConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Empty until the first inventory comes."""
+        self._config = config
+        self._clock = clock
+        self._changed = threading.Condition()  # guards all that follows
+        self._edition = Edition(0, complete=not config.configured, plan=Plan())
+        self._samples: dict[str, GpuSample] = {}
+        self._listings: dict[str, Listing] = {}
+        self._usage = Usage()
+        self._guard_counts: Mapping[tuple[str, str], int] = {}
+        self._inventory = Inventory()
+        self._answered = False
+        self._enforced: dict[str, Enforcement] = {}
+        self._holdings: frozenset[Holding] | None = frozenset()
+
+    @property
+    def edition(self) -> Edition:
+        """The present plan."""
+        return self._edition  # one reference, replaced whole: no lock needed
+
+    @property
+    def samples(self) -> Mapping[str, GpuSample]:
+        """The newest sample of each GPU that gave one, by UUID; a copy."""
+        with self._changed:
+            return dict(self._samples)
+
+    @property
+    def listings(self) -> Mapping[str, Listing]:
+        """The newest list of processes of each GPU that gave one, by UUID; a copy."""
+        with self._changed:
+            return dict(self._listings)
+
+    @property
+    def usage(self) -> Usage:
+        """Who uses what, as of the newest pass."""
+        return self._usage  # one reference, replaced whole: no lock needed
+
+    def take_usage(self, usage: Usage) -> None:
+        """Replaces what is known of who uses what; called once per pass."""
+        self._usage = usage
+
+    @property
+    def guard_counts(self) -> Mapping[tuple[str, str], int]:
+        """What the memory guard has done so far; see `Guard.counts`."""
+        return self._guard_counts
+
+    def take_guard_counts(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Replaces what the memory guard has done so far; called once per pass."""
+        self._guard_counts = counts
+
+    def now(self) -> float:
+        """The time by the clock of the listings, in seconds."""
+        return self._clock()
+
+    def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
+        """Plans anew and wakes who waits; called by the watch."""
+        with self._changed:
+            self._inventory, self._answered = inventory, complete
+            self._plan_anew()
+
+    def take_enforcement(self, uuid: str, enforcement: Enforcement | None) -> None:
+        """What is in force on one GPU; plans anew if it has changed; called by the upkeep.
+
+        None: nothing is kept in force there any more.
+        """
+        with self._changed:
+            if self._enforced.get(uuid) == enforcement:
+                return
+            if enforcement is None:
+                del self._enforced[uuid]
+            else:
+                self._enforced[uuid] = enforcement
+            self._plan_anew()
+
+    def expect_holdings(self) -> None:
+        """Somebody is about to find out what tasks hold: no plan is complete without."""
+        with self._changed:
+            self._holdings = None
+
+    def take_holdings(self, holdings: frozenset[Holding]) -> None:
+        """What running tasks hold; plans anew if it has changed."""
+        with self._changed:
+            if self._holdings != holdings:
+                self._holdings = holdings
+                self._plan_anew()
+
+    def _plan_anew(self) -> None:
+        """Replaces the edition; the lock is held."""
+        before = self._edition
+        held = self._holdings or ()
+        plan = make_plan(self._config, self._inventory, self._enforced, held, before.plan)
+        seen = frozenset(one.gpu.uuid for one in self._inventory.gpus)
+        # A GPU that has not answered yet may be the one that is missed.
+        complete = self._answered and not plan.starting and self._holdings is not None
+        self._edition = Edition(before.number + 1, complete, plan, seen)
+        self._changed.notify_all()
+        told = before.plan.warnings if before.complete else ()
+        for warning in plan.warnings if complete else ():
+            if warning not in told:
+                _log.warning("%s", warning)
+
+    def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
+        """Replaces the samples of these GPUs; called by the watch."""
+        with self._changed:
+            self._samples.update(samples)
+
+    def take_processes(self, processes: Mapping[str, Sequence[GpuProcess]]) -> None:
+        """Replaces the lists of processes of these GPUs; called by the watch."""
+        now = self._clock()
+        with self._changed:
+            self._listings.update((uuid, Listing(now, of)) for uuid, of in processes.items())
+
+    def wait(self, until: Callable[[Edition], bool], timeout_s: float) -> Edition:
+        """The edition for which `until` holds, or the present one after `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: until(self._edition), timeout=timeout_s)
+            return self._edition
+
+    def wake(self) -> None:
+        """Makes everyone who waits look again, as when a stream was cancelled."""
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: MPL-2.0
+"""How much a process may take of a GPU that is shared by MPS."""
+
+from __future__ import annotations
+
+from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.sharing.grant import Grant
+from nomad_nvidia_vgpu.sharing.mps.limits import Limits, limits_of, server_limits
+from unit.example_gpus import gpu
+
+
+def test_the_servers_defaults_are_the_largest_grant() -> None:
+    """A client can only lower them, so a task that drops its limits has these."""
+    one = gpu(memory_mib=1000)
+    assert server_limits(MpsConfig(), one, 4) == Limits(1000, 100)
+    assert server_limits(MpsConfig(max_vgpus_per_task=1), one, 4) == Limits(250, 25)
+    assert server_limits(MpsConfig(max_vgpus_per_task=9), one, 4) == Limits(1000, 100)
+
+
+def test_limits_are_rounded_down() -> None:
+    """All shares together are never more than the GPU."""
+    assert limits_of(MpsConfig(), Grant(gpu(memory_mib=1000), 3, 1)) == Limits(333, 33)
