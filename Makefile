@@ -10,7 +10,7 @@ FLOOR  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10 /
 NOMAD_DIR := build/nomad
 AUDIT  := build/audit
 
-.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist audit proto proto-check eval docs lock clean
+.PHONY: help setup demo test lint types unit contract e2e floor nomad mps-tool gpu-test gpu-carry soak bench dist audit proto proto-check eval docs lock clean
 
 help:            ## what the targets do
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,10 +38,10 @@ lint: setup      ## ruff and the import layers
 types: setup     ## mypy, strict
 	$(BIN)/mypy --cache-dir build/mypy
 
-unit: setup      ## pure code, the fake driver and the fake MPS
+unit: setup mps-tool ## pure code, the fake driver and the fake MPS
 	$(BIN)/pytest tests/unit tests/libnvidia_ml tests/mps_control tests/gpu_client
 
-contract: setup  ## the installed program, spoken to as Nomad would
+contract: setup mps-tool ## the installed program, spoken to as Nomad would
 	$(BIN)/pytest tests/contract
 
 e2e: setup nomad ## real Nomad agents
@@ -50,11 +50,15 @@ e2e: setup nomad ## real Nomad agents
 nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
 	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh
 
+mps-tool:        ## NVIDIA's MPS control tools for the tests, if a Debian mirror has them
+	@MPS_TOOL_DIR=build/mps-tool scripts/mps-tool.sh
+
 floor:           ## unit and contract tests on the oldest Python that is supported
 	@if ! $(or $(FLOOR),false) -c '' 2>/dev/null; then echo "no Python 3.10 here: say where, make floor FLOOR=..."; exit 0; fi; \
 	$(FLOOR) -m venv build/floor && \
 	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
 	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	MPS_TOOL_DIR=build/mps-tool scripts/mps-tool.sh && \
 	build/floor/bin/pytest tests/unit tests/contract
 
 gpu-test: setup  ## on a real GPU, in nine minutes; GPU_TEST_ARGS="--only shares"

@@ -72,7 +72,7 @@ def test_a_driver_without_multi_user_mode_gets_a_daemon_without(
     node: MpsNode, daemon: MpsDaemon
 ) -> None:
     """And the record says so."""
-    node.fake.unknown("-multiuser-server")
+    node.fake.set_version("550")
     start(daemon)
     assert [s.arguments for s in node.fake.starts()] == [("-d", "-multiuser-server"), ("-d",)]
     assert daemon.record() == Record(

@@ -111,7 +111,6 @@ def test_limits_that_read_back_rounded_are_set_anew_by_each_process(
     node: MpsNode, plugins: Plugins
 ) -> None:
     """What was set before may be another size that reads back the same."""
-    node.fake.set_limit_form("floor_gib")
     limited = {"max_vgpus_per_task": 1}
     one = gpu("GPU-a", memory_mib=15360)
     assert plugins.start(**limited).keep(one, 4) == IN_FORCE
@@ -273,7 +272,7 @@ def test_a_daemon_that_dies_at_once_is_a_problem_each_time(node: MpsNode, plugin
 
 def test_a_driver_without_multi_user_mode_is_a_weakness(node: MpsNode, plugins: Plugins) -> None:
     """The limits hold; tasks of two users wait for each other. The config can ask for that."""
-    node.fake.unknown("-multiuser-server")
+    node.fake.set_version("550")
     found = plugins.keep()
     assert without_sentence(found) == weak(holds_memory=True)
     assert "set mps.multi_user = false" in found.weakness
