@@ -45,6 +45,7 @@ class Start(NamedTuple):
     streams: tuple[str, str, str]
     """What the standard streams were connected to, such as `/dev/null` and `pipe:[7]`."""
     leads_session: bool
+    """Or the `timeout` that started it does."""
 
 
 class Command(NamedTuple):

@@ -83,8 +83,15 @@ def _circumstances() -> dict[str, object]:
         "names": sorted(given),
         "cuda": {name: value for name, value in given.items() if name.startswith("CUDA_")},
         "streams": [_stream(fd) for fd in range(3)],
-        "leads_session": os.getsid(0) == os.getpid(),
+        "leads_session": os.getsid(0) in _leaders(),
     }
+
+
+def _leaders() -> set[int]:
+    """Its own pid, and that of the `timeout` that it may have been started by."""
+    parent = os.getppid()
+    by_timeout = Path(f"/proc/{parent}/comm").read_text() == "timeout\n"
+    return {os.getpid(), *([parent] if by_timeout else [])}
 
 
 def _stream(fd: int) -> str:
@@ -264,7 +271,7 @@ def _serve(state: State, where: Directories, arguments: Sequence[str], told_fd: 
     from .daemon import Daemon  # noqa: PLC0415
 
     pipe = str(where.pipe)
-    os.umask(0)
+    umask = os.umask(0)
     if not _lock(where.pipe):
         return 1
     daemon = Daemon(state, where, multi_user=_MULTI_USER in arguments, foreground="-f" in arguments)
@@ -273,6 +280,7 @@ def _serve(state: State, where: Directories, arguments: Sequence[str], told_fd: 
         daemon.listen()
     except OSError:
         return 1
+    os.umask(umask)
     if told_fd is not None:
         os.write(told_fd, str(os.getpid()).encode())
         os.close(told_fd)

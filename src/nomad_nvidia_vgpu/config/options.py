@@ -58,6 +58,9 @@ class HealthConfig(NamedTuple):
     ] = False
 
 
+_PRIORITY = values.word("normal", "below-normal")
+
+
 class MpsConfig(NamedTuple):
     """How GPUs are shared by MPS."""
 
@@ -118,6 +121,14 @@ class MpsConfig(NamedTuple):
             shown="true",
         ),
     ] = True
+    priority: Annotated[
+        str,
+        option(
+            _PRIORITY,
+            "the priority of the processes on a GPU, which is a hint to the driver",
+            shown='"normal"',
+        ),
+    ] = "normal"
 
 
 _GROUP_BY = values.word("model", "gpu")
@@ -154,6 +165,7 @@ class GpuConfig(NamedTuple):
             "the name of their device group, in place of the model's",
         ),
     ] = None
+    mps_priority: Annotated[str | None, option(_PRIORITY, "`mps.priority` of these GPUs")] = None
 
     @property
     def sized(self) -> bool:

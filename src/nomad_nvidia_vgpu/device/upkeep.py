@@ -101,8 +101,8 @@ class Upkeep:
                     self._publish(
                         uuid,
                         Enforcement(
-                            problem=f"{uuid}: what holds its shares does not answer within"
-                            f" {patience_s:g} s: see dmesg and nvidia-smi, drain the node if it lasts"
+                            problem=f"{uuid}: what holds its shares does not answer: see dmesg and"
+                            " nvidia-smi, drain the node if it lasts"
                         ),
                     )
 

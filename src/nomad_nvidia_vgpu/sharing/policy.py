@@ -32,6 +32,7 @@ class DecidedBy(NamedTuple):
     group_by: str = NODE
     ignored: str = NODE
     name: str = NODE
+    mps_priority: str = NODE
 
 
 class Policy(NamedTuple):
@@ -51,6 +52,7 @@ class Policy(NamedTuple):
     """Whether it is divided otherwise than its model, by a block for this very GPU."""
     problem: str = ""
     """Why it cannot be decided, and what to do; empty: it is."""
+    mps_priority: str = "normal"
 
 
 class _Size(NamedTuple):
@@ -80,11 +82,12 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
     group_by = _field("group_by", matching, lambda g: g.group_by, config.group_by)
     ignored = _field("ignored", matching, lambda g: g.ignored, default=False)
     name = _field("name", matching, lambda g: g.name, default=None)
+    priority = _field("mps_priority", matching, lambda g: g.mps_priority, config.mps.priority)
     by_id = {id.lower() for id in config.ignored_gpu_ids}  # noqa: A001
     if by_id & {gpu.uuid.lower(), (gpu.parent_uuid or "").lower()}:
         ignored = _Found(True, "ignored_gpu_ids")
     vgpus, too_small = _divided(gpu, size)
-    decisions = (size, sharing, group_by, ignored, name)
+    decisions = (size, sharing, group_by, ignored, name, priority)
     problems = [found.problem for found in decisions if found.problem] or [too_small]
     general = _field("", _general(matching), _size_of, _Size(config.vgpus, config.vgpu_memory_mib))
     return Policy(
@@ -97,6 +100,7 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
         asked=str(size.value),
         own_size=_divided(gpu, general)[0] != vgpus,
         problem=f"{gpu.uuid}: {problems[0]}" if problems[0] else "",
+        mps_priority=priority.value,
     )
 
 

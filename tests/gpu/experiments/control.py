@@ -10,6 +10,7 @@ from gpu.control_tool import Daemon, Said, tool
 from gpu.lab import READY_S, Lab
 from nomad_nvidia_vgpu.sharing.mps.layout import MEMORY_ENV
 from nomad_nvidia_vgpu.sharing.mps.limits import Limits
+from nomad_nvidia_vgpu.sharing.mps.reading import corrections, unsettled
 
 _ENOUGH_MIB = 4096
 _LIMIT_MIB = 2048
@@ -82,10 +83,12 @@ def language(lab: Lab) -> None:
             )
             client.kill()
         with lab.part("The plugin's settle"):
-            left = daemon.control().settle(Limits(1537, 33), change=True)
+            limits, control = Limits(1537, 33, 1), daemon.control()
+            control.tell(*corrections(control.read(), limits))
+            left = unsettled(control.read(), limits)
             lab.answer(
                 "Limits that the plugin sets read back as set",
-                "; ".join(map(str, left)) or "yes: 1537 MiB and 33 %",
+                "; ".join(map(str, left)) or "yes: 1537 MiB, 33 % and priority 1",
                 promised=not left,
             )
         words += [("quit", daemon.tell("quit"))]

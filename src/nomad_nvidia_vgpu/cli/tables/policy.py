@@ -54,6 +54,7 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
             "vgpus": one.shared.vgpus if one.shared else None,
             "share_mib": one.shared.memory_mib(1) if one.shared else None,
             "sharing": one.shared.sharing if one.shared else None,
+            "mps_priority": one.policy.mps_priority if _by_mps(one) else None,
             "group": one.group,
             "size_asked": one.policy.asked or None,
             "decided_by": one.policy.decided_by._asdict(),
@@ -61,6 +62,16 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
         }
         for one in made
     ]
+
+
+def _by_mps(one: Decision) -> bool:
+    return one.shared is not None and one.shared.sharing == "mps"
+
+
+def _sharing(one: Decision) -> str | None:
+    sharing = one.shared.sharing if one.shared else None
+    low = _by_mps(one) and one.policy.mps_priority != "normal"
+    return f"{sharing}, {one.policy.mps_priority}" if low else sharing
 
 
 def _row(one: Decision) -> tuple[object, ...]:
@@ -72,7 +83,7 @@ def _row(one: Decision) -> tuple[object, ...]:
         gpu.pci_bus_id,
         shared.vgpus if shared else None,
         None if share is None else f"{share} MiB",
-        shared.sharing if shared else None,
+        _sharing(one),
         one.group,
         _why(one),
     )
