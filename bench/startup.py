@@ -25,10 +25,10 @@ def measure(installation: Installation, effort: Effort, fake: FakeMachine | None
     three_launches(installation, simulated)  # fills the page cache
     for _ in range(effort.launches):
         bare.append(launch.bare_s(installation))
-        one = _until_configured(installation, simulated)
-        line.append(one[0])
-        answered.append(one[1])
-        ended.append(one[2])
+        times = _until_configured(installation, simulated)
+        line.append(times[0])
+        answered.append(times[1])
+        ended.append(times[2])
         bare.append(launch.bare_s(installation))
         three.append(three_launches(installation, simulated))
         bare.append(launch.bare_s(installation))

@@ -4,13 +4,15 @@
 `HYPOTHESIS_EXAMPLES=5000 pytest tests/unit` looks much longer than a usual run.
 """
 
+import itertools
 import os
+import shutil
 import signal
-import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import this_run
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -28,6 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_numbers = itertools.count()
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 
@@ -61,10 +64,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line("NVIDIA's MPS control tools that ran: none, for none could be had")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ends what this run leaves running, however the run ends; to leave something is an error."""
+    with this_run.kept([tmp_path_factory.getbasetemp()]):
+        yield
+
+
 @pytest.fixture
-def mps_root() -> Iterator[Path]:
-    """Gives a directory to be made for MPS daemons, whose sockets need short names."""
+def short_path() -> Iterator[Path]:
+    """Gives a directory for sockets, which need short names; processes of all users may pass it."""
+    place = this_run.short_folder() / str(next(_numbers))
+    place.mkdir()
+    place.chmod(0o755)
+    yield place
     # A tool that was under way when the plugin was killed may still write there.
-    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp", ignore_cleanup_errors=True) as made:
-        Path(made).chmod(0o755)  # tasks of all users go through it
-        yield Path(made) / "mps"
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def mps_root(short_path: Path) -> Path:
+    """Gives a directory to be made for MPS daemons."""
+    return short_path / "mps"

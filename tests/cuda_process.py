@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import this_run
 from mps_control.control import FakeMps
 
 PATIENCE_S = 60.0
@@ -28,7 +29,7 @@ def cuda_process(mps: FakeMps, environment: Mapping[str, str]) -> Iterator[CudaP
     """Gives one with this environment besides PATH; it ends with the block."""
     with subprocess.Popen(
         [mps.client, "--hold"],
-        env={"PATH": os.environ["PATH"], **environment},
+        env={"PATH": os.environ["PATH"], **this_run.MARK, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     ) as process:

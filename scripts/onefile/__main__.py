@@ -101,18 +101,18 @@ def objection(path: str) -> "str | None":
     trusted = (0, os.geteuid())
     if os.statvfs(path).f_flag & os.ST_NOEXEC:
         return "it is mounted noexec"
-    one = path
+    place = path
     while True:
-        status = os.lstat(one)
+        status = os.lstat(place)
         if status.st_uid not in trusted:
-            return "{} belongs to uid {}".format(one, status.st_uid)
+            return "{} belongs to uid {}".format(place, status.st_uid)
         others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         # In a sticky directory above it others can add names, but not take ours away.
-        if others and (one == path or not status.st_mode & stat.S_ISVTX):
-            return "{} can be written to by others".format(one)
-        if one == "/":
+        if others and (place == path or not status.st_mode & stat.S_ISVTX):
+            return "{} can be written to by others".format(place)
+        if place == "/":
             return None
-        one = os.path.dirname(one)
+        place = os.path.dirname(place)
 
 
 def enter(path: str) -> "str | None":

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import this_run
 from typing_extensions import Self
 
 from nomad_nvidia_vgpu.host.proc import Proc
@@ -34,10 +35,11 @@ def _mount(kind: str) -> Path:
 
 
 def _path(version: str, allocation: str) -> Path:
+    # A folder for each task: another run could remove a common one before this task is in it.
+    own = f"{this_run.CGROUP.format(token=this_run.TOKEN)}-{allocation[:8]}"
     if version == "v2":
-        slices = Path("nvidia-vgpu-test.slice/share.slice")
-        return _mount("cgroup2") / slices / f"{allocation}.train.scope"
-    return _mount("cgroup") / f"nvidia-vgpu-test/{allocation}.train"
+        return _mount("cgroup2") / f"{own}.slice/share.slice/{allocation}.train.scope"
+    return _mount("cgroup") / f"{own}/{allocation}.train"
 
 
 class RealTask:
@@ -62,7 +64,7 @@ class RealTask:
             [sys.executable, "-Sc", _SLEEP.format(manner=manner)],
             stdout=subprocess.PIPE,
             text=True,
-            env=dict(environment or {}),
+            env={**this_run.MARK, **(environment or {})},
         )
         self.processes.append(process)
         if self._directory is not None:

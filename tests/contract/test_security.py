@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -49,12 +46,12 @@ def connection_of_nobody(socket: Path) -> str:
 
 
 @pytest.fixture
-def strangers() -> Iterator[Path]:
+def strangers(short_path: Path) -> Path:
     """A directory of another user, where the plugin is told to put its socket."""
-    place = Path(tempfile.mkdtemp(prefix="stranger-", dir="/tmp"))  # tmp_path may be too long
+    place = short_path / "stranger"
+    place.mkdir(mode=0o700)
     os.chown(place, NOBODY, NOBODY)
-    yield place
-    shutil.rmtree(place)
+    return place
 
 
 @as_root

@@ -147,9 +147,42 @@ static nvmlReturn_t obey_waits(struct call *call)
     return resolve(call);
 }
 
+/* Which faults that happen once have happened in this process. */
+struct once {
+    unsigned long long serial;
+    struct once *next;
+};
+
+static struct once *happened;
+
+/* `once.FUNCTION` is SERIAL:CODE; no two have the same serial, so one that is set again counts. */
+static nvmlReturn_t fault_once(const struct section *section, const char *function)
+{
+    char key[128];
+    unsigned long long serial;
+    nvmlReturn_t code;
+    snprintf(key, sizeof key, "once.%s", function);
+    const char *text = section != NULL ? section_text(section, key) : NULL;
+    if (text == NULL || sscanf(text, "%llu:%d", &serial, &code) != 2)
+        return NVML_SUCCESS;
+    for (const struct once *each = happened; each != NULL; each = each->next)
+        if (each->serial == serial)
+            return NVML_SUCCESS;
+    struct once *fresh = malloc(sizeof *fresh);
+    if (fresh == NULL)
+        return NVML_ERROR_MEMORY;
+    *fresh = (struct once){serial, happened};
+    happened = fresh;
+    return code;
+}
+
 static nvmlReturn_t verdict(const struct call *call)
 {
-    const nvmlReturn_t fault = call_fault(call->section, call->function);
+    nvmlReturn_t fault = call_fault(call->section, call->function);
+    if (fault == NVML_SUCCESS)
+        fault = fault_once(call->section, call->function);
+    if (fault == NVML_SUCCESS)
+        fault = fault_once(profile_driver(), call->function);
     if (fault != NVML_SUCCESS || call->section == NULL)
         return fault;
     if (section_number_or(profile_gpu(call->section->gpu), "lost", 0) != 0)

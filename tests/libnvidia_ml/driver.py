@@ -6,20 +6,25 @@ A machine is described by a profile, a small text file with the sections `[drive
 the NVML function behind it answer "not supported"; the value `\xNN` stands for one byte.
 """
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 import time
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from built_once import built_once
+
 _HERE = Path(__file__).resolve().parent
 _LIBRARY = "libnvidia-ml.so.1"
 _SECTION = re.compile(r"driver|gpu \d+|mig \d+\.\d+")
-_SWITCHES = ("fault", "hang", "slow")
+_SWITCHES = ("fault", "hang", "slow", "once")
 
 PROFILES = tuple(sorted(path.stem for path in (_HERE / "profiles").glob("*.ini")))
 """The machines that `FakeDriver.load` knows by name."""
@@ -31,7 +36,8 @@ DRIVER_KEYS = frozenset(
         "nvml_version",
         "init_error",
         "wait_error",
-        "mig_compute_mode",
+        "count",
+        "process_record_bytes",
     )
 )
 _PROCESS_KEYS = "compute_processes graphics_processes mps_processes"
@@ -48,7 +54,7 @@ GPU_KEYS = frozenset(
     display_mode display_active persistence_mode compute_mode virtualization_mode
     compute_capability architecture mig_mode mig_mode_pending mig_slots
     supported_events events wait_error recovery_action remapped_rows retired_pages_pending
-    lost removed {_PROCESS_KEYS} processes_grow
+    lost removed position {_PROCESS_KEYS} processes_grow
     """.split()
 )
 MIG_KEYS = frozenset(
@@ -92,6 +98,17 @@ def build(directory: Path, *, driver_470: bool = False) -> Path:
     if done.returncode != 0:
         raise BuildError(done.stderr)
     return directory
+
+
+def built(*, driver_470: bool = False) -> Path:
+    """Give the directory of the library as it is now, compiled once for all who ask."""
+    return built_once(
+        "libnvidia-ml",
+        sorted(_HERE.glob("*.[ch]")),
+        lambda directory: build(directory, driver_470=driver_470),
+        os.environ.get("CC", ""),
+        str(driver_470),
+    )
 
 
 @cache
@@ -145,9 +162,20 @@ def _parse(text: str) -> dict[str, dict[str, str]]:
     return sections
 
 
+def _renamed(profile_uuid: str, machine: uuid.UUID) -> str:
+    """A UUID of this machine alone: two of one profile are not the same GPU.
+
+    What the profile says is kept up to its first group, so that the order of GPUs is.
+    """
+    kind, first, _ = profile_uuid.split("-", 2)
+    own = uuid.uuid5(machine, profile_uuid)
+    return f"{kind}-{first}-{str(own).partition('-')[2]}"
+
+
 class FakeDriver:
     """One pretended machine: its library directory, its profile and its log of calls.
 
+    Its GPUs have UUIDs that no other `FakeDriver` has, the same over every `load`.
     Not for use from several threads at once; the programs that read the profile may be many.
     """
 
@@ -158,8 +186,10 @@ class FakeDriver:
         self.profile_path = workspace / "nvml-profile.ini"
         self.calls_path = workspace / "nvml-calls.log"
         self.modes_path = workspace / "nvml-profile.ini.modes"
+        self._machine = uuid.uuid4()
         self._sections: dict[str, dict[str, str]] = {}
         self._serial = 0
+        self._held = False
         self._stamp = 0
         self.load(profile)
 
@@ -176,6 +206,9 @@ class FakeDriver:
         """Become the machine of that name in `PROFILES`, without the changes made so far."""
         path = _HERE / "profiles" / f"{profile_name}.ini"
         self._sections = _parse(path.read_text(encoding="ascii"))
+        for keys in self._sections.values():
+            if "uuid" in keys:
+                keys["uuid"] = _renamed(keys["uuid"], self._machine)
         self.reload_driver()
         self._write()
 
@@ -187,11 +220,18 @@ class FakeDriver:
         """Set one key for all programs now running; a new section adds a GPU or an instance.
 
         Besides its keys each section takes `fault.FUNCTION` (an NVML code), `hang.FUNCTION`
-        (1: blocked until cleared) and `slow.FUNCTION` (milliseconds). Raises KeyError for a key
-        that the library does not know.
+        (1: blocked until cleared) and `slow.FUNCTION` (milliseconds); `fail_once` sets
+        `once.FUNCTION`. Raises KeyError for a key that the library does not know.
         """
         _check(section, key)
         self._sections.setdefault(section, {})[key] = _escape(str(value))
+        self._write()
+
+    def copy_gpu(self, gpu: int, number: int, **changes: str) -> None:
+        """Add a GPU `number` like `gpu`, with its own UUID, minor number and what else is said."""
+        own = {"uuid": f"GPU-{uuid.uuid4()}", "minor_number": str(number)}
+        copied = {**self._sections[f"gpu {gpu}"], **own, **changes}
+        self._sections[f"gpu {number}"] = copied
         self._write()
 
     def clear(self, section: str, key: str) -> None:
@@ -226,6 +266,21 @@ class FakeDriver:
     def reload_driver(self) -> None:
         """Forget what programs have set, as a reboot does; compute modes are the profile's."""
         self.modes_path.unlink(missing_ok=True)
+
+    def fail_once(self, section: str, function: str, code: int) -> None:
+        """Have the next call of `function` fail in each process, and work again after it."""
+        self._serial += 1
+        self.set(section, f"once.{function}", f"{self._serial}:{code}")
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Programs see all that is set within it at the same moment."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._write()
 
     def push_event(
         self, gpu: int, event_type: int, data: int, gi: int | None = None, ci: int | None = None
@@ -278,6 +333,8 @@ class FakeDriver:
         self.calls_path.unlink(missing_ok=True)
 
     def _write(self) -> None:
+        if self._held:
+            return
         lines = []
         for title, keys in self._sections.items():
             lines += [f"[{title}]", *(f"{key} = {value}" for key, value in keys.items()), ""]

@@ -65,14 +65,46 @@ bool gpu_has_mig_on(const struct section *gpu)
     return section_number_or(gpu, "mig_mode", 0) == 1;
 }
 
+/* Where a GPU stands among those that are there: by its `position`, or by its number. */
+static unsigned long long place_of(const struct section *gpu)
+{
+    return section_number_or(gpu, "position", (unsigned long long)gpu->gpu);
+}
+
+static bool stands_before(const struct section *gpu, const struct section *other)
+{
+    const unsigned long long place = place_of(gpu), others = place_of(other);
+    return place != others ? place < others : gpu->gpu < other->gpu;
+}
+
+static unsigned int index_of(const struct section *gpu)
+{
+    const struct section *section;
+    unsigned int index = 0;
+    for (size_t i = 0; (section = profile_section(i)) != NULL; i++)
+        if (section->kind == SECTION_GPU && gpu_is_present(section) && stands_before(section, gpu))
+            index++;
+    return index;
+}
+
 /* NVML numbers the GPUs that are there without gaps. */
 const struct section *gpu_by_index(unsigned int index)
 {
     const struct section *section;
     for (size_t i = 0; (section = profile_section(i)) != NULL; i++)
-        if (section->kind == SECTION_GPU && gpu_is_present(section) && index-- == 0)
+        if (section->kind == SECTION_GPU && gpu_is_present(section) && index_of(section) == index)
             return section;
     return NULL;
+}
+
+static unsigned int present(void)
+{
+    const struct section *section;
+    unsigned int count = 0;
+    for (size_t i = 0; (section = profile_section(i)) != NULL; i++)
+        if (section->kind == SECTION_GPU && gpu_is_present(section))
+            count++;
+    return count;
 }
 
 FAKE_EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count)
@@ -83,9 +115,8 @@ FAKE_EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count)
         return status;
     if (count == NULL)
         return call_end(NVML_ERROR_INVALID_ARGUMENT);
-    *count = 0;
-    while (gpu_by_index(*count) != NULL)
-        ++*count;
+    /* `count` is what a driver says that has lost its wits, whatever it lists. */
+    *count = (unsigned int)section_number_or(profile_driver(), "count", present());
     return call_end(NVML_SUCCESS);
 }
 
@@ -119,11 +150,7 @@ FAKE_EXPORT nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *i
         return status;
     if (index == NULL)
         return call_end(NVML_ERROR_INVALID_ARGUMENT);
-    *index = 0;
-    if (call.section->kind == SECTION_MIG)
-        *index = (unsigned int)call.section->slot;
-    else
-        while (gpu_by_index(*index) != call.section)
-            ++*index;
+    *index = call.section->kind == SECTION_MIG ? (unsigned int)call.section->slot
+                                              : index_of(call.section);
     return call_end(NVML_SUCCESS);
 }

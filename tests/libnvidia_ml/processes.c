@@ -3,7 +3,9 @@
  *
  * A key holds a list such as "1234:512 1235:-": process ids with MiB, or "-" where the driver does
  * not know. `processes_grow` says how often a buffer that is large enough turns out too small,
- * because another process came meanwhile. */
+ * because another process came meanwhile. `process_record_bytes` of the driver is the size of the
+ * records that the third form writes, whatever room its caller made: 16 (one report of 550.127),
+ * 24, or 32 (535.43 to 535.86 add a field). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +29,14 @@ typedef struct {
 /* The third has no new fields; only its name says that it will stay as it is. */
 typedef nvmlProcessInfo_v2_t nvmlProcessInfo_v3_t;
 
-enum layout { LAYOUT_V1, LAYOUT_V2 };
+/* As the drivers 535.43 to 535.86 write it under the name of the third. */
+typedef struct {
+    nvmlProcessInfo_v2_t known;
+    unsigned long long usedGpuCcProtectedMemory;
+} nvmlProcessInfo_535_t;
+
+/* LAYOUT_V3 stands for whichever of the others this driver writes. */
+enum layout { LAYOUT_V1, LAYOUT_V2, LAYOUT_535, LAYOUT_V3 };
 
 struct list {
     unsigned int count;
@@ -40,13 +49,14 @@ static unsigned long long refusals;
 
 static void put(struct list *list, const nvmlProcessInfo_v2_t *found)
 {
-    if (list->out != NULL && list->count < list->room) {
-        if (list->layout == LAYOUT_V1)
-            ((nvmlProcessInfo_v1_t *)list->out)[list->count] =
-                (nvmlProcessInfo_v1_t){found->pid, found->usedGpuMemory};
-        else
-            ((nvmlProcessInfo_v2_t *)list->out)[list->count] = *found;
-    }
+    const bool fits = list->out != NULL && list->count < list->room;
+    if (fits && list->layout == LAYOUT_V1)
+        ((nvmlProcessInfo_v1_t *)list->out)[list->count] =
+            (nvmlProcessInfo_v1_t){found->pid, found->usedGpuMemory};
+    else if (fits && list->layout == LAYOUT_V2)
+        ((nvmlProcessInfo_v2_t *)list->out)[list->count] = *found;
+    else if (fits)
+        ((nvmlProcessInfo_535_t *)list->out)[list->count] = (nvmlProcessInfo_535_t){*found, 0};
     list->count++;
 }
 
@@ -104,6 +114,18 @@ static nvmlReturn_t put_instances(struct list *list, const struct section *gpu, 
     return NVML_SUCCESS;
 }
 
+static enum layout newest_layout(void)
+{
+    switch (section_number_or(profile_driver(), "process_record_bytes", 0)) {
+    case sizeof(nvmlProcessInfo_v1_t):
+        return LAYOUT_V1;
+    case sizeof(nvmlProcessInfo_535_t):
+        return LAYOUT_535;
+    default:
+        return LAYOUT_V2;
+    }
+}
+
 static nvmlReturn_t list_processes(struct call call, const char *key, enum layout layout,
                                    unsigned int *count, void *infos)
 {
@@ -113,6 +135,8 @@ static nvmlReturn_t list_processes(struct call call, const char *key, enum layou
     if (count == NULL)
         return call_end(NVML_ERROR_INVALID_ARGUMENT);
     struct list list = {.room = *count, .layout = layout, .out = infos};
+    if (layout == LAYOUT_V3)
+        list.layout = newest_layout();
     if (call.section->kind == SECTION_GPU && gpu_has_mig_on(call.section))
         status = put_instances(&list, call.section, key);
     else
@@ -177,20 +201,20 @@ FAKE_EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t de
                                                                  unsigned int *count,
                                                                  nvmlProcessInfo_v3_t *infos)
 {
-    return list_processes(ON_ANY(device), "compute_processes", LAYOUT_V2, count, infos);
+    return list_processes(ON_ANY(device), "compute_processes", LAYOUT_V3, count, infos);
 }
 
 FAKE_EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device,
                                                                   unsigned int *count,
                                                                   nvmlProcessInfo_v3_t *infos)
 {
-    return list_processes(ON_ANY(device), "graphics_processes", LAYOUT_V2, count, infos);
+    return list_processes(ON_ANY(device), "graphics_processes", LAYOUT_V3, count, infos);
 }
 
 FAKE_EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device,
                                                                     unsigned int *count,
                                                                     nvmlProcessInfo_v3_t *infos)
 {
-    return list_processes(ON_ANY(device), "mps_processes", LAYOUT_V2, count, infos);
+    return list_processes(ON_ANY(device), "mps_processes", LAYOUT_V3, count, infos);
 }
 #endif

@@ -31,7 +31,7 @@ def outcome(directory: Path, test: str, ci: str) -> subprocess.CompletedProcess[
     (directory / "test_it.py").write_text(test)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", directory],
-        env={**os.environ, "CI": ci},
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(Path(conftest.__file__).parent)},
         capture_output=True,
         text=True,
         check=False,

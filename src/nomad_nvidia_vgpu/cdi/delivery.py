@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from nomad_nvidia_vgpu.cdi import device_files
 from nomad_nvidia_vgpu.cdi.shared_object import SharedObject, shared_object
-from nomad_nvidia_vgpu.cdi.spec import Edits, Found, Spec, SpecFiles
+from nomad_nvidia_vgpu.cdi.spec import Edits, FoundSpecs, Spec, SpecFiles
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Mount
@@ -71,18 +71,18 @@ class CdiNodes:
         specs = list({spec.path: spec for spec, _ in chosen}.values())
         edits = [*(spec.edits for spec in specs), *(own for _, own in chosen)]
         nodes = {
-            one.path: DeviceNode(one.host_path, one.path, one.permissions)
-            for one in _of(edits, lambda e: e.devices)
+            device.path: DeviceNode(device.host_path, device.path, device.permissions)
+            for device in _of(edits, lambda e: e.devices)
         }
         mounts = {
-            one.path: Mount(one.host_path, one.path, one.read_only)
-            for one in _of(edits, lambda e: e.mounts)
+            mount.path: Mount(mount.host_path, mount.path, mount.read_only)
+            for mount in _of(edits, lambda e: e.mounts)
         }
         stamps = _stamps([*nodes.values(), *mounts.values()], specs)
         mounts.update(self._by_soname(mounts, edits, stamps))
         envs = {name: text for name, text in _of(edits, lambda e: e.envs) if name != RUNTIME_ENV}
         used = {posixpath.dirname(path) for path in mounts}
-        if path := [one for one in LIBRARY_DIRECTORIES.values() if one in used]:
+        if path := [directory for directory in LIBRARY_DIRECTORIES.values() if directory in used]:
             envs[LIBRARY_PATH_ENV] = ":".join(path)
         return Delivery(
             envs,
@@ -98,8 +98,8 @@ class CdiNodes:
         found: set[str] = set()
         for spec in self._files.read().specs:
             edits = [spec.edits, *spec.devices.values()]
-            mounted = {one.path for one in _of(edits, lambda e: e.mounts)}
-            found.update(other for one in edits for other in one.others)
+            mounted = {mount.path for mount in _of(edits, lambda e: e.mounts)}
+            found.update(other for edit in edits for other in edit.others)
             for words in _of(edits, lambda e: e.hooks):
                 lost = [link for link, target in _links(words) if not _beside(link, target)]
                 if words[0] == "create-symlinks":
@@ -108,7 +108,7 @@ class CdiNodes:
                     found.add(words[0])
         return tuple(sorted(found))
 
-    def _find(self, found: Found, gpu: Gpu) -> tuple[Spec, Edits]:
+    def _find(self, found: FoundSpecs, gpu: Gpu) -> tuple[Spec, Edits]:
         own = device_files.own_files(gpu, self._driver)
         for spec in found.specs:
             edits = _edits_of(spec, gpu, own)
@@ -118,8 +118,8 @@ class CdiNodes:
         by_uuid = bool(found.specs) and own is None
         seen = "".join(f"; {problem}" for problem in found.problems[:_MAX_NAMED])
         raise RequestError(
-            f"cannot reserve {gpu.uuid}: no CDI specification in {where} names it{seen}:"
-            f" {_remedy(Path(self._directories[0]) / 'nvidia.yaml', by_uuid=by_uuid)}"
+            f"cannot reserve {gpu.uuid}: no CDI specification in {where} names it{seen}",
+            _remedy(Path(self._directories[0]) / "nvidia.yaml", by_uuid=by_uuid),
         )
 
     def _by_soname(
@@ -141,7 +141,7 @@ class CdiNodes:
                     place = posixpath.join(posixpath.dirname(path), name)
                     places[place] = (directory, mount)
         for link, target in sorted(
-            one for words in _of(edits, lambda e: e.hooks) for one in _links(words)
+            pair for words in _of(edits, lambda e: e.hooks) for pair in _links(words)
         ):
             pointed = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
             if _beside(link, target) and pointed in places:
@@ -172,14 +172,17 @@ def _edits_of(spec: Spec, gpu: Gpu, own: frozenset[str] | None) -> Edits | None:
     files = _own_of(named)
     if own and files and files != own:
         raise RequestError(
-            f"cannot reserve {gpu.uuid}: by {spec.path} it is {', '.join(sorted(files))}, by the"
-            f" driver {', '.join(sorted(own))}: {_remedy(spec.path)}"
+            (
+                f"cannot reserve {gpu.uuid}: by {spec.path} it is {', '.join(sorted(files))}, by the"
+                f" driver {', '.join(sorted(own))}"
+            ),
+            _remedy(spec.path),
         )
     return named
 
 
 def _own_of(edits: Edits) -> frozenset[str]:
-    return frozenset(one.path for one in edits.devices if device_files.is_own(one.path))
+    return frozenset(device.path for device in edits.devices if device_files.is_own(device.path))
 
 
 def _stamps(
@@ -188,7 +191,7 @@ def _stamps(
     """When each path of the host changed; RequestError if any is not there any more."""
     stamps: dict[str, tuple[int, ...]] = {}
     gone: list[str] = []
-    for path in sorted({one.host_path for one in given}):
+    for path in sorted({entry.host_path for entry in given}):
         try:
             now = Path(path).stat()
             stamps[path] = (now.st_mtime_ns, now.st_size, now.st_ino)
@@ -197,9 +200,11 @@ def _stamps(
     if gone:
         more = f" and {len(gone) - _MAX_NAMED} more" if len(gone) > _MAX_NAMED else ""
         raise RequestError(
-            f"cannot reserve: {', '.join(gone[:_MAX_NAMED])}{more}, which"
-            f" {' and '.join(str(spec.path) for spec in specs)} names, cannot be found on this"
-            f" node (was the driver upgraded?): {_remedy(specs[0].path)}"
+            (
+                f"cannot reserve: {', '.join(gone[:_MAX_NAMED])}{more}, which {' and '.join(str(spec.path) for spec in specs)}"
+                " names, cannot be found on this node (was the driver upgraded?)"
+            ),
+            _remedy(specs[0].path),
         )
     return stamps
 
@@ -231,5 +236,5 @@ def _beside(link: str, target: str) -> bool:
 
 
 def _of(edits: Iterable[Edits], part: Callable[[Edits], Iterable[_T]]) -> Iterator[_T]:
-    for one in edits:
-        yield from part(one)
+    for edit in edits:
+        yield from part(edit)

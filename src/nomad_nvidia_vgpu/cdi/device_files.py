@@ -34,9 +34,9 @@ def own_files(gpu: Gpu, driver: Path = DRIVER) -> frozenset[str] | None:
         part = f"gpu{minor}/gi{gpu.gpu_instance_id}"
         wanted = (f"{part}/access", f"{part}/ci{gpu.compute_instance_id}/access")
         numbers = _capabilities(driver)
-        if not all(one in numbers for one in wanted):
+        if not all(name in numbers for name in wanted):
             return None
-        files |= {f"/dev/nvidia-caps/nvidia-cap{numbers[one]}" for one in wanted}
+        files |= {f"/dev/nvidia-caps/nvidia-cap{numbers[name]}" for name in wanted}
     return frozenset(files)
 
 

@@ -63,7 +63,7 @@ class Spec(NamedTuple):
     """By name: an index, a UUID, `<gpu>:<mig>`, or `all`."""
 
 
-class Found(NamedTuple):
+class FoundSpecs(NamedTuple):
     """What the node's directories hold now."""
 
     specs: tuple[Spec, ...]
@@ -81,15 +81,15 @@ class SpecFiles:
         self._lock = threading.Lock()  # guards the cache
         self._cache: dict[Path, tuple[tuple[int, ...], Spec | str | None]] = {}
 
-    def read(self) -> Found:
+    def read(self) -> FoundSpecs:
         """What is there now; looks at every file, parses those that are new or have changed."""
         with self._lock:
             files = list(self._files())
             self._cache = {path: self._cached(path) for path in files}
             answers = [self._cache[path][1] for path in files]
-        return Found(
-            tuple(one for one in answers if isinstance(one, Spec)),
-            tuple(one for one in answers if isinstance(one, str)),
+        return FoundSpecs(
+            tuple(answer for answer in answers if isinstance(answer, Spec)),
+            tuple(answer for answer in answers if isinstance(answer, str)),
         )
 
     def _files(self) -> Iterator[Path]:
@@ -167,15 +167,15 @@ def _spec(path: Path, document: Any) -> Spec | None:
 
 def _edits(owner: Mapping[str, Any]) -> Edits:
     edits = _mapping(owner.get("containerEdits") or {}, "containerEdits")
-    mounts = [_mapping(one, "an entry of mounts") for one in _list(edits, "mounts")]
-    bound = [one for one in mounts if one.get("type") in (None, "", "bind", "none")]
+    mounts = [_mapping(entry, "an entry of mounts") for entry in _list(edits, "mounts")]
+    bound = [mount for mount in mounts if mount.get("type") in (None, "", "bind", "none")]
     known = {"env", "deviceNodes", "mounts", "hooks"}
-    others = {f"mount of type {one.get('type')}" for one in mounts if one not in bound}
+    others = {f"mount of type {mount.get('type')}" for mount in mounts if mount not in bound}
     return Edits(
-        tuple(_env(one) for one in _list(edits, "env")),
-        tuple(_device_file(one) for one in _list(edits, "deviceNodes")),
-        tuple(_bound_path(one) for one in bound),
-        tuple(_hook(one) for one in _list(edits, "hooks")),
+        tuple(_env(entry) for entry in _list(edits, "env")),
+        tuple(_device_file(entry) for entry in _list(edits, "deviceNodes")),
+        tuple(_bound_path(mount) for mount in bound),
+        tuple(_hook(entry) for entry in _list(edits, "hooks")),
         tuple(sorted(others | {str(key) for key in edits if key not in known and edits[key]})),
     )
 

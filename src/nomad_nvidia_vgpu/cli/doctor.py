@@ -51,15 +51,16 @@ def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float
     if as_json:
         style.show_json(document(findings))
     else:
-        for subject, of_one in groupby(findings, lambda one: one.subject):
+        for subject, of_one in groupby(findings, lambda finding: finding.subject):
             rows = [
-                (one.check, one.level.value, one.sentence, one.remedy or None) for one in of_one
+                (finding.check, finding.level.value, finding.sentence, finding.remedy or None)
+                for finding in of_one
             ]
             title = _TITLES.get(subject, subject.capitalize())
             style.show(style.table(title, ("Check", "Level", "Finding", "Remedy"), rows))
     if skipped := _skipped(findings):
         style.note(f"nvidia-vgpu: not looked at, for want of what is missing: {', '.join(skipped)}")
-    counts = Counter(one.level for one in findings)
+    counts = Counter(finding.level for finding in findings)
     errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
     style.note(f"nvidia-vgpu: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
     return int(bool(errors or (strict and warnings)))
@@ -67,11 +68,11 @@ def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float
 
 def document(findings: Sequence[Finding]) -> dict[str, object]:
     """The findings for machines; the names in it stay."""
-    counts = Counter(one.level for one in findings)
+    counts = Counter(finding.level for finding in findings)
     return {
         "findings": [
-            {**one._asdict(), "level": one.level.value, "remedy": one.remedy or None}
-            for one in findings
+            {**finding._asdict(), "level": finding.level.value, "remedy": finding.remedy or None}
+            for finding in findings
         ],
         "skipped": _skipped(findings),
         "counts": {level.value: counts[level] for level in Level},
@@ -80,7 +81,7 @@ def document(findings: Sequence[Finding]) -> dict[str, object]:
 
 def _skipped(findings: Sequence[Finding]) -> list[str]:
     """The checks that said nothing, as `subject/check`."""
-    spoken = {(one.subject, one.check) for one in findings}
+    spoken = {(finding.subject, finding.check) for finding in findings}
     return [f"{c.subject}/{c.name}" for c in CHECKS if (c.subject, c.name) not in spoken]
 
 

@@ -16,7 +16,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
     node_config,
 )
 from nomad_nvidia_vgpu.cli.tables import style
-from nomad_nvidia_vgpu.cli.tables.mps import mps_tables
+from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio, SeenGpu

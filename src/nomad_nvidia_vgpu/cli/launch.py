@@ -22,8 +22,8 @@ from nomad_nvidia_vgpu.cli.config_options import (
     named_config_options,
 )
 from nomad_nvidia_vgpu.cli.tables import style
+from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
 from nomad_nvidia_vgpu.cli.tables.groups import group_documents, group_tables
-from nomad_nvidia_vgpu.cli.tables.mps import mps_tables
 from nomad_nvidia_vgpu.cli.tables.reservation import (
     reservation_document,
     reservation_table,
@@ -128,8 +128,8 @@ def launch(
         if groups and watch:
             # Ctrl-C is how one leaves it.
             with contextlib.suppress(KeyboardInterrupt), style.live() as screen:
-                for one in stats:
-                    screen.show(_stats_table(one))
+                for now in stats:
+                    screen.show(_stats_table(now))
         elif groups:
             style.show(_stats_table(first))
         return _status(refused, groups, config)

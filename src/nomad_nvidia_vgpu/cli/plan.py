@@ -73,4 +73,4 @@ def plan(*, paths: Sequence[Path], as_json: bool, **flags: Any) -> int:
         notes.append("this node would publish nothing")
     for sentence in notes:
         style.note(f"nvidia-vgpu: {sentence}")
-    return int(bool(refused) or any(one.policy.problem for one in made))
+    return int(bool(refused) or any(decision.policy.problem for decision in made))

@@ -98,20 +98,19 @@ _NEVER = float("inf")
 
 def _device_group(group: Group, vendor: str) -> DeviceGroup:
     instances = tuple(
-        Instance(str(vgpu), health.healthy, health.reason, one.gpu.pci_bus_id)
-        for one in group.gpus
-        for vgpu in one.ids()
-        for health in [one.health_of(vgpu.number)]
+        Instance(str(vgpu), health.healthy, health.reason, shared.gpu.pci_bus_id)
+        for shared in group.gpus
+        for vgpu in shared.ids()
+        for health in [shared.health_of(vgpu.number)]
     )
     return DeviceGroup(vendor, DEVICE_TYPE, group.name, instances, _attributes(group))
 
 
 def _attributes(group: Group) -> dict[str, Attribute]:
     """What is true for each GPU of the group: the smallest number, the common word, or nothing."""
-    shared = group.gpus
-    gpus = [one.gpu for one in shared]
-    published = sum(one.published for one in shared)
-    healthy = sum(one.offered for one in shared)
+    gpus = [shared.gpu for shared in group.gpus]
+    published = sum(shared.published for shared in group.gpus)
+    healthy = sum(shared.offered for shared in group.gpus)
     found: dict[str, Attribute | None] = {
         "memory": _least((g.memory_mib for g in gpus), "MiB"),
         "power": _least((g.power_limit_w for g in gpus), "W"),
@@ -123,14 +122,15 @@ def _attributes(group: Group) -> dict[str, Attribute]:
         "display_state": _common(g.display_state for g in gpus),
         "persistence_mode": _common(g.persistence_mode for g in gpus),
         "model": _common(g.model for g in gpus),
-        "vgpus": _least(one.vgpus for one in shared),
-        "vgpu_memory": _least((one.memory_mib(1) for one in shared), "MiB"),
-        "sharing": _common(one.sharing for one in shared),
-        "memory_isolation": _weakest(shared),
+        "vgpus": _least(shared.vgpus for shared in group.gpus),
+        "vgpu_memory": _least((shared.memory_mib(1) for shared in group.gpus), "MiB"),
+        "sharing": _common(shared.sharing for shared in group.gpus),
+        "memory_isolation": _weakest(group.gpus),
         # These two change the node's computed class, which wakes jobs that wait for a GPU.
         "instances": Attribute(published),
         "healthy_instances": Attribute(healthy),
         "cuda_compute_capability": _least(g.cuda_compute_capability for g in gpus),
+        "compute_capability": _least(g.cuda_compute_capability for g in gpus),
         "cuda_driver_version": _least(g.cuda_driver_version for g in gpus),
         "architecture": _common(g.architecture for g in gpus),
         "mig": _common(g.mig_profile for g in gpus),
@@ -140,7 +140,20 @@ def _attributes(group: Group) -> dict[str, Attribute]:
     if len(gpus) == 1:
         found["gpu_uuid"] = Attribute(gpus[0].uuid)
         found["pci_bus_id"] = _common([gpus[0].pci_bus_id])
+        found.update(_load(group.gpus[0]))
     return {name: attribute for name, attribute in found.items() if attribute is not None}
+
+
+def _load(shared: SharedGpu) -> dict[str, Attribute | None]:
+    """What moves with the tasks. Nomad leaves names with `unique.` out of a node's computed class."""
+    free = shared.free
+    if free is None:
+        return {}
+    memory_mib = shared.memory_mib(free)
+    return {
+        "unique.free_vgpus": Attribute(free),
+        "unique.free_memory": None if memory_mib is None else Attribute(memory_mib, "MiB"),
+    }
 
 
 def _least(values: Iterable[_T | None], unit: str = "") -> Attribute | None:
@@ -160,5 +173,5 @@ def _if_true(values: Iterable[bool]) -> Attribute | None:
     return Attribute(True) if all(values) else None
 
 
-def _weakest(shared: Iterable[SharedGpu]) -> Attribute:
-    return Attribute(min((one.memory_isolation for one in shared), key=ISOLATION.index))
+def _weakest(gpus: Iterable[SharedGpu]) -> Attribute:
+    return Attribute(min((shared.memory_isolation for shared in gpus), key=ISOLATION.index))

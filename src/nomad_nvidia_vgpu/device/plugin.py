@@ -83,6 +83,9 @@ class Plugin:
             self._tally.reserved(REFUSED)
             raise
         self._tally.reserved(MADE)
+        load = self._background.load if self._background else None
+        if load is not None:
+            load.reserved(ids)
         return reservation
 
     def stats(self, hang_up: "HangUp", asked_s: float) -> Iterator[tuple[stats.GroupStats, ...]]:
@@ -134,7 +137,9 @@ class Plugin:
                 RETRY_S,
                 exc_info=error,
             )
-        return NotBegunError(f"the plugin cannot begin to watch the GPUs ({error!r}): see its log")
+        return NotBegunError(
+            f"the plugin cannot begin to watch the GPUs ({error!r})", "see its log"
+        )
 
 
 def _decided(config: PluginConfig) -> PluginConfig:

@@ -63,7 +63,7 @@ def reserve(
     """
     wanted = sorted(set(ids))
     if not wanted:
-        raise RequestError("Nomad asked for no vGPU: give the device block a count of at least 1")
+        raise RequestError("Nomad asked for no vGPU", "give the device block a count of at least 1")
     gpus = plan.by_uuid()
     granted: Counter[str] = Counter()
     problems: list[str] = []
@@ -79,17 +79,20 @@ def reserve(
     if problems:
         raise RequestError(_refusal(problems))
     shares = [(gpus[uuid], count) for uuid, count in sorted(granted.items())]
-    apart = [one.gpu.uuid for one, _count in shares if one.strategy.one_gpu_per_group]
+    apart = [shared.gpu.uuid for shared, _count in shares if shared.strategy.one_gpu_per_group]
     if apart and len(shares) > 1:
         raise RequestError(
-            f"cannot reserve vGPUs of {', '.join(one.gpu.uuid for one, _ in shares)} for one task:"
-            f" {apart[0]} is shared by MPS, and a process has one MPS server: give the job one"
-            " device block whose count fits on one GPU"
+            (
+                f"cannot reserve vGPUs of {', '.join(shared.gpu.uuid for shared, _ in shares)} for one"
+                f" task: {apart[0]} is shared by MPS, and a process has one MPS server"
+            ),
+            "give the job one device block whose count fits on one GPU",
         )
     deliveries = [
-        one.strategy.deliver(config, Grant(one.gpu, one.vgpus, count)) for one, count in shares
+        shared.strategy.deliver(config, Grant(shared.gpu, shared.vgpus, count))
+        for shared, count in shares
     ]
-    by_nodes = nodes.deliver([one.gpu for one, _count in shares]) if nodes else Delivery()
+    by_nodes = nodes.deliver([shared.gpu for shared, _count in shares]) if nodes else Delivery()
     envs = {
         **by_nodes.envs,  # the node's, and not to take the place of any of ours
         **_hints(config, shares),
@@ -144,8 +147,8 @@ def _hints(config: PluginConfig, shares: Sequence[tuple[SharedGpu, int]]) -> dic
     # Imported late: few nodes ask for it.
     from nomad_nvidia_vgpu.sharing.framework_hints import Part, hints  # noqa: PLC0415
 
-    parts = [Part(one.memory_mib(count), one.gpu.memory_mib) for one, count in shares]
-    undivided = all(count == one.vgpus for one, count in shares)
+    parts = [Part(shared.memory_mib(count), shared.gpu.memory_mib) for shared, count in shares]
+    undivided = all(count == shared.vgpus for shared, count in shares)
     if undivided and all(part.share_mib == part.total_mib for part in parts):
         return {}
     return hints(config.framework_hints, parts, config.framework_headroom_mib)

@@ -115,8 +115,10 @@ def group_stats(
             group.name,
             tuple(
                 entry
-                for one in group.gpus
-                for entry in _entries(one, samples.get(one.gpu.uuid), uses.get(one.gpu.uuid), now)
+                for shared in group.gpus
+                for entry in _entries(
+                    shared, samples.get(shared.gpu.uuid), uses.get(shared.gpu.uuid), now
+                )
             ),
         )
         for group in plan.groups

@@ -43,11 +43,6 @@ class Endpoint(NamedTuple):
     """Path of the socket, or `host:port`."""
 
 
-def launched_by_host(handshake: Handshake, environment: Mapping[str, str]) -> bool:
-    """Whether a host, not a person, started this process."""
-    return environment.get(handshake.cookie_key) == handshake.cookie_value
-
-
 def host_environment(handshake: Handshake) -> dict[str, str]:
     """The variables that a host adds to the environment of a plugin."""
     return {

@@ -94,9 +94,9 @@ def serve(  # noqa: PLR0913  each is a decision of the application
 
 
 def _health() -> Handlers:
-    from nomad_nvidia_vgpu.goplugin import health  # noqa: PLC0415  see `late`
+    from nomad_nvidia_vgpu.goplugin import health_service  # noqa: PLC0415  see `late`
 
-    return health.handlers()
+    return health_service.handlers()
 
 
 @contextlib.contextmanager

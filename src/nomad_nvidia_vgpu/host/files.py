@@ -29,25 +29,6 @@ def read_bounded(path: str | os.PathLike[str], most: int, *, follow: bool = True
     return data
 
 
-def read_start(path: str | os.PathLike[str], most: int) -> bytes:
-    """No more than the first bytes of a file of `/proc`, of which a task decides how long it is."""
-    with open(path, "rb") as opened:  # noqa: PTH123  many small reads
-        return opened.read(most)
-
-
-def started_by(status: bytes) -> int | None:
-    """The uid of who started a process, of its `status`; None: that does not say.
-
-    Also if the program is set-uid. Not the owner of its files in `/proc`: those are root's if the
-    process asks for no core dumps.
-    """
-    _, _, found = (b"\n" + status).partition(b"\nUid:")
-    try:
-        return int(found.split(maxsplit=1)[0])
-    except (IndexError, ValueError):
-        return None
-
-
 def unsafe(path: str, trusted: Collection[int]) -> str | None:
     """Who but the uids in `trusted` could change what is at `path`, or put something in its place.
 

@@ -20,8 +20,6 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.host.files import started_by
-
 PROC = "/proc"
 
 PATIENCE_S = 2.0
@@ -29,6 +27,10 @@ PATIENCE_S = 2.0
 
 _STAT_BYTES = 1024
 _STATUS_BYTES = 4096
+_WORDS_BYTES = 1 << 16
+_MAPS_BYTES = 1 << 22
+_ENDED = (b"Z", b"X")
+"""States of a process that has ended, and of which somebody has still to be told."""
 _CGROUP_BYTES = 1 << 16
 _ENVIRON_BYTES = 1 << 20
 """More than any driver gives a task; a task that makes more of it claims nothing beyond that."""
@@ -67,19 +69,89 @@ class Proc:
         self._stuck: dict[_Answers, int] = {}
         """The pids that threads hang on, by what they would have answered to."""
 
+    def pids(self) -> list[int]:
+        """All processes that run; OSError where there is no `/proc`."""
+        names = os.listdir(self.root)  # noqa: PTH208  some hundred names, no more
+        return [int(name) for name in names if name.isdecimal()]
+
     def standing(self, pid: int) -> Standing | None:
         """Who has this pid now; None: nobody."""
-        data = self._read(f"{pid}/stat", _STAT_BYTES)
-        # The name of the program stands in brackets and may hold brackets and blanks itself.
-        fields = (data or b"").rpartition(b")")[2].split()
+        _, fields = self._stat(pid)
         try:
             return Standing(Identity(pid, int(fields[19])), int(fields[1]))
         except (IndexError, ValueError):
             return None
 
+    def called(self, pid: int) -> bytes | None:
+        """The name of its program, as far as the kernel keeps it (15 bytes); None: it has ended.
+
+        Does not wait for a process that is stuck, as `words` does.
+        """
+        name, fields = self._stat(pid)
+        return None if not fields or fields[0] in _ENDED else name
+
+    def parent(self, pid: int) -> int | None:
+        """The pid of its parent; None: it has ended."""
+        _, fields = self._stat(pid)
+        try:
+            return int(fields[1])
+        except (IndexError, ValueError):
+            return None
+
+    def _stat(self, pid: int) -> tuple[bytes, list[bytes]]:
+        """The name of the program, and the fields from the state on; nothing if it has ended."""
+        data = self._read(f"{pid}/stat", _STAT_BYTES) or b""
+        # The name stands in brackets, and may hold brackets and blanks itself.
+        before, _, rest = data.rpartition(b")")
+        return before.partition(b"(")[2], rest.split()
+
     def user(self, pid: int) -> int | None:
-        """The uid of who started a process; None: nobody, or it cannot be read."""
-        return started_by(self._read(f"{pid}/status", _STATUS_BYTES) or b"")
+        """The uid of who started a process; None: nobody, or it cannot be read.
+
+        Also if the program is set-uid. Not the owner of its files in `/proc`: those are root's if
+        the process asks for no core dumps.
+        """
+        status = self._read(f"{pid}/status", _STATUS_BYTES) or b""
+        _, _, found = (b"\n" + status).partition(b"\nUid:")
+        try:
+            return int(found.split(maxsplit=1)[0])
+        except (IndexError, ValueError):
+            return None
+
+    def words(self, pid: int) -> list[str]:
+        """Its command line; none if it has ended. Waits for as long as the process is stuck."""
+        line = self._read(f"{pid}/cmdline", _WORDS_BYTES) or b""
+        return line.decode("utf-8", "surrogateescape").split("\0") if line else []
+
+    def mapped(self, pid: int) -> list[str] | None:
+        """The paths of the files in its memory; None: it has ended, or is none of our business."""
+        maps = self._read(f"{pid}/maps", _MAPS_BYTES)
+        if not maps:
+            return None
+        lines = maps.decode("utf-8", "surrogateescape").split("\n")
+        return [line.split(maxsplit=5)[-1] for line in lines if line]
+
+    def age_s(self, pid: int) -> float | None:
+        """How long it has run; None: that is not known."""
+        standing = self.standing(pid)
+        try:
+            uptime_s = float((self._read("uptime", _STAT_BYTES) or b"").split()[0])
+        except (ValueError, IndexError):
+            return None
+        if standing is None:
+            return None
+        return max(0.0, uptime_s - standing.identity.started / os.sysconf("SC_CLK_TCK"))
+
+    def sees_our_files(self, pid: int) -> bool:
+        """Whether a path means the same to a process as to us."""
+        try:
+            return all(
+                os.readlink(f"{self.root}/{pid}/{link}")  # noqa: PTH115
+                == os.readlink(f"{self.root}/self/{link}")  # noqa: PTH115
+                for link in ("ns/mnt", "root")
+            )
+        except OSError:
+            return False
 
     def lives(self, who: Identity) -> bool:
         """Whether this very process still runs."""
@@ -99,6 +171,11 @@ class Proc:
         also while the process is `stuck`.
         """
         return next(self.environments([pid], names), None)
+
+    def environment_at_last(self, pid: int, names: Collection[str]) -> Mapping[str, str] | None:
+        """As `environment`, but waits for as long as the process is stuck."""
+        data = self._read(f"{pid}/environ", _ENVIRON_BYTES)
+        return None if data is None else _variables(data, names)
 
     def environments(
         self, pids: Iterable[int], names: Collection[str], variable: str | None = None

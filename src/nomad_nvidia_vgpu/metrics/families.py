@@ -320,13 +320,13 @@ def _put_use(page: _Page, shared: SharedGpu, use: GpuUse | None) -> None:
         page.put(MEMORY_BUDGET, (str(vgpu), shared.gpu.uuid), budget)
     if use is None:
         return
-    page.put(GPU_VGPUS_IN_USE, own, sum(one.share is not None for one in use.vgpus.values()))
+    page.put(GPU_VGPUS_IN_USE, own, sum(vgpu.share is not None for vgpu in use.vgpus.values()))
     page.put(GPU_VGPUS_DISPUTED, own, len(use.disputed))
     page.put(GPU_PROCESSES, own, use.processes)
     page.put(GPU_STRAYS, own, len(use.strays))
     page.put(GPU_STRAY_MEMORY, own, _bytes(_sum(stray.memory_mib for stray in use.strays)))
     if shared.sharing == "mps":
-        page.put(GPU_MPS_MEMORY, own, _bytes(_sum(one.memory_mib for one in use.servers)))
+        page.put(GPU_MPS_MEMORY, own, _bytes(_sum(server.memory_mib for server in use.servers)))
     for vgpu_id, part in use.vgpus.items():
         names = (vgpu_id, shared.gpu.uuid)
         page.put(MEMORY_USED, names, _bytes(part.used_mib))

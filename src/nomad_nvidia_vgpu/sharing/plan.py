@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import share_of
-from nomad_nvidia_vgpu.sharing.holding import WITHHELD, Division, Holding, withheld
 from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD, Division, Holding, withheld
 
 DEVICE_TYPE = "gpu"
 """The second part of a device's name in jobs."""
@@ -47,6 +48,8 @@ class SharedGpu(NamedTuple):
     """The numbers of the vGPUs that must not be given away now."""
     fit: bool = True
     """Whether it can be shared as the config asks, so far as the GPU itself is concerned."""
+    held: frozenset[int] | None = None
+    """The numbers of the vGPUs that tasks have; None: it is not asked for."""
 
     @property
     def strategy(self) -> Strategy:
@@ -67,6 +70,16 @@ class SharedGpu(NamedTuple):
     def offered(self) -> int:
         """How many of its vGPUs can be used or given away now."""
         return self.published - len(self.withheld) if self.health.healthy else 0
+
+    @property
+    def free(self) -> int | None:
+        """How many of its vGPUs can be given away now and are nobody's; None: not asked for."""
+        if self.held is None:
+            return None
+        return sum(
+            number not in self.held and self.health_of(number).healthy
+            for number in range(self.published)
+        )
 
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
@@ -93,46 +106,50 @@ class Plan(NamedTuple):
     """What the node publishes."""
 
     groups: tuple[Group, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     """Sentences for the log: what is odd, yet works."""
 
     @property
     def starting(self) -> bool:
         """Whether it is not known yet what holds the shares of some GPU."""
-        return any(one.enforcement is STARTING for group in self.groups for one in group.gpus)
+        return any(shared.enforcement.starting for group in self.groups for shared in group.gpus)
 
     def by_uuid(self) -> Mapping[str, SharedGpu]:
         """Each GPU by its UUID."""
         return {shared.gpu.uuid: shared for group in self.groups for shared in group.gpus}
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  each is found out by somebody else
     config: PluginConfig,
     inventory: Inventory,
     enforced: Mapping[str, Enforcement] | None = None,
     holdings: Collection[Holding] = (),
     before: Plan | None = None,
+    *,
+    load: Collection[VgpuId] = (),
 ) -> Plan:
     """The groups that `config` makes of `inventory`, ordered by name.
 
     `enforced` says by UUID what is in force on GPUs whose sharing needs more than the driver;
     None: assume that all is as the config asks. `holdings` is what running tasks say that they
-    hold; `before` the plan that this one follows.
+    hold; `before` the plan that this one follows. `load` is what tasks have, as far as it is published.
     """
     if not config.configured:
         return Plan()
     decided = [(seen, decide(config, seen.gpu)) for seen in inventory.gpus]
     wanted = [(seen, policy) for seen, policy in decided if not policy.ignored]
     shared = _within_limit([_divide(config, seen, policy, enforced) for seen, policy in wanted])
-    stems = [_Stem.of(one, policy) for one, (_, policy) in zip(shared, wanted, strict=True)]
+    stems = [_Stem.of(gpu, policy) for gpu, (_, policy) in zip(shared, wanted, strict=True)]
     groups = (Group(name, tuple(gpus)) for name, gpus in sorted(_grouped(stems).items()))
     if holdings:
         earlier = before.by_uuid() if before else {}
         groups = (_without_held(config, group, holdings, earlier) for group in groups)
-    return Plan(
-        groups=tuple(groups),
-        warnings=tuple(_warnings(config, inventory, shared)),
-    )
+    made = tuple(groups)
+    warnings = list(_warnings(config, inventory, shared))
+    if config.publish_load:
+        made = tuple(_with_load(group, load) for group in made)
+        warnings += _without_load(made)
+    return Plan(made, tuple(warnings))
 
 
 def _divide(
@@ -147,7 +164,7 @@ def _divide(
     if enforced is not None and not gpu.simulated:
         enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else enforcement)
     unfit = policy.problem or strategy.problem(gpu, policy.vgpus)
-    if unfit and enforcement is STARTING:
+    if unfit and enforcement.starting:
         enforcement = Enforcement()  # nothing is started for it
     problem = unfit or enforcement.problem
     if health.healthy and problem:
@@ -168,13 +185,15 @@ def _divide(
 
 def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
     """The same, with the GPUs beyond the node's limit reduced to one vGPU that says why."""
-    surplus = Health(False, f"beyond {MAX_VGPUS_PER_NODE} vGPUs on this node: set a lower vgpus")
+    surplus = Health(
+        False, Problem(f"beyond {MAX_VGPUS_PER_NODE} vGPUs on this node", "set a lower vgpus")
+    )
     total = 0
     result = []
-    for one in shared:
-        total += one.vgpus
+    for gpu in shared:
+        total += gpu.vgpus
         fits = total <= MAX_VGPUS_PER_NODE
-        result.append(one if fits else one._replace(health=surplus, published=1))
+        result.append(gpu if fits else gpu._replace(health=surplus, published=1))
     return result
 
 
@@ -186,37 +205,56 @@ def _without_held(
 ) -> Group:
     """The group, with what tasks hold of it that Nomad does not count withheld."""
     gpus = []
-    for one in group.gpus:
-        uuid = one.gpu.uuid
-        now = Division(uuid, group.device(config.vendor), one.vgpus, one.gpu.own_memory_mib)
+    for shared in group.gpus:
+        uuid = shared.gpu.uuid
+        now = Division(uuid, group.device(config.vendor), shared.vgpus, shared.gpu.own_memory_mib)
         before = earlier[uuid].withheld if uuid in earlier else frozenset()
-        gpus.append(one._replace(withheld=withheld(now, holdings, before)))
+        gpus.append(shared._replace(withheld=withheld(now, holdings, before)))
     return Group(group.name, tuple(gpus))
+
+
+def _with_load(group: Group, load: Collection[VgpuId]) -> Group:
+    """The group; with what tasks have of it, if it is of one GPU: else a mean would mislead."""
+    if len(group.gpus) != 1:
+        return group
+    (shared,) = group.gpus
+    held = frozenset(vgpu.number for vgpu in load if vgpu.gpu_uuid == shared.gpu.uuid)
+    return group._replace(gpus=(shared._replace(held=held),))
+
+
+def _without_load(groups: Iterable[Group]) -> Iterable[Problem]:
+    for group in groups:
+        if len(group.gpus) > 1:
+            count = len(group.gpus)
+            yield Problem(
+                f"publish_load says nothing of {group.name}, a device group of {count} GPUs",
+                'set group_by = "gpu" for them',
+            )
 
 
 class _Stem(NamedTuple):
     """A GPU, and how far its group's name tells its share."""
 
-    one: SharedGpu
+    shared: SharedGpu
     text: str
     detail: int = 0
     """How many times more exactly than the last time: an index into `_DETAILS`."""
 
     @classmethod
-    def of(cls, one: SharedGpu, policy: Policy) -> _Stem:
+    def of(cls, shared: SharedGpu, policy: Policy) -> _Stem:
         """The stem by config and GPU alone: it must not change with the GPUs beside it.
 
         For Nomad counts a vGPU that is in use by the name of its group too.
         """
-        text = policy.name or one.gpu.model
-        if policy.problem or policy.group_by == "gpu" or one.strategy.one_gpu_per_group:
-            return cls(one, f"{text}/{one.gpu.uuid}")
-        return cls(one, text, detail=int(policy.own_size and policy.name is None))
+        text = policy.name or shared.gpu.model
+        if policy.problem or policy.group_by == "gpu" or shared.strategy.one_gpu_per_group:
+            return cls(shared, f"{text}/{shared.gpu.uuid}")
+        return cls(shared, text, detail=int(policy.own_size and policy.name is None))
 
     @property
     def name(self) -> str:
         """The name of its group."""
-        return " ".join(filter(None, (self.text, _DETAILS[self.detail](self.one))))
+        return " ".join(filter(None, (self.text, _DETAILS[self.detail](self.shared))))
 
 
 def _grouped(stems: Sequence[_Stem]) -> dict[str, list[SharedGpu]]:
@@ -227,10 +265,10 @@ def _grouped(stems: Sequence[_Stem]) -> dict[str, list[SharedGpu]]:
     mixed = {
         name
         for name, inside in groups.items()
-        if not _alike([s.one for s in inside]) and min(s.detail for s in inside) < _MOST_DETAIL
+        if not _alike([s.shared for s in inside]) and min(s.detail for s in inside) < _MOST_DETAIL
     }
     if not mixed:
-        return {name: [stem.one for stem in inside] for name, inside in groups.items()}
+        return {name: [stem.shared for stem in inside] for name, inside in groups.items()}
     return _grouped(
         [
             s._replace(detail=min(s.detail + 1, _MOST_DETAIL)) if s.name in mixed else s
@@ -241,24 +279,24 @@ def _grouped(stems: Sequence[_Stem]) -> dict[str, list[SharedGpu]]:
 
 def _alike(gpus: Sequence[SharedGpu]) -> bool:
     """Whether Nomad may take a vGPU of one for a vGPU of the other."""
-    shares = [mib for one in gpus if (mib := one.memory_mib(1)) is not None]
+    shares = [mib for gpu in gpus if (mib := gpu.memory_mib(1)) is not None]
     # Cards of one model differ by up to a sixteenth: error correction takes its part of some.
     same = not shares or max(shares) * 8 <= min(shares) * 9
-    return same and len({one.vgpus for one in gpus}) == 1
+    return same and len({gpu.vgpus for gpu in gpus}) == 1
 
 
-def _gib(one: SharedGpu) -> str:
+def _gib(gpu: SharedGpu) -> str:
     """A share as a name tells it: rounded down, for it is a promise."""
-    mib = one.memory_mib(1)
+    mib = gpu.memory_mib(1)
     if mib is None:
-        return f"{one.vgpus} vGPUs"
+        return f"{gpu.vgpus} vGPUs"
     tenths = mib * 10 // 1024
     return f"{tenths / 10:g}GiB" if tenths else f"{mib}MiB"
 
 
-def _exactly(one: SharedGpu) -> str:
-    mib = one.memory_mib(1)
-    return f"{one.vgpus} vGPUs" if mib is None else f"{one.vgpus} x {mib}MiB"
+def _exactly(gpu: SharedGpu) -> str:
+    mib = gpu.memory_mib(1)
+    return f"{gpu.vgpus} vGPUs" if mib is None else f"{gpu.vgpus} x {mib}MiB"
 
 
 _DETAILS = (lambda _: "", _gib, _exactly)
@@ -267,38 +305,50 @@ _MOST_DETAIL = len(_DETAILS) - 1
 
 def _warnings(
     config: PluginConfig, inventory: Inventory, shared: Sequence[SharedGpu]
-) -> Iterable[str]:
+) -> Iterable[Problem]:
     here = {uuid for seen in inventory.gpus for uuid in (seen.gpu.uuid, seen.gpu.parent_uuid)}
     known = {uuid.lower() for uuid in here if uuid}
     for block in unmatched(config, (seen.gpu for seen in inventory.gpus)) if known else ():
-        yield f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}: mend it"
+        yield Problem(
+            f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}",
+            "mend it",
+        )
     for uuid in config.ignored_gpu_ids:
         if known and uuid.lower() not in known:
-            yield f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID: mend it"
-    vgpus = sum(one.vgpus for one in shared)
+            yield Problem(
+                f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID", "mend it"
+            )
+    vgpus = sum(gpu.vgpus for gpu in shared)
     if vgpus > MANY_VGPUS:
         yield (
-            f"{vgpus} vGPUs on one node make its registration with Nomad large: "
-            "set a lower vgpus unless you need as many"
+            Problem(
+                f"{vgpus} vGPUs on one node make its registration with Nomad large",
+                "set a lower vgpus unless you need as many",
+            )
         )
     yield from _too_much_headroom(config, shared)
-    for one in shared:
+    for gpu in shared:
         yield from filter(
-            None, (one.strategy.weakness(one.gpu, one.vgpus), one.enforcement.weakness)
+            None, (gpu.strategy.weakness(gpu.gpu, gpu.vgpus), gpu.enforcement.weakness)
         )
     if any(seen.gpu.simulated for seen in inventory.gpus):
-        yield "these GPUs are simulated: leave out simulate (--simulate) to offer real ones"
+        yield Problem(
+            "these GPUs are simulated", "leave out simulate (--simulate) to offer real ones"
+        )
 
 
-def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[str]:
+def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[Problem]:
     """A sentence on the smallest share, if frameworks cannot leave so much of it."""
     shares = [(mib, o.gpu.uuid) for o in shared if o.vgpus > 1 and (mib := o.memory_mib(1))]
     mib, uuid = min(shares, default=(0, ""))
     if config.framework_hints and config.framework_headroom_mib * 2 > mib > 0:
         yield (
-            f"framework_headroom is {config.framework_headroom_mib} MiB, more than half of a share of"
-            f" {uuid} ({mib} MiB), so frameworks there leave half of the share: set a lower one, or"
-            " divide the GPU into fewer vGPUs"
+            Problem(
+                (
+                    f"framework_headroom is {config.framework_headroom_mib} MiB, more than half of a share of {uuid} ({mib} MiB), so frameworks there leave half of the share"
+                ),
+                "set a lower one, or divide the GPU into fewer vGPUs",
+            )
         )
 
 

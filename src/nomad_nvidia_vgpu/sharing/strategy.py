@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The ways to share a GPU. A new one is one file and one line in `STRATEGIES`."""
+"""The ways to share a GPU. A new way is one file here and one line in `config.options.SHARING`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Protocol
 
-from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.config.options import SHARING, PluginConfig
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
-from nomad_nvidia_vgpu.sharing.mps.strategy import Mps
-from nomad_nvidia_vgpu.sharing.time_slicing import TimeSlicing
 
 ISOLATION = ("none", "guard", "mps", "mig", "whole")
 """What may hold a task to its share of the memory, weakest first."""
@@ -30,7 +30,7 @@ class Enforcer(Protocol):
     def holds(self, uuid: str) -> bool:
         """Whether anything of an earlier config is left on a GPU; cheap."""
 
-    def release(self, uuid: str) -> str:
+    def release(self, uuid: str) -> Problem:
         """Takes off what is left of an earlier config; why it cannot yet be, or "" when done."""
 
     def left_over(self) -> list[str]:
@@ -45,10 +45,10 @@ class Strategy(Protocol):
     one_gpu_per_group: bool
     """Whether a task can be given vGPUs of one GPU only, so that each GPU is its own group."""
 
-    def problem(self, gpu: Gpu, vgpus: int) -> str:
+    def problem(self, gpu: Gpu, vgpus: int) -> Problem:
         """Why `gpu` cannot be shared among `vgpus` in this way, and what to do; empty: it can."""
 
-    def weakness(self, gpu: Gpu, vgpus: int) -> str:
+    def weakness(self, gpu: Gpu, vgpus: int) -> Problem:
         """What is odd about sharing `gpu` so, for the log; empty: nothing."""
 
     def expected(self, config: PluginConfig, gpu: Gpu) -> Enforcement:
@@ -64,10 +64,13 @@ class Strategy(Protocol):
         """The machinery for the GPUs of a node, not started; None if this needs none."""
 
 
-STRATEGIES: Mapping[str, Strategy] = {
-    "time-slicing": TimeSlicing(),
-    "mps": Mps(),
-}
+def _made(path: str) -> Strategy:
+    module, _, kind = path.rpartition(".")
+    made: Strategy = getattr(import_module(f"nomad_nvidia_vgpu.sharing.{module}"), kind)()
+    return made
+
+
+STRATEGIES: Mapping[str, Strategy] = {name: _made(path) for name, path in SHARING.items()}
 
 
 def enforcers_of(config: PluginConfig, modes: ComputeModes) -> dict[str, Enforcer]:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.state.usage import Usage
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Catalog:
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
         self._holdings: frozenset[Holding] | None = frozenset()
+        self._load: frozenset[VgpuId] = frozenset()
 
     @property
     def edition(self) -> Edition:
@@ -128,15 +130,24 @@ class Catalog:
                 self._holdings = holdings
                 self._plan_anew()
 
+    def take_load(self, load: frozenset[VgpuId]) -> None:
+        """Which vGPUs tasks have; plans anew if it has changed."""
+        with self._changed:
+            if self._load != load:
+                self._load = load
+                self._plan_anew()
+
     def _plan_anew(self) -> None:
         """Replaces the edition; the lock is held."""
         before = self._edition
         held = self._holdings or ()
-        plan = make_plan(self._config, self._inventory, self._enforced, held, before.plan)
-        seen = frozenset(one.gpu.uuid for one in self._inventory.gpus)
+        plan = make_plan(
+            self._config, self._inventory, self._enforced, held, before.plan, load=self._load
+        )
+        uuids = frozenset(seen.gpu.uuid for seen in self._inventory.gpus)
         # A GPU that has not answered yet may be the one that is missed.
         complete = self._answered and not plan.starting and self._holdings is not None
-        self._edition = Edition(before.number + 1, complete, plan, seen)
+        self._edition = Edition(before.number + 1, complete, plan, uuids)
         self._changed.notify_all()
         told = before.plan.warnings if before.complete else ()
         for warning in plan.warnings if complete else ():

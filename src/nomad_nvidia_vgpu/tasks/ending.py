@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.state.usage import Task, TaskProcess
 
 if TYPE_CHECKING:
@@ -59,9 +60,18 @@ class Doomed:
                 self.process.pid,
                 self.task.label,
                 error,
+                extra=self._fields(),
             )
             return False
         return True
+
+    def say(self, message: str, *more: str) -> None:
+        """Logs what happens to it; `message` begins with the pid and the task."""
+        _log.warning(message, self.process.pid, self.task.label, *more, extra=self._fields())
+
+    def _fields(self) -> dict[str, dict[str, int | str]]:
+        task = self.task
+        return fields(pid=self.process.pid, job=task.job, alloc=task.allocation, task=task.name)
 
     def ended(self) -> bool:
         """Whether it has."""
@@ -102,22 +112,22 @@ def end(
     with contextlib.ExitStack() as held:
         doomed = [held.enter_context(Doomed(p, task, belongs)) for p, task in processes]
         asked = []
-        for one in doomed:
-            if one.signal(signal.SIGTERM):
-                _log.warning("ending pid %d of %s: %s", one.process.pid, one.task.label, reason)
+        for victim in doomed:
+            if victim.signal(signal.SIGTERM):
+                victim.say("ending pid %d of %s: %s", reason)
                 sent(signal.SIGTERM)
-                asked.append(one)
-        for one in _still_running(asked, grace_s):
-            if one.signal(signal.SIGKILL):
-                _log.warning("killing pid %d of %s", one.process.pid, one.task.label)
+                asked.append(victim)
+        for victim in _still_running(asked, grace_s):
+            if victim.signal(signal.SIGKILL):
+                victim.say("killing pid %d of %s")
                 sent(signal.SIGKILL)
 
 
 def _still_running(asked: Sequence[Doomed], grace_s: float) -> Sequence[Doomed]:
     """Those that have not ended after the grace."""
     until = time.monotonic() + grace_s
-    running = [one for one in asked if not one.ended()]
+    running = [victim for victim in asked if not victim.ended()]
     while running and time.monotonic() < until:
         time.sleep(min(_LOOK_EVERY_S, grace_s))
-        running = [one for one in running if not one.ended()]
+        running = [victim for victim in running if not victim.ended()]
     return running

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """What happens to a task that uses more GPU memory than its share: nothing, a warning, or its end.
 
-`excess`, `victims` and `Judge` decide, without side effects; `Guard` acts. Time is that of the
+`excess`, `victims` and `ExcessWatch` decide, without side effects; `Guard` acts. Time is that of the
 driver's lists of processes, so that an old list proves nothing.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.host.proc import Identity
 from nomad_nvidia_vgpu.state.usage import GpuUse, Share, TaskProcess, Usage
 from nomad_nvidia_vgpu.tasks.ending import GRACE_S, Belongs, end
@@ -32,8 +33,8 @@ class Excess(NamedTuple):
     """The budget and the tolerance."""
 
 
-class Verdict(NamedTuple):
-    """An excess that has lasted for the grace period, and what is to be done about it."""
+class Response(NamedTuple):
+    """An excess that has lasted for the grace period, and what the guard does about it."""
 
     excess: Excess
     victims: tuple[TaskProcess, ...]
@@ -90,7 +91,7 @@ class _State(NamedTuple):
     told: bool
 
 
-class Judge:
+class ExcessWatch:
     """Follows how long each task uses too much; not thread-safe."""
 
     def __init__(self, config: MemoryGuardConfig) -> None:
@@ -98,7 +99,7 @@ class Judge:
         self._config = config
         self._states: dict[tuple[str, str], _State] = {}
 
-    def verdicts(self, usage: Usage, doomed: Collection[Identity] = ()) -> list[Verdict]:
+    def responses(self, usage: Usage, doomed: Collection[Identity] = ()) -> list[Response]:
         """What is to be done after one pass."""
         if self._config.action == "off":
             return []
@@ -109,19 +110,19 @@ class Judge:
                 if too_much is None:
                     continue
                 key = (share.task.key, use.uuid)
-                states[key], verdict = self._judge(too_much, use, self._states.get(key), doomed)
-                if verdict is not None:
-                    found.append(verdict)
+                states[key], response = self._follow(too_much, use, self._states.get(key), doomed)
+                if response is not None:
+                    found.append(response)
         self._states = states
         return found
 
-    def _judge(
+    def _follow(
         self,
         too_much: Excess,
         use: GpuUse,
         before: _State | None,
         doomed: Collection[Identity],
-    ) -> tuple[_State, Verdict | None]:
+    ) -> tuple[_State, Response | None]:
         now = frozenset(identity(process) for process in too_much.share.processes)
         if before is None:
             before = _State(use.taken_at, use.taken_at, frozenset(), told=False)
@@ -136,20 +137,20 @@ class Judge:
         if before.told and not chosen:
             return state, None
         if chosen:
-            state = state._replace(since=use.taken_at)  # those that remain get the grace anew
-        verdict = Verdict(too_much, chosen, new=not before.told)
-        return state._replace(told=True), verdict
+            state = state._replace(since=use.taken_at)  # those that remain get the grace again
+        response = Response(too_much, chosen, new=not before.told)
+        return state._replace(told=True), response
 
 
 class Guard:
-    """Acts on what a `Judge` says."""
+    """Carries out what an `ExcessWatch` decides."""
 
     def __init__(
         self, config: MemoryGuardConfig, belongs: Belongs, kill_grace_s: float = GRACE_S
     ) -> None:
         """`kill_grace_s`: between SIGTERM and SIGKILL."""
         self._config = config
-        self._judge = Judge(config)
+        self._watch = ExcessWatch(config)
         self._belongs = belongs
         self._kill_grace_s = kill_grace_s
         self._lock = threading.Lock()  # guards what follows
@@ -170,14 +171,14 @@ class Guard:
         """Does what has to be done after one pass; waits for no process to end."""
         with self._lock:
             doomed = frozenset(self._doomed)
-        for verdict in self._judge.verdicts(usage, doomed):
-            if verdict.new:
-                self._tell(verdict)
-            if verdict.victims:
-                self._end(verdict)
+        for response in self._watch.responses(usage, doomed):
+            if response.new:
+                self._tell(response)
+            if response.victims:
+                self._end(response)
 
-    def _tell(self, verdict: Verdict) -> None:
-        too_much, share = verdict.excess, verdict.excess.share
+    def _tell(self, response: Response) -> None:
+        too_much, share = response.excess, response.excess.share
         self._count("warned", share.gpu_uuid)
         pids = ", ".join(
             f"{p.pid} ({'?' if p.memory_mib is None else p.memory_mib} MiB)"
@@ -196,12 +197,20 @@ class Guard:
             too_much.budget_mib,
             pids,
             spared,
+            extra=fields(
+                gpu=share.gpu_uuid,
+                job=share.task.job,
+                alloc=share.task.allocation,
+                task=share.task.name,
+                used_mib=too_much.used_mib,
+                budget_mib=too_much.budget_mib,
+            ),
         )
 
-    def _end(self, verdict: Verdict) -> None:
-        too_much, share = verdict.excess, verdict.excess.share
-        chosen = [(process, share.task) for process in verdict.victims]
-        identities = [identity(process) for process in verdict.victims]
+    def _end(self, response: Response) -> None:
+        too_much, share = response.excess, response.excess.share
+        chosen = [(process, share.task) for process in response.victims]
+        identities = [identity(process) for process in response.victims]
         reason = (
             f"its task uses {too_much.used_mib} MiB of {share.gpu_uuid}, its budget is"
             f" {too_much.budget_mib} MiB"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.cdi import spec
-from nomad_nvidia_vgpu.cdi.spec import BoundPath, DeviceFile, Found, Spec, SpecFiles
+from nomad_nvidia_vgpu.cdi.spec import BoundPath, DeviceFile, FoundSpecs, Spec, SpecFiles
 
 MINIMAL = "kind: nvidia.com/gpu\ndevices:\n- name: '0'\n"
 
@@ -25,7 +25,7 @@ def node(tmp_path: Path) -> CdiNode:
     return CdiNode(tmp_path)
 
 
-def read(node: CdiNode) -> Found:
+def read(node: CdiNode) -> FoundSpecs:
     """Gives what a fresh reader finds."""
     return SpecFiles(node.directories).read()
 
@@ -101,7 +101,7 @@ def test_a_later_directory_counts_more(node: CdiNode) -> None:
 
 def test_no_directory_is_no_specification(tmp_path: Path) -> None:
     """A node that never had one is not an error of reading."""
-    assert SpecFiles([str(tmp_path / "none")]).read() == Found((), ())
+    assert SpecFiles([str(tmp_path / "none")]).read() == FoundSpecs((), ())
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from nomad_nvidia_vgpu.device.reserve import reserve
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Mount
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from unit.example_gpus import LOST, gpu, inventory, mig
 
 CONFIG = PluginConfig(vgpus=16)

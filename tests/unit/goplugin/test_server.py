@@ -25,33 +25,33 @@ def make_directory(environment: Mapping[str, str]) -> Path:
     return Path(server._make_directory(environment, lambda _: None))
 
 
-def test_the_socket_directory_is_for_us_alone(tmp_path: Path) -> None:
+def test_the_socket_directory_is_for_us_alone(short_path: Path) -> None:
     """The directory of the socket is fresh, in the host's place, and closed to others."""
     with server._socket_directory(
-        {"PLUGIN_UNIX_SOCKET_DIR": str(tmp_path)}, lambda _: None
+        {"PLUGIN_UNIX_SOCKET_DIR": str(short_path)}, lambda _: None
     ) as place:
         directory = Path(place)
-        assert directory.parent == tmp_path
+        assert directory.parent == short_path
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert not list(directory.iterdir())
 
 
-def test_the_socket_directory_is_removed(tmp_path: Path) -> None:
+def test_the_socket_directory_is_removed(short_path: Path) -> None:
     """Nothing is left of the socket and its directory afterwards."""
-    with server._socket_directory({"TMPDIR": str(tmp_path)}, lambda _: None) as directory:
+    with server._socket_directory({"TMPDIR": str(short_path)}, lambda _: None) as directory:
         (Path(directory) / "plugin.sock").touch()
-    assert not list(tmp_path.iterdir())
+    assert not list(short_path.iterdir())
 
 
-def test_each_plugin_has_a_directory_of_its_own(tmp_path: Path) -> None:
+def test_each_plugin_has_a_directory_of_its_own(short_path: Path) -> None:
     """Two plugins started in one place do not meet."""
-    environment = {"TMPDIR": str(tmp_path)}
+    environment = {"TMPDIR": str(short_path)}
     assert make_directory(environment) != make_directory(environment)
 
 
-def test_the_hosts_place_goes_before_the_systems(tmp_path: Path) -> None:
+def test_the_hosts_place_goes_before_the_systems(short_path: Path) -> None:
     """The host's wish for the socket's place wins over TMPDIR."""
-    wish, usual = tmp_path / "wish", tmp_path / "usual"
+    wish, usual = short_path / "wish", short_path / "usual"
     wish.mkdir()
     usual.mkdir()
     made = make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(wish), "TMPDIR": str(usual)})
@@ -59,9 +59,9 @@ def test_the_hosts_place_goes_before_the_systems(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["missing", "x" * 100, "with|bar"])
-def test_a_place_that_does_not_serve_is_passed_over(tmp_path: Path, place: str) -> None:
+def test_a_place_that_does_not_serve_is_passed_over(short_path: Path, place: str) -> None:
     """A place that is missing, too long or has a bar in it is left for the next one."""
-    unfit = tmp_path / place
+    unfit = short_path / place
     if place != "missing":
         unfit.mkdir()
     made = make_directory({"PLUGIN_UNIX_SOCKET_DIR": str(unfit), "TMPDIR": "/tmp"})
@@ -69,51 +69,51 @@ def test_a_place_that_does_not_serve_is_passed_over(tmp_path: Path, place: str) 
     assert made.parent == Path("/tmp")
 
 
-def test_a_file_in_the_place_of_a_directory_is_passed_over(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_directory_is_passed_over(short_path: Path) -> None:
     """A TMPDIR that is a file does not keep the plugin from starting."""
-    (tmp_path / "file").touch()
-    made = make_directory({"TMPDIR": str(tmp_path / "file")})
+    (short_path / "file").touch()
+    made = make_directory({"TMPDIR": str(short_path / "file")})
     made.rmdir()
     assert made.parent == Path("/tmp")
 
 
-def test_a_place_that_others_can_change_is_passed_over(tmp_path: Path) -> None:
+def test_a_place_that_others_can_change_is_passed_over(short_path: Path) -> None:
     """Whoever could take the directory away would put his own socket where the host expects ours."""
     made = Path(
         server._make_directory(
-            {"TMPDIR": str(tmp_path)},
-            lambda path: "it is a stranger's" if path.startswith(str(tmp_path)) else None,
+            {"TMPDIR": str(short_path)},
+            lambda path: "it is a stranger's" if path.startswith(str(short_path)) else None,
         )
     )
     made.rmdir()
     assert made.parent == Path("/tmp")
-    assert not list(tmp_path.iterdir())
+    assert not list(short_path.iterdir())
 
 
-def test_a_place_that_cannot_be_judged_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_judged_is_left_as_it_was(short_path: Path) -> None:
     """What was made there goes again, and the reason is told."""
 
     def objection(path: str) -> str | None:
-        if path.startswith(str(tmp_path)):
+        if path.startswith(str(short_path)):
             raise PermissionError(errno.EACCES, "Permission denied")
         return "it is a stranger's"
 
-    with pytest.raises(HandshakeError, match=rf"\({tmp_path}: Permission denied; "):
-        server._make_directory({"TMPDIR": str(tmp_path)}, objection)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(HandshakeError, match=rf"\({short_path}: Permission denied; "):
+        server._make_directory({"TMPDIR": str(short_path)}, objection)
+    assert not list(short_path.iterdir())
 
 
-def test_without_a_place_it_says_every_reason(tmp_path: Path) -> None:
+def test_without_a_place_it_says_every_reason(short_path: Path) -> None:
     """The host logs the sentence, and the operator learns what to mend."""
     with pytest.raises(HandshakeError, match=r"(a stranger's.*){3}set TMPDIR to"):
-        server._make_directory({"TMPDIR": str(tmp_path)}, lambda _: "it is a stranger's")
+        server._make_directory({"TMPDIR": str(short_path)}, lambda _: "it is a stranger's")
 
 
-def test_the_host_is_told_the_real_path(tmp_path: Path) -> None:
+def test_the_host_is_told_the_real_path(short_path: Path) -> None:
     """A link on the way could be turned elsewhere once it has been judged."""
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to("real")
-    assert make_directory({"TMPDIR": str(tmp_path / "link")}).parent == tmp_path / "real"
+    (short_path / "real").mkdir()
+    (short_path / "link").symlink_to("real")
+    assert make_directory({"TMPDIR": str(short_path / "link")}).parent == short_path / "real"
 
 
 def test_a_host_that_lives_is_served_until_stop() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nomad_nvidia_vgpu.host.files import read_bounded, read_start, started_by, unsafe
+from nomad_nvidia_vgpu.host.files import read_bounded, unsafe
 from scripts.onefile import __main__ as onefile
 
 US = {0, os.geteuid()}
@@ -68,21 +68,6 @@ def test_a_link_is_followed_only_where_it_may_be(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="link") as caught:
         read_bounded(tmp_path / "link", 4, follow=False)
     assert caught.value.errno == errno.ELOOP
-
-
-def test_of_what_a_task_makes_long_only_the_start_is_read(tmp_path: Path) -> None:
-    """As of the command line of a process."""
-    (tmp_path / "cmdline").touch()
-    os.truncate(tmp_path / "cmdline", 1 << 40)
-    assert read_start(tmp_path / "cmdline", 4) == bytes(4)
-
-
-def test_who_started_a_process_is_the_first_of_its_uids() -> None:
-    """The second is another's for a set-uid program; no name can forge the line."""
-    assert started_by(b"Name:\tUid:\t0\nUid:\t1000\t0\t0\t0\nGid:\t7\t7\t7\t7\n") == 1000
-    assert started_by(b"Uid:\t1000\t0\t0\t0") == 1000
-    for status in (b"", b"Name:\tx\n", b"Uid:\n", b"Uid:\tx\n"):
-        assert started_by(status) is None
 
 
 def test_folders_that_others_can_write_to_are_unsafe(tmp_path: Path) -> None:

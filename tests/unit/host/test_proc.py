@@ -60,6 +60,49 @@ def test_who_started_a_process_is_its_real_uid(tmp_path: Path) -> None:
     assert made.proc.user(8) is None
 
 
+def test_no_name_forges_the_line_of_the_uids(tmp_path: Path) -> None:
+    """Nor does a line that is cut off say anything."""
+    made = MadeProc(tmp_path)
+    made.add(7)
+    status = made.root / "7/status"
+    status.write_bytes(b"Name:\tUid:\t0\nUid:\t1000\t0\t0\t0\nGid:\t7\t7\t7\t7\n")
+    assert made.proc.user(7) == 1000
+    status.write_bytes(b"Uid:\t1000\t0\t0\t0")
+    assert made.proc.user(7) == 1000
+    for said in (b"", b"Name:\tx\n", b"Uid:\n", b"Uid:\tx\n"):
+        status.write_bytes(said)
+        assert made.proc.user(7) is None
+
+
+def test_what_has_ended_is_not_called_anything(tmp_path: Path) -> None:
+    """It keeps its name until its parent has been told."""
+    made = MadeProc(tmp_path)
+    made.add(7, name="nvidia-cuda-mps-server", parent=3)
+    assert made.proc.called(7) == b"nvidia-cuda-mps"
+    assert made.proc.parent(7) == 3
+    assert set(made.proc.pids()) == {1, 7}
+    (made.root / "7/stat").write_text("7 (a) (b) Z 3 0\n")
+    assert made.proc.called(7) is None
+    assert made.proc.called(8) is None
+    assert made.proc.parent(8) is None
+    assert made.proc.words(8) == []
+    assert made.proc.mapped(8) is None
+    assert made.proc.age_s(8) is None
+    with pytest.raises(OSError, match="none"):
+        Proc(str(tmp_path / "none")).pids()
+
+
+def test_of_what_a_task_makes_long_only_the_start_is_read(tmp_path: Path) -> None:
+    """As of its command line, and of the files that it maps."""
+    made = MadeProc(tmp_path)
+    made.add(7)
+    for name in ("cmdline", "maps"):
+        (made.root / f"7/{name}").touch()
+        os.truncate(made.root / f"7/{name}", 1 << 40)
+    assert sum(len(word) + 1 for word in made.proc.words(7)) < 100_000
+    assert made.proc.mapped(7)
+
+
 def test_an_environment_is_split_at_nuls(tmp_path: Path) -> None:
     """Values may hold blanks, line ends and equals signs; the first of two variables counts."""
     made = MadeProc(tmp_path)

@@ -10,9 +10,9 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, Inventory
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.state.catalog import Catalog, Edition, Listing
 from nomad_nvidia_vgpu.state.usage import UNKNOWN, Usage
 from unit.example_gpus import FULL_SAMPLE, NOON, gpu, inventory
@@ -41,6 +41,19 @@ def test_an_inventory_makes_a_new_edition() -> None:
     assert catalog.edition == Edition(1, False, make_plan(CONFIG, FOUND), seen)
     catalog.take_inventory(Inventory(), complete=True)
     assert catalog.edition == Edition(2, complete=True, plan=Plan())
+
+
+def test_a_load_that_changed_makes_a_new_edition() -> None:
+    """And the same load once more makes none."""
+    catalog = Catalog(CONFIG._replace(publish_load=True))
+    catalog.take_inventory(FOUND, complete=True)
+    first = catalog.edition.plan.groups[0].gpus[0]
+    held = frozenset({VgpuId(first.gpu.uuid, 0)})
+    catalog.take_load(held)
+    catalog.take_load(held)
+    assert catalog.edition.number == 2
+    shared = catalog.edition.plan.groups[0].gpus[0]
+    assert (first.free, shared.free) == (first.published, first.published - 1)
 
 
 def test_samples_are_kept_until_replaced() -> None:

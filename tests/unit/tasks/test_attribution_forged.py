@@ -9,7 +9,7 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import StrayProcess
-from nomad_nvidia_vgpu.tasks.guard import Judge
+from nomad_nvidia_vgpu.tasks.guard import ExcessWatch
 from unit.host.made_proc import OTHER_ALLOCATION, docker_v2, nomad_v2
 from unit.tasks.attributing import Node, claims, strays, used
 
@@ -44,11 +44,11 @@ def two_tasks(
 def test_a_forger_cannot_get_its_neighbour_ended(tmp_path: Path, forged: dict[str, str]) -> None:
     """Whatever it claims, the guard at its strictest finds no fault with the honest task."""
     node = two_tasks(tmp_path, claims("GPU-a-0", "GPU-a-1"), forged)
-    judge = Judge(MemoryGuardConfig("kill", 0.0, 0))
+    watch = ExcessWatch(MemoryGuardConfig("kill", 0.0, 0))
     for _ in range(5):
         node.now += 2.0
         node.use("GPU-a", {VICTIM: 1500, FORGER: 100})
-        victims = [p.pid for v in judge.verdicts(node.look()) for p in v.victims]
+        victims = [p.pid for v in watch.responses(node.look()) for p in v.victims]
         assert VICTIM not in victims
 
 

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import Share, TaskProcess, Usage
-from nomad_nvidia_vgpu.tasks.guard import Excess, Guard, Judge, Verdict, excess, identity, victims
+from nomad_nvidia_vgpu.tasks.guard import (
+    Excess,
+    ExcessWatch,
+    Guard,
+    Response,
+    excess,
+    identity,
+    victims,
+)
 from unit.example_gpus import NOON
 from unit.manual_clock import DEADLINE_S
 from unit.tasks.doomed_processes import (
@@ -42,19 +50,19 @@ def seen_at(moment: float, *shares: Share) -> Usage:
     return Usage(NOON, {"GPU-a": use_of(*shares, taken_at=moment)})
 
 
-def follow(config: MemoryGuardConfig, *passes: tuple[float, Share]) -> list[tuple[float, Verdict]]:
-    """Gives all verdicts over these passes, each with its moment."""
-    judge = Judge(config)
+def follow(config: MemoryGuardConfig, *passes: tuple[float, Share]) -> list[tuple[float, Response]]:
+    """Gives all responses over these passes, each with its moment."""
+    watch = ExcessWatch(config)
     return [
-        (moment, verdict)
+        (moment, response)
         for moment, one in passes
-        for verdict in judge.verdicts(seen_at(moment, one))
+        for response in watch.responses(seen_at(moment, one))
     ]
 
 
-def killed(verdicts: list[tuple[float, Verdict]]) -> list[tuple[float, list[int]]]:
-    """Gives whom the verdicts end, and when."""
-    return [(at, [p.pid for p in v.victims]) for at, v in verdicts if v.victims]
+def killed(responses: list[tuple[float, Response]]) -> list[tuple[float, list[int]]]:
+    """Gives whom the responses end, and when."""
+    return [(at, [p.pid for p in v.victims]) for at, v in responses if v.victims]
 
 
 # Who uses too much
@@ -86,32 +94,32 @@ def test_all_processes_of_a_task_count_together() -> None:
 
 
 def test_nothing_happens_before_the_grace_is_over() -> None:
-    """A verdict comes when the task has used too much for the grace, and not before."""
+    """A response comes when the task has used too much for the grace, and not before."""
     one = share(process(1, 2000))
-    verdicts = follow(WARN, *((moment, one) for moment in (100.0, 110.0, 129.9, 130.0)))
-    assert [at for at, _ in verdicts] == [130.0]
+    responses = follow(WARN, *((moment, one) for moment in (100.0, 110.0, 129.9, 130.0)))
+    assert [at for at, _ in responses] == [130.0]
 
 
 def test_who_comes_back_below_begins_anew() -> None:
     """One list within the limit, and the grace begins again."""
     much, fair = share(process(1, 2000)), share(process(1, 1000))
-    verdicts = follow(WARN, (100.0, much), (120.0, fair), (131.0, much), (160.0, much))
-    assert verdicts == []
+    responses = follow(WARN, (100.0, much), (120.0, fair), (131.0, much), (160.0, much))
+    assert responses == []
 
 
 def test_an_old_list_proves_nothing() -> None:
     """However often one and the same list is looked at, no time passes for the guard."""
     one = share(process(1, 2000))
-    judge = Judge(KILL)
-    assert [judge.verdicts(seen_at(100.0, one)) for _ in range(100)] == [[]] * 100
+    watch = ExcessWatch(KILL)
+    assert [watch.responses(seen_at(100.0, one)) for _ in range(100)] == [[]] * 100
 
 
 def test_an_excess_is_told_once() -> None:
     """One warning for each excess, however long it lasts, and another for the next one."""
     much, fair = share(process(1, 2000)), share(process(1, 10))
     moments = [100.0 + 10 * n for n in range(20)]
-    verdicts = follow(WARN, *((moment, much) for moment in moments))
-    assert [(at, v.new, v.victims) for at, v in verdicts] == [(130.0, True, ())]
+    responses = follow(WARN, *((moment, much) for moment in moments))
+    assert [(at, v.new, v.victims) for at, v in responses] == [(130.0, True, ())]
     again = follow(
         WARN, (0.0, much), (30.0, much), (40.0, fair), (50.0, much), (80.0, much), (90.0, much)
     )
@@ -122,9 +130,9 @@ def test_tasks_are_judged_each_for_itself() -> None:
     """The excess of one task says nothing of another, nor of its share of another GPU."""
     greedy = share(process(1, 2000))
     modest = share(process(2, 500), task=TASK._replace(key="other"))
-    judge = Judge(KILL)
+    watch = ExcessWatch(KILL)
     for moment in (0.0, 20.0, 40.0):
-        found = judge.verdicts(seen_at(moment, greedy, modest))
+        found = watch.responses(seen_at(moment, greedy, modest))
     assert [v.excess.share.task.key for v in found] == [TASK.key]
 
 
@@ -140,8 +148,8 @@ def test_switched_off_nothing_is_judged() -> None:
 def test_the_youngest_go_first_and_no_more_than_needed() -> None:
     """The rest of the task lives on within its limit."""
     one = share(process(1, 400), process(2, 400), process(3, 400), process(4, 300))
-    verdicts = follow(KILL, (0.0, one), (20.0, one), (30.0, one))
-    assert killed(verdicts) == [(30.0, [4, 3])]  # 1500 - 300 is still above 1050
+    responses = follow(KILL, (0.0, one), (20.0, one), (30.0, one))
+    assert killed(responses) == [(30.0, [4, 3])]  # 1500 - 300 is still above 1050
 
 
 def test_age_is_not_the_order_of_pids() -> None:
@@ -160,11 +168,11 @@ def test_those_that_remain_get_the_grace_anew() -> None:
     """A task that grows again is not ended before another grace is over."""
     before = share(process(1, 900), process(2, 900))
     after = share(process(1, 1900))
-    verdicts = follow(
+    responses = follow(
         KILL, (0.0, before), (30.0, before), (32.0, after), (59.0, after), (60.0, after)
     )
-    assert killed(verdicts) == [(30.0, [2]), (60.0, [1])]
-    assert [v.new for _, v in verdicts] == [True, False]
+    assert killed(responses) == [(30.0, [2]), (60.0, [1])]
+    assert [v.new for _, v in responses] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -173,16 +181,16 @@ def test_those_that_remain_get_the_grace_anew() -> None:
 def test_who_is_not_known_beyond_doubt_is_only_told(doubtful: dict[str, Any]) -> None:
     """A task of which anything is in doubt is warned, as often as with "warn", and not ended."""
     one = share(process(1, 9000), **doubtful)
-    verdicts = follow(KILL, (0.0, one), (30.0, one), (60.0, one))
-    assert [(at, v.victims) for at, v in verdicts] == [(30.0, ())]
+    responses = follow(KILL, (0.0, one), (30.0, one), (60.0, one))
+    assert [(at, v.victims) for at, v in responses] == [(30.0, ())]
 
 
 def test_a_pid_that_was_reused_is_spared() -> None:
     """A process that the list before did not have yet may not be the one that was listed."""
     before = share(process(1, 900), process(2, 900, started=50))
     now = share(process(1, 900), process(2, 900, started=77))
-    verdicts = follow(KILL, (0.0, before), (28.0, before), (30.0, now))
-    assert killed(verdicts) == [(30.0, [1])]
+    responses = follow(KILL, (0.0, before), (28.0, before), (30.0, now))
+    assert killed(responses) == [(30.0, [1])]
 
 
 def test_with_no_grace_two_lists_are_needed() -> None:
@@ -260,6 +268,8 @@ def test_a_warning_says_all_and_ends_nobody(
     seen = as_seen(one, 1500)
     guarded.follow(share(seen), moments=(0.0, 20.0, 40.0, 60.0, 80.0))
     (line,) = caplog.messages
+    said = {"gpu": "GPU-a", "alloc": "alloc", "task": "task", "used_mib": 1500, "budget_mib": 1000}
+    assert caplog.records[0].__dict__["fields"] == said
     assert line == (
         "task task of allocation alloc uses 1500 MiB of GPU-a, its budget is 1000 MiB:"
         f" pids {seen.pid} (1500 MiB)"

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.host.proc import Proc
-from nomad_nvidia_vgpu.sharing.holding import Holding
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch, environments, holdings_of
 from unit.host.made_proc import MadeProc
 

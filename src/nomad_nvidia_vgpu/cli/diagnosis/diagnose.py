@@ -20,7 +20,7 @@ def diagnosed(facts: Facts, limit_s: float, checks: Sequence[Check] = CHECKS) ->
     """
     deadline = time.monotonic() + limit_s
     with ExitStack() as stack:
-        started = [(one, stack.enter_context(Child(_made(one, facts)))) for one in checks]
+        started = [(check, stack.enter_context(Child(_made(check, facts)))) for check in checks]
         return [
             Finding(check.subject, check.name, *verdict)
             for check, child in started

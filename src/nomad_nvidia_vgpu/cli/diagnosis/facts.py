@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, read_agent_config
 from nomad_nvidia_vgpu.cli.agent.given import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.diagnosis.docker_api import NOT_ASKED, DockerLook
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
@@ -21,7 +22,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, look_at_run
 from nomad_nvidia_vgpu.cli.tables.groups import device_name
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 
@@ -43,9 +44,9 @@ class Configured(NamedTuple):
     config: PluginConfig = PluginConfig()
     """Of our block; the defaults where there is none. Of a wrong one, `simulate` if that is right:
     the GPUs of a node that has none are not to be the first thing that it is told of."""
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     """Of the files, one sentence each."""
-    option_problems: tuple[str, ...] = ()
+    option_problems: tuple[Problem, ...] = ()
     """Of the options in our block, one sentence each."""
 
 
@@ -60,6 +61,7 @@ class Facts:
     """Those under `mps.root`; or why they are not known, as half a sentence."""
     nomad: NomadLook
     running: Running = NOBODY
+    docker: DockerLook = NOT_ASKED
 
     @property
     def agent_uid(self) -> int:
@@ -102,7 +104,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             reading,
             time.monotonic() + limit_s,
             lambda why: Configured(
-                problems=(f"the agent's configuration {why}; look at its disk",)
+                problems=(Problem(f"the agent's configuration {why}", "look at its disk"),)
             ),
         )
     config = configured.config
@@ -112,6 +114,8 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config, configured.agent)))
         running = stack.enter_context(Child(lambda: look_at_running(node.proc, configured.agent)))
+        socket = _docker_socket(node, configured.agent)
+        docker = stack.enter_context(Child(lambda: node.docker(socket)))
         deadline = time.monotonic() + limit_s
         nomad = ask(limit_s)
         facts = Facts(
@@ -121,14 +125,24 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
                 driver,
                 deadline,
                 lambda why: DriverLook(
-                    problem=f"the NVIDIA driver {why}: see dmesg, drain the node and reboot it"
+                    problem=Problem(
+                        f"the NVIDIA driver {why}", "see dmesg, drain the node and reboot it"
+                    )
                 ),
             ),
             _within(daemons, deadline, lambda why: why),
             nomad,
             _within(running, deadline, lambda why: Running(problem=why)),
+            _within(docker, deadline, lambda why: DockerLook(str(socket), why)),
         )
     return _settled(facts, ask)
+
+
+def _docker_socket(node: Node, agent: AgentConfig | None) -> Path:
+    """Where Nomad's docker driver meets dockerd."""
+    block = agent.block_of("docker") if agent is not None else None
+    scheme, _, path = str(block.options.get("endpoint") if block else "").partition("://")
+    return Path(path) if scheme == "unix" and path else node.run / "docker.sock"
 
 
 def _asked_nomad(node: Node, environment: Mapping[str, str], limit_s: float) -> NomadLook:

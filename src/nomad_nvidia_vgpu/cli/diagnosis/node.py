@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nomad_nvidia_vgpu.cli.diagnosis.docker_api import DockerLook, look_at_docker
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, look_at_driver
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook, look_at_nomad
 from nomad_nvidia_vgpu.config.options import MpsConfig
@@ -61,6 +62,7 @@ class Node:
     sys: Path = Path("/sys")
     etc: Path = Path("/etc")
     run: Path = Path("/run")
+    dev: Path = Path("/dev")
     name: str = field(default_factory=platform.node)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     uid: int = field(default_factory=os.geteuid)
@@ -75,5 +77,7 @@ class Node:
     """The MPS daemons, asked by the tool of an agent with this PATH."""
     mps_server: Callable[[str, str | None], str | None] = located_server
     """Where the daemon of a tool finds its server, for an agent with this PATH."""
+    docker: Callable[[Path], DockerLook] = look_at_docker
+    """Asks the dockerd behind a socket."""
     nomad: Callable[[Mapping[str, str], str], NomadLook] = look_at_nomad
     """Asks the agent's API; takes the environment and the node's name."""

@@ -10,15 +10,10 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent.config import AgentConfig
 from nomad_nvidia_vgpu.cli.agent.config_file import LABEL
-from nomad_nvidia_vgpu.host.files import read_start
 from nomad_nvidia_vgpu.host.proc import Proc
 
 LIBRARIES = "LD_LIBRARY_PATH"
 
-_WORDS_BYTES = 1 << 16
-_MAPS_BYTES = 1 << 22
-_UPTIME_BYTES = 256
-_NAME_BYTES = 64
 _STEM = "libnvidia-ml.so"
 _CLIENTS = {"dev", "dev-connect", "dev-consul", "dev-vault", "client"}
 """Options of an agent's command line that make it a client."""
@@ -85,14 +80,16 @@ def look_at_running(root: Path, config: AgentConfig | None) -> Running:
         return NOBODY
     proc = Proc(str(root))
     files = {found for path in (config.given, *config.files) for found in _identities(path)}
-    pids = [pid for pid in _pids(root) if _reads(root, pid, files)]
+    try:
+        pids = [pid for pid in proc.pids() if _reads(proc, pid, files)]
+    except OSError:  # no /proc
+        return NOBODY
     if not pids:
         return NOBODY
-    agent = _agent(root, proc, min(pids, key=lambda pid: (proc.user(pid) != 0, pid)))
+    agent = _agent(proc, min(pids, key=lambda pid: (proc.user(pid) != 0, pid)))
     if agent.uid not in _believed():
         return Running(agent)
-    children = sorted(_children(root, proc, agent.pid), reverse=True)
-    plugins = (_plugin(root, pid) for pid in children)
+    plugins = (_plugin(proc, pid) for pid in sorted(_children(proc, agent.pid), reverse=True))
     return Running(agent, next(filter(None, plugins), None))
 
 
@@ -101,8 +98,8 @@ def _believed() -> tuple[int, int]:
     return (0, os.geteuid())
 
 
-def _agent(root: Path, proc: Proc, pid: int) -> RunningAgent:
-    options = _options(_words(root, pid))
+def _agent(proc: Proc, pid: int) -> RunningAgent:
+    options = _options(proc.words(pid))
     client = any(name in _CLIENTS and value != "false" for name, value in options)
     uid = proc.user(pid)
     if uid not in _believed():
@@ -115,86 +112,38 @@ def _agent(root: Path, proc: Proc, pid: int) -> RunningAgent:
         path=None if given is None else given.get("PATH", os.defpath),
         libraries=None if given is None else given.get(LIBRARIES, ""),
         cgroup=_systemd_cgroup(proc.cgroups(pid) or ""),
-        age_s=_age_s(root, proc, pid),
+        age_s=proc.age_s(pid),
     )
 
 
-def _age_s(root: Path, proc: Proc, pid: int) -> float | None:
-    standing = proc.standing(pid)
-    try:
-        uptime_s = float(read_start(root / "uptime", _UPTIME_BYTES).split()[0])
-    except (OSError, ValueError, IndexError):
+def _plugin(proc: Proc, pid: int) -> RunningPlugin | None:
+    paths = proc.mapped(pid)
+    if paths is None:
         return None
-    if standing is None:
-        return None
-    return max(0.0, uptime_s - standing.identity.started / os.sysconf("SC_CLK_TCK"))
-
-
-def _plugin(root: Path, pid: int) -> RunningPlugin | None:
-    try:
-        maps = read_start(root / str(pid) / "maps", _MAPS_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return None
-    if not maps:
-        return None  # it has just ended
-    paths = (line.split(maxsplit=5)[-1] for line in maps.splitlines())
     return RunningPlugin(pid, next((p for p in paths if _STEM in p.rpartition("/")[2]), None))
 
 
-def _pids(root: Path) -> list[int]:
-    try:
-        return [int(entry.name) for entry in root.iterdir() if entry.name.isdigit()]
-    except OSError:
-        return []
-
-
-def _children(root: Path, proc: Proc, parent: int) -> Iterator[int]:
+def _children(proc: Proc, agent: int) -> Iterator[int]:
     """The plugins that an agent has started."""
-    for pid in _pids(root):
-        standing = proc.standing(pid)
-        if standing is not None and standing.parent == parent:
-            words = _words(root, pid)[:_BEFORE_PROGRAM]
+    for pid in proc.pids():
+        if proc.parent(pid) == agent:
+            words = proc.words(pid)[:_BEFORE_PROGRAM]
             if any(word.rpartition("/")[2] == LABEL for word in words):
                 yield pid
 
 
-def _words(root: Path, pid: int) -> list[str]:
-    try:
-        line = read_start(root / str(pid) / "cmdline", _WORDS_BYTES)
-    except OSError:
-        return []  # it has ended
-    return line.decode("utf-8", "surrogateescape").split("\0")
-
-
-def _called_nomad(root: Path, pid: int) -> bool:
-    """Whether a program is called so: other command lines are not read, for that may hang."""
-    try:
-        return read_start(root / str(pid) / "comm", _NAME_BYTES).startswith(b"nomad")
-    except OSError:
-        return False
-
-
-def _reads(root: Path, pid: int, files: set[tuple[int, int]]) -> bool:
+def _reads(proc: Proc, pid: int, files: set[tuple[int, int]]) -> bool:
     """Whether this is an agent of this node that was started with one of these files or folders."""
-    if not (_called_nomad(root, pid) and _sees_our_files(root, pid)):
+    # By its name first: other command lines are not read, because that may hang. What a path
+    # leads to in a container is what somebody there chose.
+    if not ((proc.called(pid) or b"").startswith(b"nomad") and proc.sees_our_files(pid)):
         return False
-    words = _words(root, pid)
+    words = proc.words(pid)
     if words[1:2] != ["agent"] or not words[0].rpartition("/")[2].startswith("nomad"):
         return False
     configs = [value for name, value in _options(words) if name == "config"]
-    places = [root / str(pid) / "cwd" / path for path in configs]
+    places = [Path(proc.root) / str(pid) / "cwd" / path for path in configs]
     return any(found in files for place in places for found in _identities(place))
-
-
-def _sees_our_files(root: Path, pid: int) -> bool:
-    """Whether a path means the same to it as to us, and not what somebody in a container chose."""
-    try:
-        return all(
-            (root / str(pid) / link).readlink() == (root / "self" / link).readlink()
-            for link in ("ns/mnt", "root")
-        )
-    except OSError:
-        return False
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,9 @@ class Decision(NamedTuple):
 
 def decisions(config: PluginConfig, inventory: Inventory, plan: Plan) -> list[Decision]:
     """One for each GPU of the node, ignored ones too."""
-    groups = {one.gpu.uuid: (one, group.name) for group in plan.groups for one in group.gpus}
+    groups = {
+        shared.gpu.uuid: (shared, group.name) for group in plan.groups for shared in group.gpus
+    }
     return [
         Decision(seen, decide(config, seen.gpu), *groups.get(seen.gpu.uuid, (None, None)))
         for seen in inventory.gpus
@@ -38,44 +40,43 @@ def decisions(config: PluginConfig, inventory: Inventory, plan: Plan) -> list[De
 
 def policy_table(made: Sequence[Decision]) -> Table:
     """One row for each GPU."""
-    return style.table("What decides", _COLUMNS, [_row(one) for one in made])
+    return style.table("What decides", _COLUMNS, [_row(decision) for decision in made])
 
 
 def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
     """The same for machines; what does not apply is null."""
     return [
         {
-            "uuid": one.seen.gpu.uuid,
-            "model": one.seen.gpu.model,
-            "pci_bus_id": one.seen.gpu.pci_bus_id,
-            "parent_uuid": one.seen.gpu.parent_uuid,
-            "memory_mib": one.seen.gpu.own_memory_mib,
-            "ignored": one.policy.ignored,
-            "vgpus": one.shared.vgpus if one.shared else None,
-            "share_mib": one.shared.memory_mib(1) if one.shared else None,
-            "sharing": one.shared.sharing if one.shared else None,
-            "mps_priority": one.policy.mps_priority if _by_mps(one) else None,
-            "group": one.group,
-            "size_asked": one.policy.asked or None,
-            "decided_by": one.policy.decided_by._asdict(),
-            "problem": one.policy.problem or None,
+            "uuid": decision.seen.gpu.uuid,
+            "model": decision.seen.gpu.model,
+            "pci_bus_id": decision.seen.gpu.pci_bus_id,
+            "parent_uuid": decision.seen.gpu.parent_uuid,
+            "memory_mib": decision.seen.gpu.own_memory_mib,
+            "ignored": decision.policy.ignored,
+            "vgpus": decision.shared.vgpus if decision.shared else None,
+            "share_mib": decision.shared.memory_mib(1) if decision.shared else None,
+            "sharing": decision.shared.sharing if decision.shared else None,
+            "mps_priority": decision.policy.mps_priority if _by_mps(decision) else None,
+            "group": decision.group,
+            "size_asked": decision.policy.asked or None,
+            "decided_by": decision.policy.decided_by._asdict(),
+            "problem": decision.policy.problem or None,
         }
-        for one in made
+        for decision in made
     ]
 
 
-def _by_mps(one: Decision) -> bool:
-    return one.shared is not None and one.shared.sharing == "mps"
+def _by_mps(decision: Decision) -> bool:
+    return decision.shared is not None and decision.shared.sharing == "mps"
 
 
-def _sharing(one: Decision) -> str | None:
-    sharing = one.shared.sharing if one.shared else None
-    low = _by_mps(one) and one.policy.mps_priority != "normal"
-    return f"{sharing}, {one.policy.mps_priority}" if low else sharing
+def _sharing(decision: Decision) -> str | None:
+    sharing, priority = decision.shared and decision.shared.sharing, decision.policy.mps_priority
+    return f"{sharing}, {priority}" if _by_mps(decision) and priority != "normal" else sharing
 
 
-def _row(one: Decision) -> tuple[object, ...]:
-    gpu, shared = one.seen.gpu, one.shared
+def _row(decision: Decision) -> tuple[object, ...]:
+    gpu, shared = decision.seen.gpu, decision.shared
     share = shared.memory_mib(1) if shared else None
     return (
         gpu.uuid,
@@ -83,15 +84,15 @@ def _row(one: Decision) -> tuple[object, ...]:
         gpu.pci_bus_id,
         shared.vgpus if shared else None,
         None if share is None else f"{share} MiB",
-        _sharing(one),
-        one.group,
-        _why(one),
+        _sharing(decision),
+        decision.group,
+        _why(decision),
     )
 
 
-def _why(one: Decision) -> str:
+def _why(decision: Decision) -> str:
     """The size and its rule, then what else is not left to the node's options."""
-    policy = one.policy
+    policy = decision.policy
     if policy.ignored:
         return f"ignored ({policy.decided_by.ignored})"
     if policy.problem:

@@ -88,8 +88,8 @@ def cell_text(cell: object, style: str = "") -> Text:
 
 def show(*tables: Table) -> None:
     """Prints tables, one below the other."""
-    for one in tables:
-        for line in _rendered(one):
+    for table in tables:
+        for line in _rendered(table):
             click.echo(line)
         click.echo()
 

@@ -65,7 +65,7 @@ def guard_table(forecasts: Sequence[Forecast], action: str, *, bars: bool) -> Ta
     """What the memory guard would do about each task."""
     title = f'What the memory guard would do (action = "{action}")'
     columns = ("GPU", "Task", "Uses MiB", "Budget", "Limit", "Above for", "Then")
-    rows = [_forecast_row(one) for one in forecasts]
+    rows = [_forecast_row(forecast) for forecast in forecasts]
     made = _table(title, bars=bars, narrow=partial(records, title, columns, rows))
     for column in columns:
         right = column in ("Uses MiB", "Budget", "Limit", "Above for")
@@ -76,11 +76,11 @@ def guard_table(forecasts: Sequence[Forecast], action: str, *, bars: bool) -> Ta
     return made
 
 
-def _forecast_row(one: Forecast) -> tuple[object, ...]:
-    share = one.share
-    over = None if one.over_s is None else f"{one.over_s:.0f} s"
-    used = (share.used_mib, share.budget_mib, one.limit_mib, over)
-    return (_short(share.gpu_uuid), _task(share.task), *used, one.verdict)
+def _forecast_row(forecast: Forecast) -> tuple[object, ...]:
+    share = forecast.share
+    over = None if forecast.over_s is None else f"{forecast.over_s:.0f} s"
+    used = (share.used_mib, share.budget_mib, forecast.limit_mib, over)
+    return (short_uuid(share.gpu_uuid), _task(share.task), *used, forecast.verdict)
 
 
 def stray_table(seen: Observation, *, bars: bool) -> Table:
@@ -92,7 +92,7 @@ def stray_table(seen: Observation, *, bars: bool) -> Table:
         for stray in use.strays:
             why = stray.reason
             made.add_row(
-                cell_text(_short(uuid)),
+                cell_text(short_uuid(uuid)),
                 cell_text(stray.pid),
                 cell_text(stray.memory_mib),
                 cell_text(why),
@@ -130,17 +130,17 @@ def guard_document(forecasts: Sequence[Forecast]) -> list[dict[str, object]]:
     """What the memory guard would do, for machines."""
     return [
         {
-            "gpu": one.share.gpu_uuid,
-            "allocation": one.share.task.allocation,
-            "task": one.share.task.name,
-            "used_mib": one.share.used_mib,
-            "budget_mib": one.share.budget_mib,
-            "limit_mib": one.limit_mib,
-            "over_s": one.over_s,
-            "would_end": [process.pid for process in one.victims],
-            "verdict": one.verdict,
+            "gpu": forecast.share.gpu_uuid,
+            "allocation": forecast.share.task.allocation,
+            "task": forecast.share.task.name,
+            "used_mib": forecast.share.used_mib,
+            "budget_mib": forecast.share.budget_mib,
+            "limit_mib": forecast.limit_mib,
+            "over_s": forecast.over_s,
+            "would_end": [process.pid for process in forecast.victims],
+            "verdict": forecast.verdict,
         }
-        for one in forecasts
+        for forecast in forecasts
     ]
 
 
@@ -170,7 +170,7 @@ class _Row:
 def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> Iterator[_Row]:
     gpu = shared.gpu
     yield _Row(
-        _short(gpu.uuid),
+        short_uuid(gpu.uuid),
         gpu.model,
         processes=use.processes if use else None,
         memory_mib=(_value(sample.memory_mib) if sample else None, gpu.memory_mib),
@@ -183,18 +183,18 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
         is_gpu=True,
     )
     if use is None:
-        numbers = _numbers([str(vgpu) for vgpu in shared.ids()])
+        numbers = short_numbers([str(vgpu) for vgpu in shared.ids()])
         unknown = "who uses them is not known"
         yield _Row(f"  {numbers}", "simulated: used by no process" if gpu.simulated else unknown)
         return
-    for share in sorted(use.shares, key=lambda one: _order(one.vgpu_ids)):
+    for share in sorted(use.shares, key=lambda share: _order(share.vgpu_ids)):
         yield _share_row(share)
-    free = [vgpu_id for vgpu_id, one in use.vgpus.items() if one.share is None]
+    free = [vgpu_id for vgpu_id, vgpu in use.vgpus.items() if vgpu.share is None]
     if free:
-        yield _Row(f"  {_numbers(free)}", "not in use")
+        yield _Row(f"  {short_numbers(free)}", "not in use")
     if use.disputed:
         said = "claimed by two tasks at once"
-        yield _Row(f"  {_numbers(use.disputed)}", said, health="in dispute")
+        yield _Row(f"  {short_numbers(use.disputed)}", said, health="in dispute")
     if use.servers:
         yield _taskless_row("MPS server", use.servers, gpu)
     if use.strays:
@@ -202,9 +202,9 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
 
 
 def _taskless_row(what: str, them: Sequence[MpsServer | StrayProcess], gpu: Gpu) -> _Row:
-    memory = [one.memory_mib for one in them]
+    memory = [process.memory_mib for process in them]
     known = None if None in memory else sum(mib for mib in memory if mib is not None)
-    pids = [str(one.pid) for one in them]
+    pids = [str(process.pid) for process in them]
     more = f" and {len(pids) - _SHOWN_PIDS} more" if len(pids) > _SHOWN_PIDS else ""
     said = f"{what}: pid {', '.join(pids[:_SHOWN_PIDS])}{more}"
     return _Row("  -", said, processes=len(them), memory_mib=(known, gpu.memory_mib))
@@ -215,7 +215,7 @@ def _share_row(share: Share) -> _Row:
     note = share.doubt or ("" if task.certain else "by its environment alone")
     over = share.budget_mib is not None and (share.used_mib or 0) > share.budget_mib
     return _Row(
-        f"  {_numbers(share.vgpu_ids)}",
+        f"  {short_numbers(share.vgpu_ids)}",
         _task(task),
         (task.allocation or task.container or "")[:_SHORT_ID] or None,
         len(share.processes),
@@ -229,7 +229,7 @@ def _task(task: Task) -> str:
     return "/".join(named) or task.label
 
 
-def _short(uuid: str) -> str:
+def short_uuid(uuid: str) -> str:
     """As much of a UUID as tells the GPUs of a node apart: `GPU-27742447`."""
     prefix, dash, rest = uuid.partition("-")
     return f"{prefix}{dash}{rest[:_SHORT_ID]}"
@@ -240,7 +240,7 @@ def _order(ids: Sequence[str]) -> int:
     return vgpu.number if vgpu else 0
 
 
-def _numbers(ids: Sequence[str]) -> str:
+def short_numbers(ids: Sequence[str]) -> str:
     """The numbers of vGPUs of one GPU, as ranges: `0-3,7`."""
     numbers = sorted(vgpu.number for text in ids if (vgpu := VgpuId.parse(text)))
     ranges: list[list[int]] = []
@@ -300,8 +300,8 @@ def _gpu_document(
         "usage": {
             "tasks": [_share_document(share) for share in use.shares],
             "vgpus": {
-                vgpu_id: {"used_mib": one.used_mib, "processes": one.processes}
-                for vgpu_id, one in use.vgpus.items()
+                vgpu_id: {"used_mib": vgpu.used_mib, "processes": vgpu.processes}
+                for vgpu_id, vgpu in use.vgpus.items()
             },
             "disputed": list(use.disputed),
             "mps_servers": [server._asdict() for server in use.servers],

@@ -7,10 +7,12 @@ only a new process can talk to the new kernel module.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_MAPS = Path("/proc/self/maps")
+from nomad_nvidia_vgpu.host.proc import Proc
 
 
 class LoadedLibrary(NamedTuple):
@@ -30,18 +32,14 @@ class LoadedLibrary(NamedTuple):
         return (now.st_dev, now.st_ino) != (self.device, self.inode)
 
 
-def loaded_library(name: str, maps: Path = _MAPS) -> LoadedLibrary | None:
+def loaded_library(name: str, mapped: Sequence[str] | None = None) -> LoadedLibrary | None:
     """The library `name` of this process, or None if it is not loaded or cannot be found.
 
-    `maps` is in the form of proc(5): address, permissions, offset, device, inode, path.
+    `mapped` are the paths of the files in its memory; by default as the kernel says.
     """
     stem = name.split(".so", maxsplit=1)[0]
-    try:
-        lines = maps.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        path = Path(line.split(maxsplit=5)[-1])
+    paths = Proc().mapped(os.getpid()) if mapped is None else mapped
+    for path in map(Path, paths or ()):
         if path.name.startswith(f"{stem}.so"):
             try:
                 found = path.stat()

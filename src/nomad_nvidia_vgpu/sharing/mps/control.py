@@ -85,7 +85,8 @@ class MpsControl:
         if len(os.fsencode(pipe)) > LONGEST_PIPE_BYTES:
             raise MpsError(
                 f"{self._uuid}: the path {pipe} is longer than the {LONGEST_PIPE_BYTES} bytes that an"
-                " MPS daemon can use: set a shorter mps.root"
+                " MPS daemon can use",
+                "set a shorter mps.root",
             )
         status, said = self._launch("-d", *(["-multiuser-server"] if multi_user else []))
         # An old tool does not know the option, looks for a daemon to talk to, and may end with 0.
@@ -95,8 +96,8 @@ class MpsControl:
             status, said = self._launch("-d")
         if status != 0:
             raise MpsError(
-                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_steady(said)}): see"
-                f" {self._directory / CONTROL_LOG}"
+                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_steady(said)})",
+                f"see {self._directory / CONTROL_LOG}",
             )
         return multi_user
 
@@ -110,8 +111,8 @@ class MpsControl:
         )
         if not all(word.isdecimal() for word in pids.split()):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon gives no list of its servers ({_steady(pids)}): see"
-                f" {self._directory / CONTROL_LOG}"
+                f"{self._uuid}: its MPS daemon gives no list of its servers ({_steady(pids)})",
+                f"see {self._directory / CONTROL_LOG}",
             )
         servers = (self._server(int(pid)) for pid in pids.split())
         return Reading(
@@ -171,11 +172,11 @@ class MpsControl:
                 if answers:
                     return answers
                 if not self._held():
-                    raise MpsError(f"{self._uuid}: its MPS daemon has ended: wait a moment")
+                    raise MpsError(f"{self._uuid}: its MPS daemon has ended", "wait a moment")
                 if time.monotonic() + pause_s > deadline:
                     raise BusyError(
-                        f"{self._uuid}: its MPS daemon answers somebody else: end the"
-                        f" {PROGRAM} whose prompt is open"
+                        f"{self._uuid}: its MPS daemon answers somebody else",
+                        f"end the {PROGRAM} whose prompt is open",
                     )
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -198,8 +199,8 @@ class MpsControl:
             while not _taken(turn):
                 if time.monotonic() > deadline:
                     raise BusyError(
-                        f"{self._uuid}: another process of this program speaks to its MPS daemon:"
-                        " wait until it has ended"
+                        f"{self._uuid}: another process of this program speaks to its MPS daemon",
+                        "wait until it has ended",
                     )
                 time.sleep(_FIRST_PAUSE_S)
             yield
@@ -221,7 +222,7 @@ class MpsControl:
             process = self._started((), stdin, output, timeout_s)
             status, said = self._wait(process, timeout_s), _written(output)
         if status in _NOT_RUN:
-            raise MpsError(f"{self._program} cannot be run ({_steady(said)}): fix that")
+            raise MpsError(f"{self._program} cannot be run ({_steady(said)})", "fix that")
         return said if status == 0 and not said.startswith(_NO_ANSWER) else ""
 
     def _started(
@@ -247,7 +248,7 @@ class MpsControl:
                 start_new_session=True,  # Ctrl-C at the agent is not for it
             )
         except OSError as error:
-            raise MpsError(f"{self._program} cannot be run ({error}): fix that") from error
+            raise MpsError(f"{self._program} cannot be run ({error})", "fix that") from error
 
     def _wait(self, process: subprocess.Popen[bytes], timeout_s: float) -> int:
         try:
@@ -260,8 +261,8 @@ class MpsControl:
             holder = lock_holder(self._directory / CONTROL_LOCK)
             named = f" (pid {holder})" if holder else ""
             raise MpsError(
-                f"{self._uuid}: its MPS daemon does not answer: drain the node, then end the"
-                f" daemon{named}; a new one is started by itself"
+                f"{self._uuid}: its MPS daemon does not answer",
+                f"drain the node, then end the daemon{named}; a new one is started by itself",
             ) from None
 
     def _environment(self) -> dict[str, str]:
@@ -302,8 +303,9 @@ def find_program(path: str | None = None) -> str:
     found = located(path)
     if found is None:
         raise MpsError(
-            f"{PROGRAM} is not in PATH: install the MPS tools of the NVIDIA driver on this client,"
-            ' or set sharing to "time-slicing"'
+            f"{PROGRAM} is not in PATH",
+            "install the MPS tools of the NVIDIA driver on this client, or set sharing to"
+            ' "time-slicing"',
         )
     return found
 

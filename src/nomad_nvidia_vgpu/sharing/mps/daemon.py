@@ -8,7 +8,6 @@ and ended only when nobody uses it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
-from nomad_nvidia_vgpu.host.files import read_bounded, read_start, started_by
+from nomad_nvidia_vgpu.host.files import read_bounded
 from nomad_nvidia_vgpu.host.locks import lock_holder
+from nomad_nvidia_vgpu.host.proc import PROC, Proc
 from nomad_nvidia_vgpu.sharing.mps.control import QUIT_S, MpsControl
 from nomad_nvidia_vgpu.sharing.mps.layout import (
     CONTROL_LOCK,
@@ -41,10 +41,7 @@ _SERVER_S = 2.0
 _MAX_RECORD = 1 << 16
 _NAME = PROGRAM[:15].encode()
 """What the kernel keeps of the names of both programs."""
-_MAX_PROC = 1 << 16
-"""Of a process' command line and environment, which it can make as long as it likes."""
 _POLL_S = 0.02
-_PROC = Path("/proc")
 
 _log = logging.getLogger(__name__)
 
@@ -66,12 +63,12 @@ class MpsDaemon:
     """One GPU's daemon, running or not. Every call may take some seconds; MpsError, OSError."""
 
     def __init__(
-        self, directory: Path, uuid: str, program: str = PROGRAM, proc: Path = _PROC
+        self, directory: Path, uuid: str, program: str = PROGRAM, proc: Path = Path(PROC)
     ) -> None:
         """`directory` is the GPU's own; `program` is the tool, needed to speak to the daemon."""
         self._directory = directory
         self._uuid = uuid
-        self._proc = proc
+        self._proc = Proc(str(proc))
         self._control = MpsControl(directory, uuid, program)
 
     def alive(self) -> bool:
@@ -86,22 +83,21 @@ class MpsDaemon:
         """
         try:
             holder = lock_holder(self._directory / CONTROL_LOCK)
-            if not holder:
-                return holder
-            process = self._proc / str(holder)
-            user = started_by(read_start(process / "status", _MAX_PROC))
-            # Once the daemon is dead any user can lock the file.
-            return holder if user in (0, os.geteuid()) and _called_mps(process) else None
         except OSError:
-            return None  # it has ended
+            return None  # no lock file, whatever is there
+        if not holder:
+            return holder
+        # Once the daemon is dead any user can lock the file.
+        ours = self._proc.user(holder) in (0, os.geteuid())
+        return holder if ours and self._proc.called(holder) == _NAME else None
 
     def start(self, record: Record) -> None:
         """Starts it as `record` asks, with directories that any user's task can use."""
         if any(self.orphaned_servers()):
             raise MpsError(
                 f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
-                " tasks that use it: stop them, or drain the node; a new daemon is started by"
-                " itself"
+                " tasks that use it",
+                "stop them, or drain the node; a new daemon is started by itself",
             )
         # Containers may have the old one mounted, and what they put into it must not be met.
         self._clear(self._directory / PIPE)
@@ -113,8 +109,8 @@ class MpsDaemon:
         self._write(record._replace(multi_user=has_it))
         if not self.alive():
             raise MpsError(
-                f"{self._uuid}: its MPS daemon ended right after its start: see"
-                f" {self._directory / CONTROL_LOG}"
+                f"{self._uuid}: its MPS daemon ended right after its start",
+                f"see {self._directory / CONTROL_LOG}",
             )
         _log.info("%s has an MPS daemon now, in %s", self._uuid, self._directory)
 
@@ -124,7 +120,8 @@ class MpsDaemon:
         self._control.quit()
         if pid is not None and not _ended(pid, _END_S + QUIT_S):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon (pid {pid}) does not end: drain the node and kill it"
+                f"{self._uuid}: its MPS daemon (pid {pid}) does not end",
+                "drain the node and kill it",
             )
         _log.info("%s: its MPS daemon was ended", self._uuid)
 
@@ -173,8 +170,8 @@ class MpsDaemon:
     def _clear(self, directory: Path) -> None:
         if self.alive():
             raise MpsError(
-                f"{self._uuid}: an MPS daemon (pid {self.pid()}) lives in {self._directory}: end it"
-                " first"
+                f"{self._uuid}: an MPS daemon (pid {self.pid()}) lives in {self._directory}",
+                "end it first",
             )
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -192,21 +189,18 @@ class MpsDaemon:
         """
         record = self.record()
         any_user = record is not None and not record.multi_user
-        mark = f"\0{PIPE_ENV}={self._directory / PIPE}\0".encode()
-        for entry in self._proc.iterdir():
-            if not entry.name.isdigit():
+        pipe = str(self._directory / PIPE)
+        for pid in self._proc.pids():
+            # By its name first: the kernel waits for a lock of the process before it shows its
+            # command line, and a process that is stuck may hold it.
+            if self._proc.called(pid) != _NAME:
                 continue
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                if not _called_mps(entry):
-                    continue
-                user = started_by(read_start(entry / "status", _MAX_PROC))
-                if not any_user and user not in (0, os.geteuid()):
-                    continue
-                program = read_start(entry / "cmdline", _MAX_PROC).replace(b"\0", b" ")
-                if SERVER_PROGRAM.encode() in program:
-                    environment = read_start(entry / "environ", _MAX_PROC)
-                    if mark in b"\0%b\0" % environment:
-                        yield int(entry.name)
+            if not any_user and self._proc.user(pid) not in (0, os.geteuid()):
+                continue
+            if any(SERVER_PROGRAM in word for word in self._proc.words(pid)):
+                environment = self._proc.environment_at_last(pid, [PIPE_ENV]) or {}
+                if environment.get(PIPE_ENV) == pipe:
+                    yield pid
 
 
 def known_uuids(root: Path) -> list[str]:
@@ -229,17 +223,6 @@ def daemon_pids(root: str, proc: str) -> set[int]:
     return {pid for pid in found if pid}
 
 
-def _called_mps(process: Path) -> bool:
-    """Whether it runs and is called as the daemon and the servers are; OSError: it has ended.
-
-    By `stat`: the kernel waits for a lock of the process before it shows its command line, and one
-    that is stuck may hold it.
-    """
-    # The name stands in brackets, and may hold brackets itself; what has ended keeps it at first.
-    called, _, rest = read_start(process / "stat", _MAX_PROC).rpartition(b")")
-    return called.partition(b"(")[2] == _NAME and rest.split()[0] not in (b"Z", b"X")
-
-
 def _ended(pid: int, timeout_s: float) -> bool:
     """Whether a process has ended, at once or within `timeout_s`."""
     try:
@@ -259,7 +242,7 @@ def _ended(pid: int, timeout_s: float) -> bool:
 def _vanished(pid: int, timeout_s: float) -> bool:
     """The same by looking again and again: Linux before 5.3 has nothing to wait on."""
     deadline = time.monotonic() + timeout_s
-    while Path(f"/proc/{pid}").exists():
+    while Proc().standing(pid) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_S)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
-from nomad_nvidia_vgpu.errors import HardwareError, MpsError
+from nomad_nvidia_vgpu.errors import NOTHING, HardwareError, MpsError, Problem, problem_of, together
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.mps.compute_mode import ComputeModeJournal
@@ -126,19 +126,19 @@ class MpsEnforcer:
         kept = self._kept.get(uuid)
         if kept is None or kept.daemon != daemon.pid():
             raise error
-        return kept.enforcement._replace(weakness=str(error))
+        return kept.enforcement._replace(weakness=error.problem)
 
     def holds(self, uuid: str) -> bool:
         """Whether a daemon's directory, or a changed compute mode, is left."""
         return Path(gpu_directory(self._config, uuid)).exists() or uuid in self._noted()
 
-    def release(self, uuid: str) -> str:
+    def release(self, uuid: str) -> Problem:
         """Ends the daemon of a GPU that is not shared by MPS any more, once nobody uses it."""
         try:
             prepare_root(self._root)
             if not self._owns():
                 raise MpsError(
-                    f"{uuid}: another process of this plugin keeps its MPS daemon: end that first"
+                    f"{uuid}: another process of this plugin keeps its MPS daemon", "end that first"
                 )
             directory = Path(gpu_directory(self._config, uuid))
             daemon = MpsDaemon(directory, uuid)
@@ -154,7 +154,7 @@ class MpsEnforcer:
         self._begun.discard(uuid)
         self._kept.pop(uuid, None)
         self._server_tries.pop(uuid, None)
-        return ""
+        return NOTHING
 
     def left_over(self) -> list[str]:
         """Every GPU that has a daemon's directory or a changed compute mode."""
@@ -211,8 +211,8 @@ class MpsEnforcer:
         """What is in force; sets the limits first if this process is the `owner`."""
         if any(server.status == FAULT for server in reading.servers):
             raise MpsError(
-                f"{gpu.uuid}: a task's fault has put its MPS server into FAULT: stop the tasks on"
-                " this GPU; the server is started again once they have ended"
+                f"{gpu.uuid}: a task's fault has put its MPS server into FAULT",
+                "stop the tasks on this GPU; the server is started again once they have ended",
             )
         limits = server_limits(self._config, gpu, vgpus)._replace(priority=self._priority_of(gpu))
         record = daemon.record()
@@ -229,7 +229,8 @@ class MpsEnforcer:
         if unsettled and not owner:
             raise MpsError(
                 f"{gpu.uuid}: another process of this plugin keeps its MPS daemon, with other"
-                " limits: end that process"
+                " limits",
+                "end that process",
             )
         exclusive, why_not = self._exclusive(gpu, vgpus)
         weaknesses = [
@@ -243,7 +244,7 @@ class MpsEnforcer:
             and exclusive
             and (bool(reading.ready) or not multi_user)
             and not any(one.of_memory for one in unsettled),
-            weakness="; ".join(filter(None, dict.fromkeys(weaknesses))),
+            weakness=together(weaknesses),
         )
 
     def _impose(
@@ -256,18 +257,19 @@ class MpsEnforcer:
         self._imposed[uuid] = imposed
         return unsettled
 
-    def _record_sentence(self, uuid: str, record: Record | None) -> str:
+    def _record_sentence(self, uuid: str, record: Record | None) -> Problem:
         if self._differs(record):
-            return (
+            return Problem(
                 f"{uuid}: its MPS daemon was started with other mps options and is renewed once"
                 " the tasks that use it have ended"
             )
         if record is not None and record.multi_user_asked and not record.multi_user:
-            return (
+            return Problem(
                 f"{uuid}: this driver's MPS has no multi-user mode, so a task waits while tasks of"
-                " another user use this GPU: run them as one user, or set mps.multi_user = false"
+                " another user use this GPU",
+                "run them as one user, or set mps.multi_user = false",
             )
-        return ""
+        return NOTHING
 
     def _hold_gpu(
         self, daemon: MpsDaemon, uuid: str, reading: Reading, *, multi_user: bool
@@ -289,13 +291,13 @@ class MpsEnforcer:
         elif tries.lasted() or (multi_user and not reading.servers):
             directory = Path(gpu_directory(self._config, uuid))
             raise MpsError(
-                f"{uuid}: its MPS server does not start: see 'exited with status' in"
-                f" {directory / CONTROL_LOG}, {directory / SERVER_LOG}, and who uses the GPU"
-                " (nvidia-smi)"
+                f"{uuid}: its MPS server does not start",
+                f"see 'exited with status' in {directory / CONTROL_LOG}, {directory / SERVER_LOG},"
+                " and who uses the GPU (nvidia-smi)",
             )
         # A server that a client's arrival has started, or that follows another, is no problem yet.
         elif multi_user and uuid not in self._kept:
-            raise MpsError(f"{uuid}: its MPS server is starting: wait a moment")
+            raise MpsError(f"{uuid}: its MPS server is starting", "wait a moment")
         return reading
 
     def _set_compute_mode(self, gpu: Gpu) -> None:
@@ -307,25 +309,28 @@ class MpsEnforcer:
         try:
             self._journal.set_exclusive(gpu.uuid)
         except HardwareError as error:
-            raise MpsError(f"{error}; or set mps.exclusive_process = false") from error
+            raise MpsError(
+                error.problem.sentence,
+                f"{error.problem.remedy}; or set mps.exclusive_process = false",
+            ) from error
 
-    def _exclusive(self, gpu: Gpu, vgpus: int) -> tuple[bool, str]:
+    def _exclusive(self, gpu: Gpu, vgpus: int) -> tuple[bool, Problem]:
         """Whether nothing can run beside the MPS server, and if it should and does not, why."""
         if gpu.parent_uuid is not None:
-            sentence = (
-                f"{gpu.uuid} is a MIG device, which has no compute mode: a process that drops its"
-                " MPS variables runs beside the MPS server, without limits"
+            sentence = Problem(
+                f"{gpu.uuid} is a MIG device, which has no compute mode",
+                "a process that drops its MPS variables runs beside the MPS server, without limits",
             )
-            return False, sentence if vgpus > 1 else ""
+            return False, sentence if vgpus > 1 else NOTHING
         mode = self._modes.compute_mode(gpu.uuid)
         if mode == EXCLUSIVE_PROCESS:
-            return True, ""
-        sentence = (
+            return True, NOTHING
+        sentence = Problem(
             f"{gpu.uuid} is in compute mode {mode or 'unknown'}, so a process can run beside its"
-            f" MPS server, without limits: nvidia-smi -i {gpu.uuid} -c {EXCLUSIVE_PROCESS}, or"
-            " restart the Nomad agent"
+            " MPS server, without limits",
+            f"nvidia-smi -i {gpu.uuid} -c {EXCLUSIVE_PROCESS}, or restart the Nomad agent",
         )
-        return False, sentence if self._config.exclusive_process else ""
+        return False, sentence if self._config.exclusive_process else NOTHING
 
     def _owns(self) -> bool:
         """Whether this process is the one that changes things; it stays so until it ends."""
@@ -350,7 +355,8 @@ def _running(daemon: MpsDaemon, uuid: str) -> Reading:
     if not daemon.alive():
         raise MpsError(
             f"{uuid} has no MPS daemon, and another process of this plugin keeps the daemons of"
-            " this node: end that process"
+            " this node",
+            "end that process",
         )
     return daemon.read()
 
@@ -362,22 +368,25 @@ def _end(daemon: MpsDaemon, uuid: str) -> None:
     daemon.stop()
 
 
-def _still_shared(uuid: str) -> str:
-    return (
-        f"{uuid} is still shared by MPS, for tasks that were started before the config changed:"
-        " stop them, or drain the node"
+def _still_shared(uuid: str) -> Problem:
+    return Problem(
+        f"{uuid} is still shared by MPS, for tasks that were started before the config changed",
+        "stop them, or drain the node",
     )
 
 
-def _unsettled_sentence(uuid: str, one: Unsettled) -> str:
-    return (
+def _unsettled_sentence(uuid: str, one: Unsettled) -> Problem:
+    return Problem(
         f"{uuid}: {one.setting} was set to {one.wanted} and reads back as {one.read}, so this limit"
-        " may not hold: check the version of the driver's MPS tools"
+        " may not hold",
+        "check the version of the driver's MPS tools",
     )
 
 
-def _sentence(uuid: str, error: Exception) -> str:
+def _sentence(uuid: str, error: Exception) -> Problem:
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        return f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where}): fix that"
-    return str(error)
+        return Problem(
+            f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where})", "fix that"
+        )
+    return problem_of(error.problem if isinstance(error, HardwareError) else str(error))

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from nomad_nvidia_vgpu.errors import MpsError
+from nomad_nvidia_vgpu.errors import NOTHING, MpsError, Problem
 from nomad_nvidia_vgpu.host.files import unsafe
 
 
@@ -29,26 +29,28 @@ def check_root(root: Path) -> None:
     found = root.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise MpsError(
-            f"mps.root {root} is not a directory of the user that the Nomad agent runs as: remove"
-            " it, or set another"
+            f"mps.root {root} is not a directory of the user that the Nomad agent runs as",
+            "remove it, or set another",
         )
     _check_way(root, root)
 
 
-def unreachable(root: Path, uuid: str) -> str:
+def unreachable(root: Path, uuid: str) -> Problem:
     """Why tasks that are not root's could not get to the daemon of a GPU, if they could not."""
     for path in (root, *root.parents):
         if not path.stat().st_mode & stat.S_IXOTH:
-            return (
+            return Problem(
                 f"{uuid}: only root can enter {path}, so tasks of other users cannot reach its MPS"
-                f" daemon: chmod o+x {path}, or set another mps.root"
+                " daemon",
+                f"chmod o+x {path}, or set another mps.root",
             )
-    return ""
+    return NOTHING
 
 
 def _check_way(root: Path, path: Path) -> None:
     """Sees that nobody else can put a link in the place of `path` after any look at it; MpsError."""
     if (why := unsafe(str(path), {0, os.geteuid()})) is not None:
         raise MpsError(
-            f"mps.root {root} can be changed by other users ({why}): fix that, or set another"
+            f"mps.root {root} can be changed by other users ({why})",
+            "fix that, or set another",
         )

@@ -61,7 +61,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """It is the first thing to say, and how to make it."""
     found = look(str(tmp_path / "plugins"), US)
     assert problems(found) == [
-        f"plugin_dir {found.path} is not there: mkdir -p {found.path}, or mend plugin_dir"
+        f"plugin_dir {found.path} is not there: mkdir -p {found.path}, or fix plugin_dir"
     ]
 
 

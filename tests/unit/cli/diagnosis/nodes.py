@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nomad_nvidia_vgpu.cli.diagnosis.docker_api import DockerLook
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, PhysicalGpu
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Configured, Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, Verdict
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
 from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, RunningAgent
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.example_gpus import inventory
@@ -30,6 +32,7 @@ def node(root: Path, programs: Iterable[str] = (), **ways: Any) -> Node:
         "sys": root / "sys",
         "etc": root / "etc",
         "run": root / "run",
+        "dev": root / "dev",
         "name": "n1",
         "environment": {},
         "which": lambda program: f"/usr/bin/{program}" if program in there else None,
@@ -66,11 +69,16 @@ def facts(  # noqa: PLR0913  each has a default, and is named
     nomad: NomadLook = NO_NOMAD,
     on: Node | None = None,
     running: Running = NOBODY,
+    docker: DockerLook | None = None,
+    more: str = "",
 ) -> Facts:
-    """What is known of a node below `root` whose plugin block has these options (None: no block)."""
+    """What is known of a node below `root` whose plugin block has these options (None: no block).
+
+    `more` is HCL beside that block. Without `docker` nobody listens at docker's socket.
+    """
     block = "" if options is None else f'plugin "nvidia-vgpu" {{\n config {{\n{options}\n }}\n}}\n'
     rest = f'plugin_dir = "{root}/plugins"\nclient {{\n enabled = true\n}}\n{FIGURES}'
-    file = written(root / "nomad.d" / "agent.hcl", f"{rest}{block}")
+    file = written(root / "nomad.d" / "agent.hcl", f"{rest}{block}{more}")
     return Facts(
         on or node(root),
         read_config([file]),
@@ -78,10 +86,11 @@ def facts(  # noqa: PLR0913  each has a default, and is named
         daemons if isinstance(daemons, str) else tuple(daemons),
         nomad,
         running,
+        docker or DockerLook(str(root / "run/docker.sock"), "is not there"),
     )
 
 
-def unread(root: Path, *problems: str) -> Facts:
+def unread(root: Path, *problems: Problem) -> Facts:
     """A node whose agent's configuration has these problems."""
     return Facts(node(root), Configured(problems=problems), driver(), (), NO_NOMAD)
 

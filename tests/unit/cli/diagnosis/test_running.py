@@ -48,10 +48,10 @@ def process(  # noqa: PLR0913  each has a default, and is named
     """A process; its files are below what is given back."""
     place = tmp_path / "proc" / str(pid)
     written(place / "cmdline", "\0".join([*words, ""]))
-    written(place / "stat", f"{pid} (a) b) S {parent} {'0 ' * 17}77 0")
+    name = words[0].rpartition("/")[2][:15]
+    written(place / "stat", f"{pid} ({name}) S {parent} {'0 ' * 17}77 0")
     written(place / "status", f"Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
     written(place / "environ", environ)
-    written(place / "comm", f"{words[0].rpartition('/')[2][:15]}\n")
     (place / "ns").mkdir()
     (place / "ns/mnt").symlink_to(namespace)
     (place / "root").symlink_to(root)

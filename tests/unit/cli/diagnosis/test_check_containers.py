@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MPL-2.0
+"""The checks of container runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from nomad_nvidia_vgpu.cli.diagnosis.check_containers import (
+    adds_devices_late,
+    podman,
+    toolkit,
+    toolkit_version,
+)
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
+from unit.cli.diagnosis.nodes import driver, facts, node, one, written
+from unit.example_gpus import gpu
+
+RUNTIME = "nvidia-container-runtime"
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "words"),
+    [
+        (None, Level.OK, "as it was delivered"),
+        ("#accept-nvidia-visible-devices-envvar-when-unprivileged = false\n", Level.OK, "takes"),
+        (
+            "accept-nvidia-visible-devices-envvar-when-unprivileged = false # x\n",
+            Level.ERROR,
+            "true",
+        ),
+        ("[nvidia-container-cli]\nno-cgroups = true\n", Level.WARNING, "no-cgroups"),
+        ("accept-nvidia-visible-devices-as-volume-mounts = true\n", Level.WARNING, "by a mount"),
+        ('swarm-resource = "DOCKER_RESOURCE_GPU"\n', Level.WARNING, "DOCKER_RESOURCE_GPU"),
+    ],
+)
+def test_the_toolkit_listens_to_our_variable(
+    tmp_path: Path, text: str | None, level: Level, words: str
+) -> None:
+    """A hardened node takes GPUs from mounts alone, which Nomad does not give."""
+    if text is not None:
+        written(tmp_path / "etc/nvidia-container-runtime/config.toml", text)
+    one(toolkit, facts(tmp_path, on=node(tmp_path, [RUNTIME])), level, words)
+
+
+def test_a_node_without_the_toolkit_is_ok(tmp_path: Path) -> None:
+    """It may need none; whether docker misses it is another check's."""
+    one(toolkit, facts(tmp_path), Level.OK, "not on this node")
+
+
+def test_settings_that_are_no_text_are_a_warning(tmp_path: Path) -> None:
+    """Nothing is guessed."""
+    path = written(tmp_path / "etc/nvidia-container-runtime/config.toml", "")
+    path.write_bytes(b"\xff\xfe")
+    one(toolkit, facts(tmp_path), Level.WARNING, "cannot be read")
+
+
+def test_with_device_nodes_the_toolkit_may_refuse_but_not_show_more(tmp_path: Path) -> None:
+    """No task of ours needs its variable then, and any job could use what it takes besides."""
+    path = tmp_path / "etc/nvidia-container-runtime/config.toml"
+    written(path, "accept-nvidia-visible-devices-envvar-when-unprivileged = false\n")
+    by_files = facts(tmp_path, options='vgpus = 2\ndevice_nodes = "cdi"')
+    one(toolkit, by_files, Level.OK, "takes no GPUs from the environment")
+    written(path, "accept-nvidia-visible-devices-as-volume-mounts = true\n")
+    one(toolkit, by_files, Level.WARNING, "can name every GPU")
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("NVIDIA Container Toolkit CLI version 1.20.2\ncommit: 0000000", (1, 20, 2)),
+        ("something else", None),
+        (OSError("no such file"), None),
+    ],
+)
+def test_the_toolkit_says_its_version(
+    tmp_path: Path, said: str | OSError, version: tuple[int, ...] | None
+) -> None:
+    """Nothing is guessed where it does not."""
+    assert toolkit_version(node(tmp_path, output=answering(said))) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "mode", "late"),
+    [
+        ("1.17.8", None, True),
+        ("1.18.0", None, False),
+        ("1.20.2", "legacy", True),
+        ("1.17.8", "cdi", False),
+    ],
+)
+def test_an_old_toolkit_adds_devices_late(
+    tmp_path: Path, version: str, mode: str | None, *, late: bool
+) -> None:
+    """Until 1.18 by default, and later where it is set to."""
+    if mode is not None:
+        text = f'[nvidia-container-runtime]\nmode = "{mode}"\n'
+        written(tmp_path / "etc/nvidia-container-runtime/config.toml", text)
+    on = node(tmp_path, output=answering(f"CLI version {version}"))
+    assert adds_devices_late(facts(tmp_path, on=on)) is late
+
+
+def answering(said: str | OSError) -> Callable[[Sequence[str]], str]:
+    """Any program says this, or cannot be run."""
+
+    def output(_command: Sequence[str]) -> str:
+        if isinstance(said, OSError):
+            raise said
+        return said
+
+    return output
+
+
+def test_podman_needs_a_specification(tmp_path: Path) -> None:
+    """It knows no other way to GPUs."""
+    one(podman, facts(tmp_path), Level.OK, "not on this node")
+    found = facts(tmp_path, on=node(tmp_path, ["podman"]))
+    one(podman, found, Level.WARNING, "nvidia-ctk cdi generate")
+    text = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: []\n"
+    written(tmp_path / "etc/cdi/nvidia.yaml", text)
+    one(podman, found, Level.OK, "1 CDI specification")
+
+
+def test_podman_needs_the_uuids_of_the_gpus(tmp_path: Path) -> None:
+    """By which jobs ask for them; nvidia-ctk may have named them by index alone."""
+    on = node(tmp_path, ["podman"])
+    found = facts(tmp_path, look=driver(gpu("GPU-a"), gpu("GPU-b")), on=on)
+    text = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n"
+    edits = "  containerEdits: {}\n"
+    path = written(tmp_path / "etc/cdi/nvidia.yaml", f"{text}- name: '0'\n{edits}")
+    one(podman, found, Level.WARNING, "GPU-a or GPU-b")
+    path.write_text(f"{text}- name: GPU-a\n{edits}")
+    remedy = "| nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml --device-name-strategy=uuid"
+    one(podman, found, Level.WARNING, "a device of the name GPU-b", remedy)
+    path.write_text(f"{text}- name: GPU-a\n{edits}- name: GPU-b\n{edits}")
+    one(podman, found, Level.OK)
+    simulated = facts(tmp_path, look=driver(gpu("GPU-z", simulated=True)), on=on)
+    one(podman, simulated, Level.OK)
