@@ -22,7 +22,9 @@ WITHOUT_TESTS = {
 }
 """Modules without a test file of their own, and why."""
 
-IN_CONTRACT = {f"sharing/mps/{name}.py" for name in ("control", "daemon", "enforcer", "view")}
+IN_CONTRACT = {
+    f"sharing/mps/{name}.py" for name in ("control", "daemon", "enforcer", "root", "view")
+}
 """Modules that are nothing without processes of MPS: their tests stand in `contract/mps`."""
 
 OF_NO_MODULE = {

@@ -34,6 +34,8 @@ _WITHOUT_SERVER = (
     "set_default_active_thread_percentage 101",
     "get_default_active_thread_percentage",
     "get_default_client_priority",
+    "set_default_client_priority 1",
+    "get_default_client_priority",
     "get_server_status 1",
     "get_client_list 1",
     "get_active_thread_percentage 1",
@@ -51,8 +53,11 @@ _WITH_SERVER = (
     "set_device_pinned_mem_limit {server} 0 1024M",
     "get_device_pinned_mem_limit {server} 0",
     "get_device_client_list",
+    "get_device_client_list {server}",
     "ps",
     "device_query",
+    "start_server -uid 0",
+    "get_client_list 1",
 )
 
 

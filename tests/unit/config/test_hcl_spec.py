@@ -42,6 +42,7 @@ def test_the_schema_has_the_blocks_with_their_options() -> None:
                 Attr("group_by", "string"),
                 Attr("ignored", "bool"),
                 Attr("name", "string"),
+                Attr("mps_priority", "string"),
             ),
             label="selector",
         ),
@@ -55,6 +56,7 @@ def test_the_schema_has_the_blocks_with_their_options() -> None:
                 Attr("mount", "bool"),
                 Attr("exclusive_process", "bool"),
                 Attr("multi_user", "bool"),
+                Attr("priority", "string"),
             ),
         ),
         Block(

@@ -74,6 +74,7 @@ def test_machines_get_the_same() -> None:
         "group_by": "the node's options",
         "ignored": "the node's options",
         "name": 'gpu "GPU-b"',
+        "mps_priority": "the node's options",
     }
     assert documents["GPU-c"]["ignored"] is True
     assert documents["GPU-c"]["vgpus"] is None
