@@ -73,6 +73,14 @@ class _Tries:
         return time.monotonic() - self.since > _STARTING_S
 
 
+class Target(NamedTuple):
+    """A GPU and what is to be in force there."""
+
+    gpu: Gpu
+    vgpus: int
+    limits: Limits
+
+
 class MpsEnforcer:
     """The MPS daemons of this node."""
 
@@ -97,7 +105,7 @@ class MpsEnforcer:
         self._imposed: dict[str, tuple[Limits, tuple[int, ...]]] = {}
         """The limits that this process set on each GPU, and on which servers, by pid."""
 
-    def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
+    def keep(self, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Enforcement:
         """Starts, adopts or repairs the daemon of `gpu`, and reads its limits back."""
         try:
             program = find_program()
@@ -107,15 +115,18 @@ class MpsEnforcer:
             owner = self._owns()
             if owner:
                 bound_logs(directory / LOG)
-            return self._seen(daemon, gpu, vgpus, owner=owner)
+            limits = server_limits(self._config, gpu, vgpus, memory_percent)
+            limits = limits._replace(priority=self._priority_of(gpu))
+            return self._seen(daemon, Target(gpu, vgpus, limits), owner=owner)
         except (HardwareError, OSError) as error:
             return Enforcement(problem=_sentence(gpu.uuid, error))
 
-    def _seen(self, daemon: MpsDaemon, gpu: Gpu, vgpus: int, *, owner: bool) -> Enforcement:
+    def _seen(self, daemon: MpsDaemon, target: Target, *, owner: bool) -> Enforcement:
         """What is in force now, or what was when the daemon last let us look."""
+        gpu = target.gpu
         try:
             reading = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
-            seen = self._settle(daemon, gpu, vgpus, reading, owner=owner)
+            seen = self._settle(daemon, target, reading, owner=owner)
         except BusyError as error:
             return self._as_before(daemon, gpu.uuid, error)
         self._kept[gpu.uuid] = _Kept(daemon.pid(), seen)
@@ -206,15 +217,15 @@ class MpsEnforcer:
         return record is not None and (record.multi_user_asked, record.memory_limited) != asked
 
     def _settle(
-        self, daemon: MpsDaemon, gpu: Gpu, vgpus: int, reading: Reading, *, owner: bool
+        self, daemon: MpsDaemon, target: Target, reading: Reading, *, owner: bool
     ) -> Enforcement:
         """What is in force; sets the limits first if this process is the `owner`."""
+        gpu, vgpus, limits = target
         if any(server.status == FAULT for server in reading.servers):
             raise MpsError(
                 f"{gpu.uuid}: a task's fault has put its MPS server into FAULT",
                 "stop the tasks on this GPU; the server is started again once they have ended",
             )
-        limits = server_limits(self._config, gpu, vgpus)._replace(priority=self._priority_of(gpu))
         record = daemon.record()
         multi_user = record is not None and record.multi_user
         # Before the server starts: it takes the defaults of that moment.
