@@ -231,10 +231,8 @@ class MpsEnforcer:
         # Before the server starts: it takes the defaults of that moment.
         unsettled = self._impose(daemon, gpu.uuid, limits, reading, owner=owner)
         if owner:
-            before, reading = (
-                reading,
-                self._hold_gpu(daemon, gpu.uuid, reading, multi_user=multi_user),
-            )
+            before = reading
+            reading = self._hold_gpu(daemon, gpu.uuid, before, multi_user=multi_user)
             if reading.ready != before.ready:
                 unsettled = self._impose(daemon, gpu.uuid, limits, reading, owner=owner)
         if unsettled and not owner:
