@@ -56,8 +56,7 @@ class _Tries:
     def __init__(self) -> None:
         """None yet."""
         self.since = time.monotonic()
-        self._pause_s = 0.0
-        self._next = 0.0
+        self._pause_s = self._next = 0.0
 
     def due(self) -> bool:
         """Whether to try now; counts as a try if so."""
