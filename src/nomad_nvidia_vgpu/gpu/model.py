@@ -46,6 +46,9 @@ class Gpu(NamedTuple):
     """Payload in one direction of the best link this GPU can have in this slot."""
     pci_bus_id: str | None = None
     """As in sysfs (`0000:c1:00.0`); the parent's for a MIG device."""
+    driver_index: int | None = None
+    """By which the driver's own tools know it now; the parent's for a MIG device. For people: it may
+    be another's after the next look."""
     display_state: str | None = None
     """`Enabled` or `Disabled`."""
     persistence_mode: str | None = None

@@ -98,6 +98,7 @@ def _look(entry: SimulatedGpus, number: int, slot: int) -> Look:
         cores_clock_mhz=profile.cores_clock_mhz,
         memory_clock_mhz=profile.memory_clock_mhz,
         pci_bandwidth_mb_s=pcie.bandwidth_mb_s(*profile.pcie) if profile.pcie else None,
+        driver_index=slot,
         pci_bus_id=pcie.sysfs_bus_id(*divmod(0x07 + 4 * slot, 0x100), 0),
         display_state="Disabled",
         persistence_mode="Enabled",

@@ -70,7 +70,7 @@ USAGE_TIMESTAMP = _gauge(
 
 GPU_INFO = _gauge(
     "gpu_info",
-    (*_GPU, "device", "parent", "mig_profile", "pci_bus_id", "driver_version", "sharing"),
+    (*_GPU, "device", "parent", "mig_profile", "index", "pci_bus_id", "driver_version", "sharing"),
     "What a GPU or MIG device is: always 1. `device` is the name for jobs, `parent` the UUID of the"
     " physical GPU",
 )
@@ -261,6 +261,7 @@ def _put_facts(page: _Page, group: Group, shared: SharedGpu, vendor: str) -> Non
             device,
             gpu.parent_uuid,
             gpu.mig_profile,
+            None if gpu.driver_index is None else str(gpu.driver_index),
             gpu.pci_bus_id,
             gpu.driver_version,
             shared.sharing,

@@ -102,7 +102,7 @@ class NvmlSource:
             self._names[index] = uuid
             mig_handles = facts.mig_handles(nvml, handle)
             reader = facts.Reader(nvml, self._system)
-            gpu = reader.gpu(handle, uuid)
+            gpu = reader.gpu(handle, uuid)._replace(driver_index=index)
             if mig_handles is None:
                 found = {uuid: (handle, gpu)}
             else:
