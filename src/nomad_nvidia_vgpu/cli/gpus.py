@@ -25,7 +25,6 @@ from nomad_nvidia_vgpu.gpu.survey import Survey, survey
 from nomad_nvidia_vgpu.sharing.mps.view import daemon_views
 
 _COLUMNS = (
-    "#",
     "UUID",
     "Model",
     "PCI bus",
@@ -83,7 +82,6 @@ def _config(paths: Sequence[Path], flags: dict[str, Any]) -> PluginConfig:
 def _row(seen: SeenGpu, sample: GpuSample | None) -> tuple[object, ...]:
     gpu = seen.gpu
     return (
-        gpu.driver_index,
         gpu.uuid,
         gpu.model,
         gpu.pci_bus_id,

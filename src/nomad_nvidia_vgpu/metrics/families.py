@@ -70,7 +70,7 @@ USAGE_TIMESTAMP = _gauge(
 
 GPU_INFO = _gauge(
     "gpu_info",
-    (*_GPU, "device", "parent", "mig_profile", "index", "pci_bus_id", "driver_version", "sharing"),
+    (*_GPU, "device", "parent", "mig_profile", "pci_bus_id", "driver_version", "sharing"),
     "What a GPU or MIG device is: always 1. `device` is the name for jobs, `parent` the UUID of the"
     " physical GPU",
 )
@@ -117,6 +117,11 @@ GPU_ECC_ERRORS = _counter(
     "gpu_ecc_errors_total",
     (*_GPU, "location"),
     "Uncorrected errors of the physical GPU since its driver was loaded, in `l1`, `l2` or `memory`",
+)
+GPU_XID_ERRORS = _counter(
+    "gpu_xid_errors_total",
+    ("gpu", "xid"),
+    "XIDs that the driver reported of the physical GPU since the plugin started, harmless ones too",
 )
 GPU_VGPUS = _gauge("gpu_vgpus", _GPU, "vGPUs of the GPU that Nomad is told of")
 GPU_VGPUS_HEALTHY = _gauge("gpu_vgpus_healthy", _GPU, "vGPUs of the GPU that can be reserved")
@@ -217,6 +222,8 @@ class CatalogCollector(Collector):
                 _put_figures(page, shared.gpu, samples.get(uuid))
                 _put_use(page, shared, usage.gpus.get(uuid))
         _put_boards(page, plan, samples)
+        for (board, xid), count in self._catalog.xid_counts.items():
+            page.put(GPU_XID_ERRORS, (board, xid), count)
         return page.families()
 
     def _fresh_samples(self, plan: Plan) -> dict[str, GpuSample]:
@@ -261,7 +268,6 @@ def _put_facts(page: _Page, group: Group, shared: SharedGpu, vendor: str) -> Non
             device,
             gpu.parent_uuid,
             gpu.mig_profile,
-            None if gpu.driver_index is None else str(gpu.driver_index),
             gpu.pci_bus_id,
             gpu.driver_version,
             shared.sharing,

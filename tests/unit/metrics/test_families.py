@@ -170,7 +170,6 @@ def test_a_gpu_tells_what_it_is(scraped: Scraped) -> None:
         "device": "letmutx/gpu/NVIDIA L4",
         "parent": "",
         "mig_profile": "",
-        "index": "",
         "pci_bus_id": "0000:07:00.0",
         "driver_version": "580.95.05",
         "sharing": "time-slicing",

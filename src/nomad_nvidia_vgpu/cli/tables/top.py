@@ -281,7 +281,6 @@ def _gpu_document(
     gpu = shared.gpu
     document: dict[str, object] = {
         "uuid": gpu.uuid,
-        "index": gpu.driver_index,
         "pci_bus_id": gpu.pci_bus_id,
         "model": gpu.model,
         "simulated": gpu.simulated,
