@@ -116,6 +116,13 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ("fingerprint", lambda: messages.fingerprint(installation, effort)),
         ("stats", lambda: messages.stats(installation, effort)),
         (
+            "a tick over the fake driver",
+            over_fake(
+                "a tick of stats, fake driver",
+                lambda machine: messages.stats_over_driver(installation, effort, machine),
+            ),
+        ),
+        (
             "NVML passes",
             over_fake(
                 "NVML passes per interval",
