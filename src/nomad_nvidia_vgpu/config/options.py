@@ -253,6 +253,15 @@ class PluginConfig(NamedTuple):
             shown="1",
         ),
     ] = 1.0
+    unified_memory_reserve_mib: Annotated[
+        int,
+        option(
+            values.size(),
+            "what of the memory of a GPU without memory of its own (GB10) stays with the host, which"
+            " Nomad gives out as RAM too; half of it at most",
+            shown='"16GiB"',
+        ),
+    ] = 16384
     ignored_gpu_ids: Annotated[
         tuple[str, ...],
         option(

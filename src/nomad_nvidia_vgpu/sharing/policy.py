@@ -78,8 +78,17 @@ class _Rank(NamedTuple):
     letters: int
 
 
+def without_host_memory(config: PluginConfig, gpu: Gpu) -> Gpu:
+    """The GPU; of unified memory, less what stays with the host, which is half at most."""
+    if not gpu.unified_memory or gpu.memory_mib is None:
+        return gpu
+    kept = min(config.unified_memory_reserve_mib, gpu.memory_mib // 2)
+    return gpu._replace(host_memory_mib=kept)
+
+
 def decide(config: PluginConfig, gpu: Gpu) -> Policy:
     """What `config` says of `gpu`."""
+    gpu = without_host_memory(config, gpu)
     matching = _matching(config, gpu)
     size = _field("its size", matching, _size_of, _Size(config.vgpus, config.vgpu_memory_mib))
     sharing = _field("sharing", matching, lambda g: g.sharing, config.sharing)

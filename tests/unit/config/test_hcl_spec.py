@@ -17,6 +17,7 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "vendor": "string",
         "group_by": "string",
         "memory_overcommit": "number",
+        "unified_memory_reserve": "string",
         "publish_load": "bool",
         "publish_load_interval": "string",
         "sharing": "string",

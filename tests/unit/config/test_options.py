@@ -45,6 +45,7 @@ def test_every_option_of_the_design_is_there() -> None:
         "vendor": "letmutx",
         "group_by": "model",
         "memory_overcommit": 1.0,
+        "unified_memory_reserve": 16384,
         "publish_load": False,
         "publish_load_interval": 10.0,
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),

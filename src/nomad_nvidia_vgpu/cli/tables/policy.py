@@ -51,7 +51,7 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
             "model": decision.seen.gpu.model,
             "pci_bus_id": decision.seen.gpu.pci_bus_id,
             "parent_uuid": decision.seen.gpu.parent_uuid,
-            "memory_mib": decision.seen.gpu.own_memory_mib,
+            "memory_mib": (decision.shared or decision.seen).gpu.own_memory_mib,
             "ignored": decision.policy.ignored,
             "vgpus": decision.shared.vgpus if decision.shared else None,
             "share_mib": decision.shared.memory_mib(1) if decision.shared else None,
@@ -106,6 +106,8 @@ def _why(decision: Decision) -> str:
     if policy.problem:
         return policy.problem
     parts = [f"{policy.asked} ({policy.decided_by.size})"]
+    if decision.shared is not None and (kept := decision.shared.gpu.host_memory_mib):
+        parts.append(f"{kept} MiB stay with the host (unified_memory_reserve)")
     parts += [
         f"{field} ({rule})"
         for field, rule in policy.decided_by._asdict().items()
