@@ -14,7 +14,7 @@ from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
 from nomad_nvidia_vgpu.sharing.mps.strategy import Mps
 from nomad_nvidia_vgpu.sharing.time_slicing import TimeSlicing
 
-ISOLATION = ("none", "guard", "mps", "mig", "whole")
+ISOLATION = ("none", "guard", "cgroup", "mps", "mig", "whole")
 """What may hold a task to its share of the memory, weakest first."""
 
 
