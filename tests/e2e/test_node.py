@@ -6,10 +6,10 @@ import re
 import pytest
 
 from e2e.agent import Agent
-from e2e.conftest import A100, T4, VGPUS
+from e2e.conftest import A100, T4, VGPUS, every_nomad
 from e2e.waiting import wait_until
 
-pytestmark = pytest.mark.nomad
+pytestmark = [pytest.mark.nomad, every_nomad]
 
 OFFICIAL_STATS = {
     "Power usage",
@@ -51,6 +51,7 @@ def test_attributes_carry_nomads_units(agent: Agent) -> None:
         "cores_clock": (1410, "MHz"),
         "pci_bandwidth": (31507, "MB/s"),
         "cuda_compute_capability": (8.0, ""),
+        "compute_capability": (8.0, ""),
         "driver_version": ("580.95.05", ""),
         "memory_isolation": ("none", ""),
         "sharing": ("time-slicing", ""),
