@@ -74,7 +74,7 @@ gpu-test: setup  ## on a real GPU, in nine minutes; GPU_TEST_ARGS="--only shares
 gpu-carry: setup ## what gpu-test needs where there is no network; PYTHONS=3.12
 	$(BIN)/python -m scripts.gpu_carry $(PYTHONS)
 
-soak: setup      ## ten minutes over the fake driver with stats and random faults
+soak: setup      ## 500 random states of 8 GPUs, then ten minutes with stats and random faults
 	PYTHONPATH=tests $(BIN)/python -m scripts.soak
 
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
-from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch, Sink
+from nomad_nvidia_vgpu.gpu.sink import Sink
+from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
 from nomad_nvidia_vgpu.state.catalog import Catalog
@@ -121,7 +122,7 @@ def background_of(
 
     return background._replace(
         upkeep=_upkeep(config, catalog, source),
-        holdings=HoldingsWatch(catalog.take_holdings, config.fingerprint_period_s, proc),
+        holdings=HoldingsWatch(catalog, config.fingerprint_period_s, proc),
     )
 
 
@@ -150,7 +151,14 @@ def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sin
     # Imported late: few nodes have their tasks ended.
     from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder  # noqa: PLC0415
 
-    return TaskEnder(catalog, accountant.last_use, accountant.still_belongs)
+    ender = TaskEnder(
+        catalog,
+        accountant.last_use,
+        accountant.still_belongs,
+        returned=accountant.first_process,
+    )
+    accountant.after_pass = ender.again
+    return ender
 
 
 def _upkeep(config: PluginConfig, catalog: Catalog, source: GpuSource) -> Upkeep | None:

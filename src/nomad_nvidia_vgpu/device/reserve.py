@@ -90,7 +90,9 @@ def reserve(
             "give the job one device block whose count fits on one GPU",
         )
     deliveries = [
-        shared.strategy.deliver(config, Grant(shared.gpu, shared.vgpus, count))
+        shared.strategy.deliver(
+            config, Grant(shared.gpu, shared.vgpus, count, shared.memory_percent)
+        )
         for shared, count in shares
     ]
     by_nodes = nodes.deliver([shared.gpu for shared, _count in shares]) if nodes else Delivery()
@@ -158,8 +160,8 @@ def _hints(config: PluginConfig, shares: Sequence[tuple[SharedGpu, int]]) -> dic
 
 def _container_limit(shares: Sequence[tuple[SharedGpu, int]]) -> Mapping[str, str]:
     """What has the driver hold the container of a task to its shares, where it does."""
-    held = [shared.memory_mib(count) for shared, count in shares if shared.contained]
-    return container_limit.envs([mib for mib in held if mib is not None])
+    held = [(s.memory_mib(count), s.limit_mib(count)) for s, count in shares if s.contained]
+    return container_limit.envs([(mib, most) for mib, most in held if mib and most])
 
 
 def _group(config: PluginConfig, plan: Plan, granted: Collection[str]) -> dict[str, str]:

@@ -83,11 +83,12 @@ def too_old(config: PluginConfig, gpus: Iterable[tuple[Gpu, str]]) -> Iterable[P
         )
 
 
-def envs(shares_mib: Sequence[int]) -> Mapping[str, str]:
-    """What a task is told that has these shares of GPUs: the toolkit takes one limit for all of them."""
-    if not shares_mib:
+def envs(held_mib: Sequence[tuple[int, int]]) -> Mapping[str, str]:
+    """What a task is told, by its share and its limit on each GPU: the toolkit takes one of each for all."""
+    if not held_mib:
         return {}
-    return dict.fromkeys((LIMIT_ENV, REQUEST_ENV), str(min(shares_mib)))
+    shares, limits = zip(*held_mib, strict=True)
+    return {LIMIT_ENV: str(min(limits)), REQUEST_ENV: str(min(shares))}
 
 
 def _meant(config: PluginConfig, gpu: Gpu, sharing: str) -> bool:

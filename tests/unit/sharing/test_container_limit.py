@@ -76,6 +76,15 @@ def test_a_task_is_told_the_smallest_of_its_shares() -> None:
     assert (envs[LIMIT_ENV], envs[REQUEST_ENV]) == ("10000", "10000")
 
 
+def test_with_overcommit_the_limit_is_above_the_share() -> None:
+    """The share is still asked for; the attribute promises nothing, for a neighbour may take it."""
+    config = WANTED._replace(memory_overcommit=1.5)
+    held = gpu("GPU-a", memory_mib=40000, driver_version=NEW)
+    envs = reserve(config, make_plan(config, inventory(held)), ["GPU-a-0"]).envs
+    assert (envs[LIMIT_ENV], envs[REQUEST_ENV]) == ("15000", "10000")
+    assert isolation(config, held) == ["none"]
+
+
 def test_the_attribute_says_who_holds_the_share() -> None:
     """The driver where it can, and the guard where it cannot; a GPU of one task needs neither."""
     guarded = WANTED._replace(memory_guard=WANTED.memory_guard._replace(action="kill"))

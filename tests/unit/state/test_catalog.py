@@ -40,7 +40,7 @@ def test_an_inventory_makes_a_new_edition() -> None:
     seen = frozenset(one.gpu.uuid for one in FOUND.gpus)
     assert catalog.edition == Edition(1, False, make_plan(CONFIG, FOUND), seen)
     catalog.take_inventory(Inventory(), complete=True)
-    assert catalog.edition == Edition(2, complete=True, plan=Plan())
+    assert catalog.edition == Edition(2, complete=True, plan=Plan(), been_complete=True)
 
 
 def test_a_load_that_changed_makes_a_new_edition() -> None:
@@ -123,20 +123,36 @@ def test_a_warning_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert "simulated" in caplog.messages[0]
 
 
+def test_a_gpu_that_comes_later_repeats_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does it keep what is known of its neighbours from being settled."""
+    caplog.set_level(logging.WARNING)
+    catalog = Catalog(CONFIG)
+    first = inventory(gpu(simulated=True))
+    catalog.take_inventory(first, complete=False)
+    assert not catalog.edition.settled_for(["GPU-a"])
+    catalog.take_inventory(first, complete=True)
+    catalog.take_inventory(first, complete=False)
+    assert catalog.edition.settled_for(["GPU-a"])
+    assert not catalog.edition.settled_for(["GPU-a", "GPU-new"])
+    catalog.take_inventory(first, complete=True)
+    assert len(caplog.messages) == 1
+
+
 def test_no_plan_is_complete_before_it_is_known_what_tasks_hold() -> None:
     """Nomad must not be offered a vGPU that a task of an earlier division holds."""
     catalog = Catalog(CONFIG)
     catalog.expect_holdings()
     catalog.take_inventory(FOUND, complete=True)
     assert not catalog.edition.complete
+    uuids = frozenset(seen.gpu.uuid for seen in FOUND.gpus)
     held = Holding("t", None, frozenset({VgpuId("GPU-a", 5)}))
-    catalog.take_holdings(frozenset({held}))
+    catalog.take_holdings(frozenset({held}), uuids)
     edition = catalog.edition
     assert edition.complete
     assert edition.plan.by_uuid()["GPU-a"].withheld == {1}
-    catalog.take_holdings(frozenset({held}))
+    catalog.take_holdings(frozenset({held}), uuids)
     assert catalog.edition is edition
-    catalog.take_holdings(frozenset())
+    catalog.take_holdings(frozenset(), uuids)
     assert catalog.edition.plan.by_uuid()["GPU-a"].withheld == frozenset()
 
 
@@ -161,3 +177,25 @@ def test_who_uses_what_is_replaced_as_a_whole() -> None:
     catalog.take_guard_counts({("warned", "GPU-a"): 1})
     assert catalog.usage is usage
     assert catalog.guard_counts == {("warned", "GPU-a"): 1}
+
+
+def test_no_line_is_logged_while_the_lock_is_held() -> None:
+    """A log that takes its time would hold up every call that reads the catalog."""
+    catalog = Catalog(CONFIG)
+    free: list[bool] = []
+
+    class Reader(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002  the base's
+            asking = threading.Thread(target=lambda: catalog.listings, daemon=True)
+            asking.start()
+            asking.join(DEADLINE_S)
+            free.append(not asking.is_alive())
+
+    handler = Reader()
+    logger = logging.getLogger("nomad_nvidia_vgpu.state.catalog")
+    logger.addHandler(handler)
+    try:
+        catalog.take_inventory(inventory(gpu(simulated=True)), complete=True)
+    finally:
+        logger.removeHandler(handler)
+    assert free == [True]
