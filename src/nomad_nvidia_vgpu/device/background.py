@@ -139,7 +139,14 @@ def _tools(config: PluginConfig, proc: Proc) -> Tools:
 def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
     if not config.health.end_tasks:
         return catalog
-    return TaskEnder(catalog, accountant.last_use, accountant.still_belongs)
+    ender = TaskEnder(
+        catalog,
+        accountant.last_use,
+        accountant.still_belongs,
+        returned=accountant.first_process,
+    )
+    accountant.after_pass = ender.again
+    return ender
 
 
 def _upkeep(config: PluginConfig, catalog: Catalog, source: GpuSource) -> Upkeep | None:
