@@ -232,10 +232,9 @@ class Attributor:
         from nomad_nvidia_vgpu.sharing.mps.daemon import daemon_pids  # noqa: PLC0415
 
         standing = self._proc.standing(pid)
-        if standing is None or standing.parent not in daemon_pids(self._mps_root, self._proc.root):
-            return False
-        # A container that has the pipe directory mounted can write the pid file too.
-        return self._proc.user(standing.parent) in {0, os.geteuid()}
+        return standing is not None and standing.parent in daemon_pids(
+            self._mps_root, self._proc.root
+        )
 
     def _refresh_tenants(self, present: set[TaskCgroup]) -> None:
         """The tasks whose processes use a GPU, and those that did and still live."""
