@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nomad_nvidia_vgpu.cli.agent import plugin_dir
 from nomad_nvidia_vgpu.cli.agent.config import ENABLE_CLIENT, AgentConfig
-from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, OFFICIAL, moved_inside
+from nomad_nvidia_vgpu.cli.agent.config_file import BUILT_IN, LABEL, OFFICIAL, moved_inside
 from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
@@ -28,15 +28,8 @@ _RESTART = "restart the agent"
 
 def version(facts: Facts) -> Iterator[Verdict]:
     """Whether this version of Nomad has known bugs that concern device plugins."""
-    text = facts.nomad.version
-    if text is None:
-        program = facts.node.which("nomad")
-        try:
-            text = facts.node.output([program, "version"]).strip() if program else None
-        except OSError:
-            text = None
-    number = nomad_bugs.parsed(text or "")
-    if text is None or number is None:
+    number = _number(facts)
+    if number is None:
         yield warning(
             "the version of Nomad cannot be told, for neither its API nor `nomad version` says it",
             "set NOMAD_ADDR, or put nomad into PATH",
@@ -51,15 +44,40 @@ def version(facts: Facts) -> Iterator[Verdict]:
     for bug, fix in bugs:
         said = error if bug.grave else warning
         yield said(f"Nomad {shown}: {bug.effect}", f"upgrade to {'.'.join(map(str, fix))} or newer")
-    mounts = [*_mounts(facts)]
-    yield from mounts
-    if not bugs and not mounts:
+    more = [*_built_in(facts, number), *_mounts(facts)]
+    yield from more
+    if not bugs and not more:
         yield ok(f"Nomad {shown} has no known bug that concerns this plugin")
     agent = facts.configured.agent
-    if number >= nomad_bugs.FIGURES_ASKED_FOR and agent and not agent.allocation_metrics:
+    if nomad_bugs.asks_for_figures(number) and agent and not agent.allocation_metrics:
         yield ok(
             f"Nomad {shown} shows what a task uses of its devices (nomad alloc status -stats) only"
             " with publish_allocation_metrics = true in telemetry, which the agent's files lack"
+        )
+
+
+def _number(facts: Facts) -> nomad_bugs.Version | None:
+    """The agent's version; of one that does not answer that of the program in PATH."""
+    text = facts.nomad.version
+    if text is None:
+        program = facts.node.which("nomad")
+        try:
+            text = facts.node.output([program, "version"]).strip() if program else None
+        except OSError:
+            text = None
+    return nomad_bugs.parsed(text or "")
+
+
+def _built_in(facts: Facts, number: nomad_bugs.Version) -> Iterator[Verdict]:
+    """Nomad's own plugin for NVIDIA's GPUs, unless it is told to leave them."""
+    agent = facts.configured.agent
+    if agent is None or facts.driver.simulated or facts.driver.problem:
+        return  # it finds no GPUs either
+    if remedy := nomad_bugs.without_built_in(number, agent.options_of(BUILT_IN)):
+        yield error(
+            f"Nomad {'.'.join(map(str, number))} has a plugin for NVIDIA's GPUs built in, which offers"
+            " the same GPUs once more",
+            f"{remedy}; {_RESTART}",
         )
 
 
@@ -119,6 +137,29 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
         )
     else:
         yield ok(f"{where} is in order")
+
+
+def validation(facts: Facts) -> Iterator[Verdict]:
+    """Whether `nomad config validate` takes the files."""
+    agent = facts.configured.agent
+    if agent is None:
+        return
+    program = facts.node.which("nomad")
+    if program is None:
+        yield ok("no nomad is in PATH, so `nomad config validate` was not asked")
+        return
+    said = facts.node.refusal(program, agent.files)
+    if said is None:
+        yield ok("`nomad config validate` has nothing against the agent's files")
+    elif said.unreadable:
+        yield error(f"`nomad config validate` says: {said.text}", f"correct that; {_RESTART}")
+    elif facts.running.agent is not None:
+        yield ok("the agent that runs was told on its command line what its files lack")
+    else:
+        yield warning(
+            f"`nomad config validate` says: {said.text}",
+            "add that, unless the agent's command line says it",
+        )
 
 
 def _no_client(facts: Facts, agent: AgentConfig) -> Iterator[Verdict]:
@@ -199,9 +240,8 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
 
 def _official(facts: Facts, agent: AgentConfig, folder: PluginDir) -> Iterator[Verdict]:
     """HashiCorp's plugin, unless each of the two ignores what the other offers."""
-    block = agent.block_of(OFFICIAL)
+    block, options = agent.block_of(OFFICIAL), agent.options_of(OFFICIAL)
     there = folder.holds(OFFICIAL) is not None
-    options = block.options if block else {}
     ignored = options.get("ignored_gpu_ids")
     theirs = {str(uuid).lower() for uuid in ignored} if isinstance(ignored, list) else set()
     ours = [{shared.gpu.uuid, shared.gpu.parent_uuid} for shared in facts.plan.by_uuid().values()]

@@ -53,6 +53,7 @@ CHECKS = (
     Check("containers", "cdi", check_cdi.specification),
     Check("nomad", "version", check_nomad.version),
     Check("nomad", "agent-config", check_nomad.agent_config),
+    Check("nomad", "validation", check_nomad.validation),
     Check("nomad", "agent-process", check_agent_process.rights),
     Check("nomad", "plugin-files", check_nomad.plugin_files),
     Check("nomad", "api", check_nomad.api),
