@@ -17,6 +17,7 @@ from nomad_nvidia_vgpu.cli.diagnosis import (
     check_nomad,
     check_offers,
     check_selinux,
+    check_tasks,
 )
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict
@@ -59,4 +60,5 @@ CHECKS = (
     Check("nomad", "api", check_nomad.api),
     Check("nomad", "groups", check_offers.groups),
     Check("nomad", "sold-twice", check_offers.sold_twice),
+    Check("nomad", "tasks", check_tasks.held),
 )
