@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.agent.validation import Refusal
 from nomad_nvidia_vgpu.cli.diagnosis.check_nomad import (
     agent_config,
     api,
     plugin_files,
-    validation,
     version,
 )
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
@@ -376,36 +374,3 @@ def test_an_api_that_says_nothing_is_a_warning(tmp_path: Path) -> None:
     """A token may be missing, which is no fault of the node."""
     look = NO_NOMAD._replace(problem="wants a token that may read nodes", refused=False)
     one(api, facts(tmp_path, nomad=look), Level.WARNING, "wants a token", "NOMAD_TOKEN")
-
-
-@pytest.mark.parametrize(
-    ("refusal", "level", "words"),
-    [
-        (None, Level.OK, "has nothing against"),
-        (Refusal("Error loading /a: unexpected keys x", unreadable=True), Level.ERROR, "keys x"),
-        (Refusal("Must specify data_dir", unreadable=False), Level.WARNING, "data_dir"),
-    ],
-)
-def test_nomads_own_judgement_is_quoted(
-    tmp_path: Path, refusal: Refusal | None, level: Level, words: str
-) -> None:
-    """What it cannot read is an error; what else it misses the command line may say."""
-    known = facts(tmp_path)
-    asked = dataclasses.replace(
-        known.node, which=lambda _: "/usr/bin/nomad", refusal=lambda _program, _paths: refusal
-    )
-    one(validation, dataclasses.replace(known, node=asked), level, words)
-
-
-def test_without_nomad_in_path_nothing_is_asked(tmp_path: Path) -> None:
-    """Which is no fault."""
-    known = facts(tmp_path)
-    asked = dataclasses.replace(known.node, which=lambda _: None)
-    one(validation, dataclasses.replace(known, node=asked), Level.OK, "no nomad is in PATH")
-
-
-def test_nomads_own_plugin_is_an_error(tmp_path: Path) -> None:
-    """Up to 1.1 it offers the GPUs too, unless it is told not to."""
-    old = NomadLook("", version="1.1.2", node_id="n")
-    known = dataclasses.replace(facts(tmp_path), nomad=old)
-    assert any("built in, which offers the same GPUs" in text for _, text in said(version, known))
