@@ -139,29 +139,6 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
         yield ok(f"{where} is in order")
 
 
-def validation(facts: Facts) -> Iterator[Verdict]:
-    """Whether `nomad config validate` takes the files."""
-    agent = facts.configured.agent
-    if agent is None:
-        return
-    program = facts.node.which("nomad")
-    if program is None:
-        yield ok("no nomad is in PATH, so `nomad config validate` was not asked")
-        return
-    said = facts.node.refusal(program, agent.files)
-    if said is None:
-        yield ok("`nomad config validate` has nothing against the agent's files")
-    elif said.unreadable:
-        yield error(f"`nomad config validate` says: {said.text}", f"correct that; {_RESTART}")
-    elif facts.running.agent is not None:
-        yield ok("the agent that runs was told on its command line what its files lack")
-    else:
-        yield warning(
-            f"`nomad config validate` says: {said.text}",
-            "add that, unless the agent's command line says it",
-        )
-
-
 def _no_client(facts: Facts, agent: AgentConfig) -> Iterator[Verdict]:
     """Where the files are to give the agent a plugin, and nothing makes it a client."""
     meant = agent.ours is not None or agent.plugin_dir is not None

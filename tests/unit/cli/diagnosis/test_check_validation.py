@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""What Nomad itself says of the agent's files, and does with the GPUs."""
+"""What Nomad itself says of the agent's files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from nomad_nvidia_vgpu.cli.agent.validation import Refusal
-from nomad_nvidia_vgpu.cli.diagnosis.check_nomad import validation, version
+from nomad_nvidia_vgpu.cli.diagnosis.check_validation import validation
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
-from unit.cli.diagnosis.nodes import facts, one, said
+from unit.cli.diagnosis.nodes import facts, one
 
 
 @pytest.mark.parametrize(
@@ -39,10 +38,3 @@ def test_without_nomad_in_path_nothing_is_asked(tmp_path: Path) -> None:
     known = facts(tmp_path)
     asked = dataclasses.replace(known.node, which=lambda _: None)
     one(validation, dataclasses.replace(known, node=asked), Level.OK, "no nomad is in PATH")
-
-
-def test_nomads_own_plugin_is_an_error(tmp_path: Path) -> None:
-    """Up to 1.1 it offers the GPUs too, unless it is told not to."""
-    old = NomadLook("", version="1.1.2", node_id="n")
-    known = dataclasses.replace(facts(tmp_path), nomad=old)
-    assert any("built in, which offers the same GPUs" in text for _, text in said(version, known))
