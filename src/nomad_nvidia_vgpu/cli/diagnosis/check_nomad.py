@@ -203,6 +203,11 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
             )
         if broken := plugin_dir.damage(path):
             yield error(f"{path} {broken}", f"copy it anew, then {_RESTART}")
+        elif broken := plugin_dir.start_problem(path):
+            yield error(
+                f"{path} {broken}, so Nomad cannot start it",
+                f"install one that is for this machine and whole, then {_RESTART}",
+            )
     elif kind is Kind.DANGLING:
         yield error(f"{path} is {kind.value}, and stops the agent", "nvidia-vgpu install")
     elif kind is Kind.ORIGINAL:
