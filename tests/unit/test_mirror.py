@@ -23,7 +23,9 @@ WITHOUT_TESTS = {
 }
 """Modules without a test file of their own, and why."""
 
-IN_CONTRACT = {f"sharing/mps/{name}.py" for name in ("control", "daemon", "enforcer", "view")}
+IN_CONTRACT = {
+    f"sharing/mps/{name}.py" for name in ("control", "daemon", "enforcer", "root", "view")
+}
 """Modules that are nothing without processes of MPS: their tests stand in `contract/mps`."""
 
 OF_NO_MODULE = {
@@ -33,6 +35,7 @@ OF_NO_MODULE = {
     "test_quoted_messages.py": "what docs/troubleshooting.md quotes",
     "test_check_table.py": "the table of checks in docs/operations.md",
     "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
+    "test_alerts.py": "examples/alerts.yml",
     "test_fault_table.py": "the fault table in docs/health.md",
     "test_threat_table.py": "the threats in docs/security.md",
     "test_ci_skips.py": "tests/conftest.py",

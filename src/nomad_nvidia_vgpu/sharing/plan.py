@@ -9,9 +9,10 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
+from nomad_nvidia_vgpu.sharing import container_limit
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import limit_of, share_of
-from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched
+from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched, without_host_memory
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD, Division, Holding, withheld
@@ -45,6 +46,8 @@ class SharedGpu(NamedTuple):
     enforcement: Enforcement = IN_FORCE
     guarded: bool = False
     """Whether the memory guard ends processes of a task that takes more than its share."""
+    contained: bool = False
+    """Whether the driver holds each container on it to its share."""
     withheld: frozenset[int] = frozenset()
     """The numbers of the vGPUs that must not be given away now."""
     fit: bool = True
@@ -63,7 +66,9 @@ class SharedGpu(NamedTuple):
     def memory_isolation(self) -> str:
         """What holds a task to its share of the memory; one of `strategy.ISOLATION`."""
         held = self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
-        if self.overcommitted and held == "mps":
+        if held == "none" and self.contained:
+            held = container_limit.CGROUP
+        if self.overcommitted and held in ("mps", container_limit.CGROUP):
             held = "none"  # a neighbour may take what this task was promised
         return "guard" if held == "none" and self.guarded else held
 
@@ -153,7 +158,8 @@ def make_plan(  # noqa: PLR0913  each is found out by somebody else
     """
     if not config.configured:
         return Plan()
-    decided = [(seen, decide(config, seen.gpu)) for seen in inventory.gpus]
+    offered = [s._replace(gpu=without_host_memory(config, s.gpu)) for s in inventory.gpus]
+    decided = [(seen, decide(config, seen.gpu)) for seen in offered]
     wanted = [(seen, policy) for seen, policy in decided if not policy.ignored]
     shared = _within_limit([_divide(config, seen, policy, enforced) for seen, policy in wanted])
     stems = [_Stem.of(gpu, policy) for gpu, (_, policy) in zip(shared, wanted, strict=True)]
@@ -196,6 +202,7 @@ def _divide(
         policy.vgpus,
         enforcement,
         guarded,
+        container_limit.holds(config, gpu, policy.sharing),
         fit=not unfit,
         memory_percent=policy.memory_percent,
     )
@@ -345,6 +352,7 @@ def _warnings(
             )
         )
     yield from _too_much_headroom(config, shared)
+    yield from container_limit.too_old(config, ((o.gpu, o.sharing) for o in shared if o.vgpus > 1))
     for gpu in shared:
         yield from filter(
             None, (gpu.strategy.weakness(gpu.gpu, gpu.vgpus), gpu.enforcement.weakness)
