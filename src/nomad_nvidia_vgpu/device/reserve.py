@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing import container_limit
+from nomad_nvidia_vgpu.sharing.framework_hints import Part, hints
 from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Grant, Mount
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.task_env import (
@@ -148,9 +149,6 @@ def _hints(config: PluginConfig, shares: Sequence[tuple[SharedGpu, int]]) -> dic
     """What frameworks are told, for a task that has less than all the memory of its GPUs."""
     if not config.framework_hints:
         return {}
-    # Imported late: few nodes ask for it.
-    from nomad_nvidia_vgpu.sharing.framework_hints import Part, hints  # noqa: PLC0415
-
     parts = [Part(shared.memory_mib(count), shared.gpu.memory_mib) for shared, count in shares]
     undivided = all(count == shared.vgpus for shared, count in shares)
     if undivided and all(part.share_mib == part.total_mib for part in parts):
