@@ -109,7 +109,10 @@ def top(
                 else:
                     screen.show(*_tables(seen, foresight, config))
                 held = view.among(seen.plan.by_uuid())
-                for sentence in (*_notes(seen, proc, explain=explain), *_held(view, held)):
+                for sentence in (
+                    *_notes(seen, proc, explain=explain),
+                    *(_held(view, held) if seen.plan.groups else ()),
+                ):
                     if sentence not in told:
                         told.add(sentence)
                         style.note(f"nvidia-vgpu: {sentence}")
