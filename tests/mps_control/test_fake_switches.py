@@ -35,15 +35,16 @@ def test_a_command_can_hang(gpu: Gpu, other: Gpu, mps: FakeMps) -> None:
     assert hung.stdout.read() == "100.0\n"
 
 
-def test_all_commands_can_hang(gpu: Gpu, mps: FakeMps) -> None:
+@pytest.mark.parametrize("line", [GET, "ps"])
+def test_all_commands_can_hang(gpu: Gpu, mps: FakeMps, line: str) -> None:
     """Without a command's name every command hangs."""
     gpu.start()
     mps.hang()
-    hung = [asking(gpu, line) for line in (GET, "ps")]
-    wait_until(lambda: len(mps.commands()) == 2)
-    assert [process.poll() for process in hung] == [None, None]
+    hung = asking(gpu, line)
+    wait_until(mps.commands)
+    assert hung.poll() is None
     mps.heal()
-    assert [process.wait(PATIENCE_S) for process in hung] == [0, 0]
+    assert hung.wait(PATIENCE_S) == 0
 
 
 def test_a_setting_can_be_acknowledged_and_not_applied(gpu: Gpu, mps: FakeMps) -> None:

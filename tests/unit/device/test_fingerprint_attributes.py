@@ -25,7 +25,9 @@ UNITS = ["", "MiB", "W", "MHz", "MB/s"]
 
 def group_of(*gpus: Gpu | SeenGpu, vgpus: int = 4, group_by: str = "model") -> DeviceGroup:
     """Gives the one group that these GPUs make."""
-    plan = make_plan(PluginConfig(vgpus=vgpus, group_by=group_by), inventory(*gpus))
+    # Nothing of unified memory is kept for the host, or the shares would have other names.
+    config = PluginConfig(vgpus=vgpus, group_by=group_by, unified_memory_reserve_mib=0)
+    plan = make_plan(config, inventory(*gpus))
     (group,) = device_groups(plan, "letmutx")
     return group
 

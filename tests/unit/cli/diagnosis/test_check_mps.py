@@ -68,7 +68,7 @@ def process(  # noqa: PLR0913  two have a default, and are named
 
 def daemon_of(tmp_path: Path, mps_root: Path, pid: int = 7) -> None:
     """The daemon of GPU-a, with its directory."""
-    written(mps_root / f"GPU-a/pipe/{CONTROL}.pid", f"{pid}\n")
+    written(mps_root / "GPU-a/pipe/control_lock", "")
     process(tmp_path, pid, [f"/usr/bin/{CONTROL}", "-d"], mps_root / "GPU-a/pipe")
 
 
