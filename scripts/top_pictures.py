@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nomad_nvidia_vgpu.cli.tables.top import guard_table, node_table
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Ratio
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource

@@ -3,6 +3,8 @@
 
 import subprocess
 
+import pytest
+
 from .control import FakeMps
 from .node import PATIENCE_S, Gpu, wait_until
 

@@ -18,6 +18,7 @@ WITHOUT_TESTS = {
     "cookie.py": "constants; a wrong one fails every test of `contract`",
     "gpu/sink.py": "a protocol",
     "sharing/task_env.py": "names; a wrong one fails the tests of what a task is given",
+    "config/blocks.py": "declarations, tested with those of `options.py`",
     "goplugin/controller.py": "handlers of a running gRPC server: tested in `contract`",
     "rpc/client.py": "stands in Nomad's place: what it says and hears is tested in `contract`",
 }

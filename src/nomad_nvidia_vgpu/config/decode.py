@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from nomad_nvidia_vgpu.config.blocks import GpuBlock, GpuConfig
 from nomad_nvidia_vgpu.config.declaring import Option
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig, options
+from nomad_nvidia_vgpu.config.options import PluginConfig, options
 from nomad_nvidia_vgpu.config.values import WrongValueError, nearest, shown
 from nomad_nvidia_vgpu.errors import ConfigError, Problem
 

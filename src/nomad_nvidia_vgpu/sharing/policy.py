@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from nomad_nvidia_vgpu.config.options import MAX_VGPUS, GpuBlock, GpuConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MAX_VGPUS, GpuBlock, GpuConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import NOTHING, Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu
 

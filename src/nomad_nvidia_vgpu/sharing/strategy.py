@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The ways to share a GPU. A new way is one file here and one line in `config.options.SHARING`."""
+"""The ways to share a GPU. A new way is one file here and one line in `config.blocks.SHARING`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Protocol
 
-from nomad_nvidia_vgpu.config.options import SHARING, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import SHARING
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement

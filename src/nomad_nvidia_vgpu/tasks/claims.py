@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.config.options import MAX_VGPUS
+from nomad_nvidia_vgpu.config.blocks import MAX_VGPUS
 from nomad_nvidia_vgpu.host.cgroups import TaskCgroup
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.task_env import BUDGETS_ENV, GROUP_ENV, IDS_ENV

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import Share, TaskProcess, Usage
 from nomad_nvidia_vgpu.tasks.guard import Excess, excess, identity, limit_of, victims
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
 from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.host.proc import Identity
 from nomad_nvidia_vgpu.state.usage import GpuUse, Share, TaskProcess, Usage

@@ -16,7 +16,7 @@ from mps_control.node import wait_until
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.errors import NOTHING
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer

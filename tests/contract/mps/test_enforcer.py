@@ -12,7 +12,8 @@ from mps_control.versions import VERSIONS
 from unit.example_gpus import gpu, mig
 
 from contract.mps.mps_node import EXCLUSIVE, A, B, MpsNode, Plugins, weak, without_sentence
-from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool

@@ -11,7 +11,7 @@ from mps_control.control import FakeMps, install
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView, daemon_views
 

@@ -15,15 +15,10 @@ from click.testing import CliRunner
 from nomad_nvidia_vgpu.cli import gpus, launch, plan, top
 from nomad_nvidia_vgpu.cli.config_options import Given, config_options, given_config
 from nomad_nvidia_vgpu.cli.main import cli, run
+from nomad_nvidia_vgpu.config.blocks import GpuBlock, GpuConfig, HealthConfig
 from nomad_nvidia_vgpu.config.declaring import LABELLED
 from nomad_nvidia_vgpu.config.decode import decode
-from nomad_nvidia_vgpu.config.options import (
-    GpuBlock,
-    GpuConfig,
-    HealthConfig,
-    PluginConfig,
-    all_options,
-)
+from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
 from nomad_nvidia_vgpu.errors import ConfigError
 
 

@@ -16,7 +16,8 @@ from nomad_nvidia_vgpu.cli import install
 from nomad_nvidia_vgpu.cli.agent.plugin_block import block_text
 from nomad_nvidia_vgpu.cli.install import UNPACKED
 from nomad_nvidia_vgpu.cli.main import run
-from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from scripts.onefile import __main__ as start
 from scripts.onefile.build import archive
 from unit.cli.installing import HEAD, InstallNode

@@ -10,7 +10,7 @@ import pytest
 
 from nomad_nvidia_vgpu.cli import release
 from nomad_nvidia_vgpu.cli.main import run
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.sharing.mps.compute_mode import ComputeModeJournal
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer

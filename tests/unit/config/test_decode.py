@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.decode import decode, decode_msgpack, unknown_options
-from nomad_nvidia_vgpu.config.options import (
+from nomad_nvidia_vgpu.config.blocks import (
     GpuBlock,
     GpuConfig,
     HealthConfig,
     MemoryGuardConfig,
     MpsConfig,
-    PluginConfig,
-    options,
 )
+from nomad_nvidia_vgpu.config.decode import decode, decode_msgpack, unknown_options
+from nomad_nvidia_vgpu.config.options import PluginConfig, options
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 

@@ -7,17 +7,15 @@ import json
 
 import pytest
 
-from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
-from nomad_nvidia_vgpu.config.options import (
+from nomad_nvidia_vgpu.config.blocks import (
     GpuBlock,
     GpuConfig,
     HealthConfig,
     MemoryGuardConfig,
     MpsConfig,
-    PluginConfig,
-    all_options,
-    options,
 )
+from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
+from nomad_nvidia_vgpu.config.options import PluginConfig, all_options, options
 
 ALL = dict(all_options())
 WITH_DEFAULT = [path for path, option in ALL.items() if option.default_shown]

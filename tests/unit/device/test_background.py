@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import HealthConfig, MemoryGuardConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.background import Background, background_of, policy_of
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus

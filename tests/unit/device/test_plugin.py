@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import HealthConfig, MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import HealthConfig, MemoryGuardConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device import background, plugin
 from nomad_nvidia_vgpu.device.plugin import HangUp, Plugin
 from nomad_nvidia_vgpu.device.reserve import Reservation

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.reserve import reserve
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu, Inventory, SeenGpu

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.upkeep import Upkeep
 from nomad_nvidia_vgpu.errors import NOTHING, Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import (
-    MemoryGuardConfig,
-    PluginConfig,
-)
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import STARTING, Enforcement

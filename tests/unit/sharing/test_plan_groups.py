@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import GpuBlock, GpuConfig, MemoryGuardConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 from unit.example_gpus import LOST, gpu, inventory, mig

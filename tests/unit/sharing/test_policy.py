@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import GpuBlock, GpuConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.sharing.policy import NODE, decide, unmatched, without_host_memory
 from unit.example_gpus import gpu, mig
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess
 from nomad_nvidia_vgpu.sharing.plan import Plan
 from nomad_nvidia_vgpu.state.catalog import Catalog, Listing

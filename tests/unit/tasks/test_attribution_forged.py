@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import StrayProcess
 from nomad_nvidia_vgpu.tasks.guard import ExcessWatch
 from unit.host.made_proc import OTHER_ALLOCATION, docker_v2, nomad_v2

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import GpuUse, Share, Task, TaskProcess, Usage
 from nomad_nvidia_vgpu.tasks.foresight import Forecast, Foresight
 from unit.manual_clock import ManualClock

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import Share, TaskProcess, Usage
 from nomad_nvidia_vgpu.tasks.guard import (
     SHORT_PERCENT,

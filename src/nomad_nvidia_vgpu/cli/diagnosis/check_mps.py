@@ -13,7 +13,7 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
 from nomad_nvidia_vgpu.host.files import read_bounded, unsafe
 from nomad_nvidia_vgpu.host.proc import Proc

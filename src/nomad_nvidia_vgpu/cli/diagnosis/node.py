@@ -15,7 +15,7 @@ from nomad_nvidia_vgpu.cli.agent.validation import Refusal, refusal
 from nomad_nvidia_vgpu.cli.diagnosis.docker_api import DockerLook, look_at_docker
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, look_at_driver
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook, look_at_nomad
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.sharing.mps.control import located_server
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView, daemon_views

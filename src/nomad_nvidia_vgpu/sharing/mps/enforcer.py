@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.errors import NOTHING, HardwareError, MpsError, Problem, problem_of, together
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement

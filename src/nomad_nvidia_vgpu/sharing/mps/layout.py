@@ -7,7 +7,7 @@ record of how the daemon was started.
 
 from __future__ import annotations
 
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 
 PROGRAM = "nvidia-cuda-mps-control"
 """The tool, and the daemon that it becomes."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.sharing.mps.control import find_program
 from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon, known_uuids

@@ -16,6 +16,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running
+from nomad_nvidia_vgpu.sharing.mps import daemon as mps_daemon
 from nomad_nvidia_vgpu.sharing.mps.daemon import Record
 from nomad_nvidia_vgpu.sharing.mps.layout import JOURNAL
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
@@ -66,9 +67,19 @@ def process(  # noqa: PLR0913  two have a default, and are named
         written(place / "environ", f"HOME=/\0CUDA_MPS_PIPE_DIRECTORY={pipe}\0")
 
 
+@pytest.fixture(autouse=True)
+def locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a lock held by the process that its file names: those of `made` nodes do not run."""
+
+    def holder(path: Path) -> int | None:
+        return int(path.read_text()) if path.is_file() else None
+
+    monkeypatch.setattr(mps_daemon, "lock_holder", holder)
+
+
 def daemon_of(tmp_path: Path, mps_root: Path, pid: int = 7) -> None:
     """The daemon of GPU-a, with its directory."""
-    written(mps_root / "GPU-a/pipe/control_lock", "")
+    written(mps_root / "GPU-a/pipe/control_lock", str(pid))
     process(tmp_path, pid, [f"/usr/bin/{CONTROL}", "-d"], mps_root / "GPU-a/pipe")
 
 

@@ -14,7 +14,7 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis import facts
 from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.cli.diagnosis.nodes import NO_NOMAD, driver, group, node, offered, written

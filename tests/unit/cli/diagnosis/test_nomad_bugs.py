@@ -12,7 +12,8 @@ from nomad_nvidia_vgpu.cli.diagnosis.nomad_bugs import (
     parsed,
     without_built_in,
 )
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import GpuBlock, GpuConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.table import Table
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.cli.tables.fitting import FittingTable
 from nomad_nvidia_vgpu.cli.tables.top import guard_table, node_table
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
 from nomad_nvidia_vgpu.tasks.foresight import Foresight
 from scripts.top_pictures import observation
 

@@ -14,7 +14,8 @@ from nomad_nvidia_vgpu.cli.tables.policy import (
     policy_documents,
     policy_table,
 )
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import GpuBlock, GpuConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from unit.example_gpus import gpu, inventory
 

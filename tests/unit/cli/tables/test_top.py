@@ -16,7 +16,8 @@ from nomad_nvidia_vgpu.cli.tables.top import (
     node_table,
     stray_table,
 )
-from nomad_nvidia_vgpu.config.options import MemoryGuardConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from nomad_nvidia_vgpu.state.usage import (

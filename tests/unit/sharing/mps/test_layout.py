@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.sharing.mps.layout import gpu_directory
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.sharing.grant import Grant
 from nomad_nvidia_vgpu.sharing.mps.limits import Limits, limits_of, server_limits
 from unit.example_gpus import gpu

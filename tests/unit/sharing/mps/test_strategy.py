@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, MpsConfig, PluginConfig
+from nomad_nvidia_vgpu.config.blocks import GpuBlock, GpuConfig, MpsConfig
+from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem, RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.gpu.profiles import parse_simulated
