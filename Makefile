@@ -95,7 +95,7 @@ docs: setup      ## the generated parts of docs/
 	$(BIN)/python -m scripts.metric_table
 	$(BIN)/python -m scripts.top_pictures
 
-lock:            ## pins requirements anew (needs uv)
+lock:            ## pins requirements again (needs uv)
 	scripts/lock.sh --upgrade
 
 clean:

@@ -6,14 +6,14 @@
     ├── HardwareError        a GPU or its driver does not do what it should
     │   ├── DriverError          the driver as a whole: not installed, not loaded, mismatched
     │   │   └── StaleLibraryError    it was replaced under this process
-    │   ├── NoSuchGpuError       the GPUs have been numbered anew
+    │   ├── NoSuchGpuError       the GPUs have been renumbered
     │   ├── GpuError             one GPU: lost, in need of a reset, not answering
     │   └── MpsError             the MPS tools or daemon of one GPU
     ├── RequestError         Nomad asked for vGPUs that cannot be given
     └── NotBegunError        the program could not begin its work
 
 A text says what failed, on which GPU or option, the value seen, and what to do. (go-plugin has
-its own `HandshakeError` in `goplugin.handshake`, for that package stands alone.)
+its own `HandshakeError` in `goplugin.handshake`, because that package stands alone.)
 """
 
 from __future__ import annotations

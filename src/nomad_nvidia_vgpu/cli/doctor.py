@@ -59,7 +59,9 @@ def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float
             title = _TITLES.get(subject, subject.capitalize())
             style.show(style.table(title, ("Check", "Level", "Finding", "Remedy"), rows))
     if skipped := _skipped(findings):
-        style.note(f"nvidia-vgpu: not looked at, for want of what is missing: {', '.join(skipped)}")
+        style.note(
+            f"nvidia-vgpu: not checked, because something else is missing: {', '.join(skipped)}"
+        )
     counts = Counter(finding.level for finding in findings)
     errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
     style.note(f"nvidia-vgpu: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}")

@@ -144,7 +144,7 @@ def _found(agent: AgentConfig, plugin_dir: str | None) -> PluginDir | None:
 
 
 def _trusted(agent: AgentConfig) -> set[int]:
-    """Who may decide what the agent runs: root, whoever runs this, and who owns its config."""
+    """The uids that may decide what the agent runs: root, our own, and the owner of its config."""
     return {0, os.geteuid(), agent.given.stat().st_uid}
 
 
@@ -298,4 +298,4 @@ def _told(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        raise ConfigError([f"could not {what} ({why}): mend that, and run this again"]) from error
+        raise ConfigError([f"could not {what} ({why}): fix that, and run this again"]) from error

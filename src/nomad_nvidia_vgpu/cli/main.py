@@ -54,12 +54,12 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     try:
         status = _run(arguments)
-        sys.stdout.flush()  # whoever calls this may end the process without
+        sys.stdout.flush()  # the caller may end the process without it
     except KeyboardInterrupt:
         _settle_output()
         return 130
     except BrokenPipeError:
-        # Whoever read our output (head, less) has seen enough.
+        # The reader of our output (head, less) has seen enough.
         _settle_output()
         return 0
     except OSError as error:

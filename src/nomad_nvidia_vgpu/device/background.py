@@ -40,7 +40,7 @@ class Background(NamedTuple):
     upkeep: Upkeep | None = None
     """None: no GPU of this node needs, or has left, more than the driver holds."""
     holdings: HoldingsWatch | None = None
-    """None: nothing is kept on the GPUs, for they are simulated."""
+    """None: nothing is kept on the GPUs, because they are simulated."""
     metrics: threading.Thread | None = None
 
     def start(self) -> None:

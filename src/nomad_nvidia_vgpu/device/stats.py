@@ -90,7 +90,7 @@ _FIGURES = (
 
 
 _STALE_S = 30.0
-"""After this, what is said to be in use says nothing: who finds it out may hang."""
+"""After this, the figures of use say nothing: the thread that makes them may hang."""
 
 
 def interval_s(asked_s: float) -> float:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MPL-2.0
 """One verdict per GPU from what its driver says, with a way back. Pure: the clock is handed in.
 
-States of a GPU, and who moves it:
+States of a GPU, and what moves it:
 
     healthy ──(a bad signal)──► unhealthy ──(all signals good for the recovery period)──► healthy
                                     ▲  │
-                                    └──┘ another bad signal starts the period anew
+                                    └──┘ another bad signal starts the period again
 
 The text of a GPU is that of the gravest cause since it turned unhealthy, so that it does not
 change while signals come and go: each change costs the cluster a round of evaluations.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """From what each physical GPU answers to the inventory of the node, without any I/O.
 
-A GPU that was seen once stays in the inventory, unhealthy with a reason while it fails, for
+A GPU that was seen once stays in the inventory, unhealthy with a reason while it fails, because
 tasks may still run on it and the operator must see it. Only a MIG device that was destroyed on
 purpose, or a GPU that was cut into MIG devices, leaves.
 """
@@ -26,7 +26,7 @@ class _Slot(NamedTuple):
     cause: Cause | None = None
     """Why the look after it did not."""
     fresh: bool = False
-    """Whether it has answered, well or badly, since the GPUs were last numbered anew."""
+    """Whether it has answered, well or badly, since the GPUs were last renumbered."""
 
 
 class Stock:
@@ -109,7 +109,7 @@ class Stock:
         return slot.look is None or self._judges[slot.look.physical_uuid].waiting
 
     def causes(self) -> dict[str, Cause]:
-        """Every cause in force, by whom it concerns; for the log."""
+        """Every cause in force, by the GPU or part that it concerns; for the log."""
         found = {
             f"{uuid}{part}": cause
             for uuid, judge in self._judges.items()

@@ -25,7 +25,7 @@ from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Invent
 GIVE_UP_S = 9.0
 """How long a call may take before its GPU counts as not answering.
 
-Just below the 10 s after which the first fingerprint is sent with whoever has answered.
+Just below the 10 s after which the first fingerprint is sent with the GPUs that have answered.
 """
 
 LIST_EVERY_S = 2.0
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Who is told what the watch finds. Called from its threads; must not block."""
+    """Takes what the watch finds. Called from its threads; must not block."""
 
     def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
         """The inventory has changed, or has become `complete`: every GPU has answered once."""
@@ -66,7 +66,7 @@ class _Worker:
         """Whether its last look blamed the driver as a whole."""
 
     def busy_longer_than(self, since: float) -> bool:
-        """Whether its present call began before `since`; read once, for it may end meanwhile."""
+        """Whether its present call began before `since`; read once, because it may end meanwhile."""
         began = self.busy_since
         return began is not None and began <= since
 
@@ -112,7 +112,7 @@ class GpuWatch:
         self._logged: dict[str, Cause] = {}
 
     def start(self) -> None:
-        """Starts the threads; they are daemons, for a hung one can never be joined."""
+        """Starts the threads; they are daemons, because a hung thread can never be joined."""
         self._spawn("gpu-driver", self._watch_driver)
         self._spawn("gpu-events", self._watch_events)
         self._spawn("gpu-watchdog", self._watch_workers)
@@ -125,7 +125,7 @@ class GpuWatch:
 
     @contextlib.contextmanager
     def sampling(self, interval_s: float) -> Iterator[None]:
-        """Within it, every GPU is sampled at least every `interval_s`, once for all who ask."""
+        """Within it, every GPU is sampled at least every `interval_s`, once for all callers."""
         with self._changed:
             self._intervals_s.append(interval_s)
             self._changed.notify_all()

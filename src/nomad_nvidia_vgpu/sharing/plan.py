@@ -248,7 +248,7 @@ def _alike(gpus: Sequence[SharedGpu]) -> bool:
 
 
 def _gib(gpu: SharedGpu) -> str:
-    """A share as a name tells it: rounded down, for it is a promise."""
+    """A share as a name tells it: rounded down, because it is a promise."""
     mib = gpu.memory_mib(1)
     if mib is None:
         return f"{gpu.vgpus} vGPUs"
@@ -271,10 +271,10 @@ def _warnings(
     here = {uuid for seen in inventory.gpus for uuid in (seen.gpu.uuid, seen.gpu.parent_uuid)}
     known = {uuid.lower() for uuid in here if uuid}
     for block in unmatched(config, (seen.gpu for seen in inventory.gpus)) if known else ():
-        yield f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}: mend it"
+        yield f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}: fix it"
     for uuid in config.ignored_gpu_ids:
         if known and uuid.lower() not in known:
-            yield f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID: mend it"
+            yield f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID: fix it"
     vgpus = sum(gpu.vgpus for gpu in shared)
     if vgpus > MANY_VGPUS:
         yield (

@@ -40,7 +40,7 @@ class Listing(NamedTuple):
 
 
 class Catalog:
-    """The present plan, the newest samples and who uses what; a `Sink` of the watch."""
+    """The present plan, the newest samples and the use by tasks; a `Sink` of the watch."""
 
     def __init__(self, config: PluginConfig, clock: Callable[[], float] = time.monotonic) -> None:
         """Empty until the first inventory comes."""
@@ -76,11 +76,11 @@ class Catalog:
 
     @property
     def usage(self) -> Usage:
-        """Who uses what, as of the newest pass."""
+        """The use by tasks, as of the newest pass."""
         return self._usage  # one reference, replaced whole: no lock needed
 
     def take_usage(self, usage: Usage) -> None:
-        """Replaces what is known of who uses what; called once per pass."""
+        """Replaces the use by tasks; called once per pass."""
         self._usage = usage
 
     @property
@@ -97,13 +97,13 @@ class Catalog:
         return self._clock()
 
     def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
-        """Plans anew and wakes who waits; called by the watch."""
+        """Plans again and wakes all waiting threads; called by the watch."""
         with self._changed:
             self._inventory, self._answered = inventory, complete
-            self._plan_anew()
+            self._plan_again()
 
     def take_enforcement(self, uuid: str, enforcement: Enforcement | None) -> None:
-        """What is in force on one GPU; plans anew if it has changed; called by the upkeep.
+        """What is in force on one GPU; plans again if it has changed; called by the upkeep.
 
         None: nothing is kept in force there any more.
         """
@@ -114,7 +114,7 @@ class Catalog:
                 del self._enforced[uuid]
             else:
                 self._enforced[uuid] = enforcement
-            self._plan_anew()
+            self._plan_again()
 
     def expect_holdings(self) -> None:
         """Somebody is about to find out what tasks hold: no plan is complete without."""
@@ -122,13 +122,13 @@ class Catalog:
             self._holdings = None
 
     def take_holdings(self, holdings: frozenset[Holding]) -> None:
-        """What running tasks hold; plans anew if it has changed."""
+        """What running tasks hold; plans again if it has changed."""
         with self._changed:
             if self._holdings != holdings:
                 self._holdings = holdings
-                self._plan_anew()
+                self._plan_again()
 
-    def _plan_anew(self) -> None:
+    def _plan_again(self) -> None:
         """Replaces the edition; the lock is held."""
         before = self._edition
         held = self._holdings or ()
@@ -161,6 +161,6 @@ class Catalog:
             return self._edition
 
     def wake(self) -> None:
-        """Makes everyone who waits look again, as when a stream was cancelled."""
+        """Makes all waiting threads look again, as when a stream was cancelled."""
         with self._changed:
             self._changed.notify_all()

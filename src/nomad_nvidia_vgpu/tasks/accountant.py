@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The thread that finds out who uses what, once per interval for all who want to know."""
+"""The thread that attributes GPU processes to tasks, once per interval for all readers."""
 
 from __future__ import annotations
 
@@ -83,4 +83,6 @@ class Accountant:
                 except Exception as error:  # noqa: BLE001  the thread must live
                     if repr(error) != self._problem:
                         self._problem = repr(error)
-                        _log.exception("who uses what could not be found out: report this as a bug")
+                        _log.exception(
+                            "cannot attribute GPU processes to tasks: report this as a bug"
+                        )

@@ -37,7 +37,7 @@ class Response(NamedTuple):
 
     excess: Excess
     victims: tuple[TaskProcess, ...]
-    """Whom to end; none in "warn", or where not all is beyond doubt."""
+    """The processes to end; none in "warn", or where not all is beyond doubt."""
     new: bool
     """Whether it is the first one of this excess."""
 
@@ -54,9 +54,9 @@ def excess(share: Share, tolerance_percent: int) -> Excess | None:
 def victims(
     too_much: Excess, known: Collection[Identity], doomed: Collection[Identity] = ()
 ) -> tuple[TaskProcess, ...]:
-    """Whom to end so that the rest stays within the limit: the youngest, only as many as needed.
+    """The processes to end so that the rest stays within the limit: the youngest, as few as will do.
 
-    Only processes in `known` come into question: those that an earlier list had, too, for the pid
+    Only processes in `known` come into question: those that an earlier list had, too, because the pid
     of one that ended after a list was made may be another's by now. The `doomed` are being ended
     already.
     """
@@ -136,7 +136,7 @@ class ExcessWatch:
         if before.told and not chosen:
             return state, None
         if chosen:
-            state = state._replace(since=use.taken_at)  # those that remain get the grace anew
+            state = state._replace(since=use.taken_at)  # those that remain get the grace again
         response = Response(too_much, chosen, new=not before.told)
         return state._replace(told=True), response
 

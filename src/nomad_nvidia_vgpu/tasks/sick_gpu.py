@@ -27,7 +27,7 @@ class TaskEnder:
         belongs: Belongs,
         grace_s: float = GRACE_S,
     ) -> None:
-        """Passes everything on to `behind`; `last_use` knows who used a GPU, by UUID."""
+        """Passes everything on to `behind`; `last_use` gives the last known use of a GPU, by UUID."""
         self._behind = behind
         self._last_use = last_use
         self._belongs = belongs

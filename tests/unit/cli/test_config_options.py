@@ -259,7 +259,7 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
 def test_a_wrong_flag_has_nothing_to_do_with_the_agents_files(
     agent_files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other files would not mend it, though these too are wrong without the flags."""
+    """Other files would not fix it, though these too are wrong without the flags."""
     agent_files.mkdir()
     block = 'plugin "nvidia-vgpu" {\n config {\n sharing = "mps"\n }\n}\n'
     (agent_files / "gpus.hcl").write_text(block)

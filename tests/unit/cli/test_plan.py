@@ -135,7 +135,7 @@ def test_options_beside_the_config_block_are_told(
 def test_a_slip_in_files_that_nobody_named_says_how_to_do_without(
     agent_files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who tries other options than this node's need not mend its files first."""
+    """Who tries other options than this node's need not fix its files first."""
     agent_files.mkdir()
     file = agent_files / "gpus.hcl"
     file.write_text('plugin "nvidia-vgpu" {\n config {\n vgpus = 3\n vendr = "x"\n }\n}\n')

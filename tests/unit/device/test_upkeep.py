@@ -131,15 +131,15 @@ def test_a_problem_is_that_gpus_alone_and_passes(
 ) -> None:
     """The GPU is unhealthy with the sentence while it holds; one log line for each change."""
     kept = start(MPS)
-    kept.enforcer.answers["GPU-b"] = Enforcement(problem="GPU-b: gone wrong: mend it")
+    kept.enforcer.answers["GPU-b"] = Enforcement(problem="GPU-b: gone wrong: fix it")
     with caplog.at_level(logging.INFO):
         kept.catalog.take_inventory(inventory(A, B), complete=True)
-        kept.expect(lambda: kept.problems() == {"GPU-a": "", "GPU-b": "GPU-b: gone wrong: mend it"})
+        kept.expect(lambda: kept.problems() == {"GPU-a": "", "GPU-b": "GPU-b: gone wrong: fix it"})
         passes = len(kept.enforcer.kept)
         kept.expect(lambda: len(kept.enforcer.kept) > passes + 6)
         del kept.enforcer.answers["GPU-b"]
         kept.expect(lambda: set(kept.problems().values()) == {""})
-    assert caplog.messages.count("GPU-b: gone wrong: mend it") == 1
+    assert caplog.messages.count("GPU-b: gone wrong: fix it") == 1
     assert caplog.messages.count("GPU-b can be shared again") == 1
 
 
@@ -172,7 +172,7 @@ def test_a_gpu_that_cannot_be_shared_so_is_left_alone(start: Start) -> None:
 
 
 def test_what_an_earlier_config_left_is_taken_off(start: Start) -> None:
-    """A GPU is offered anew only when nobody uses it in the old way any more."""
+    """A GPU is offered again only when nobody uses it in the old way any more."""
     kept = start(TIME_SLICING)
     kept.enforcer.left["GPU-a"] = "GPU-a is still shared by MPS"
     kept.catalog.take_inventory(inventory(A, B), complete=True)

@@ -192,7 +192,7 @@ def test_gpus_shared_by_mps_are_groups_of_their_own() -> None:
 
 def test_what_is_wrong_with_a_daemon_makes_its_gpu_alone_unhealthy() -> None:
     """Until it is known what holds a GPU's shares, and while it does not, the GPU is kept apart."""
-    broken = Enforcement(problem="GPU-a: its daemon is gone: mend it")
+    broken = Enforcement(problem="GPU-a: its daemon is gone: fix it")
     plan = make_plan(MPS, inventory(A, B), {"GPU-a": broken})
     assert {uuid: one.health for uuid, one in plan.by_uuid().items()} == {
         "GPU-a": Health(False, broken.problem),

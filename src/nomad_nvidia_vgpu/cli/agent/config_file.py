@@ -134,9 +134,7 @@ def _parse_hcl(path: Path, text: str) -> dict[str, Any]:
         where = f" (line {line})" if isinstance(line, int) and line > 0 else ""
         # Not the parser's words, which quote the file: it may hold tokens and keys of the agent's.
         found = getattr(error, "token", "") or getattr(error, "char", "")
-        why = (
-            "mend what does not belong there" if found else "it ends too early, close what is open"
-        )
+        why = "fix what does not belong there" if found else "it ends too early, close what is open"
         raise ConfigError([f"{path} is not valid HCL{where}: {why}"]) from error
 
 

@@ -82,7 +82,7 @@ def problems(found: PluginDir) -> list[str]:
     if not found.exists:
         if os.path.lexists(found.path):
             return [f"{where} is not a folder: move it away, or set another"]
-        return [f"{where} is not there: mkdir -p {found.path}, or mend plugin_dir"]
+        return [f"{where} is not there: mkdir -p {found.path}, or fix plugin_dir"]
     said = []
     if found.noexec:
         said.append(
@@ -143,7 +143,7 @@ def damage(path: Path) -> str | None:
 
 
 def _holds(file: int, mark: bytes) -> bool:
-    """Whether a program has these bytes; mapped, for it may be larger than the memory."""
+    """Whether a program has these bytes; mapped, because it may be larger than the memory."""
     size = min(os.fstat(file).st_size, _MAX_ELF)
     with mmap.mmap(file, size, access=mmap.ACCESS_READ) as mapped:
         return mapped.find(mark) >= 0

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FOLDER = ".nvidia-vgpu.installing"
-"""A folder, for Nomad up to 1.9 starts every file of `plugin_dir`, and reads all `.hcl` files of
+"""A folder, because Nomad up to 1.9 starts every file of `plugin_dir`, and reads all `.hcl` files of
 another; of one name, so that what an interrupted run left is found."""
 
 
@@ -18,7 +18,7 @@ another; of one name, so that what an interrupted run left is found."""
 def staged(place: Path, make: Callable[[Path], object]) -> Iterator[Callable[[], object]]:
     """Lets `make` write a file, and gives what moves it to `place`; OSError.
 
-    What is at `place` is replaced in one step: who has it open keeps what it has.
+    What is at `place` is replaced in one step: a process that has it open keeps what it has.
     """
     clear_up(place.parent)
     folder = place.parent / _FOLDER

@@ -41,7 +41,7 @@ def docker(facts: Facts) -> Iterator[Verdict]:
         yield warning(f"{path} cannot be read: {why.strerror}", "run this command as root")
         return
     except (ValueError, RecursionError) as why:
-        yield error(f"{path} is not valid JSON: {why}", "mend it, for dockerd does not start so")
+        yield error(f"{path} is not valid JSON: {why}", "fix it: dockerd does not start with it")
         return
     runtimes = settings.get("runtimes") if isinstance(settings, dict) else None
     own = runtimes.get(RUNTIME) if isinstance(runtimes, dict) else None

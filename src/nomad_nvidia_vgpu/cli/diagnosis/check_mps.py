@@ -156,7 +156,7 @@ def permissions(facts: Facts) -> Iterator[Verdict]:
         verdicts.append(
             error(
                 f"mps.root {root} can be changed by other users ({why})",
-                "mend that, or set another",
+                "fix that, or set another",
             )
         )
     verdicts += _closed(_ways(facts, root))
@@ -186,7 +186,7 @@ def _closed(paths: Iterable[Path]) -> Iterator[Verdict]:
 
 
 def _journal(facts: Facts) -> tuple[dict[str, str], list[Verdict]]:
-    """The modes before ours by GPU, and what is wrong with the file, which the plugin would mend."""
+    """The modes before ours by GPU, and what is wrong with the file, which the plugin would fix."""
     path = Path(facts.config.mps.root) / JOURNAL
     try:
         found = json.loads(read_bounded(path, _MAX_BYTES))
@@ -239,7 +239,7 @@ def _daemon(facts: Facts, view: DaemonView) -> Iterator[Verdict]:
     elif FAULT in view.state.split("/"):
         yield error(
             f"{view.uuid}: a task's fault has put its MPS server into FAULT",
-            "stop the tasks on this GPU; the server is started anew once they have ended",
+            "stop the tasks on this GPU; the server is started again once they have ended",
         )
     elif not view.working:
         yield error(f"{view.uuid}: {view.state}", f"see {log}")
@@ -254,7 +254,7 @@ class _Process(NamedTuple):
     pipe: Path | None
     """Where its clients meet it; None if this user may not know."""
     uid: int | None
-    """Who started it; None if that is not known."""
+    """The uid that started it; None if that is not known."""
 
 
 def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
@@ -317,7 +317,7 @@ def _root_of(pipe: Path, uid: int | None, trusted: Collection[int]) -> Path | No
     try:
         ours = uid in trusted and unsafe(str(root), trusted) is None
     except OSError:
-        return None  # it is gone, or closed to who looks
+        return None  # it is gone, or closed to us
     return root if ours and known_uuids(root) else None
 
 

@@ -31,7 +31,7 @@ def version(facts: Facts) -> Iterator[Verdict]:
     number = nomad_bugs.parsed(text or "")
     if text is None or number is None:
         yield warning(
-            "the version of Nomad cannot be told, for neither its API nor `nomad version` says it",
+            "the version of Nomad is not known: neither its API nor `nomad version` gives it",
             "set NOMAD_ADDR, or put nomad into PATH",
         )
         return
@@ -78,7 +78,7 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
     configured = facts.configured
     for problem in configured.problems:
         sentence, _, remedy = problem.partition("; ")
-        yield error(sentence, remedy or "mend it, for the agent does not start so")
+        yield error(sentence, remedy or "fix it: the agent does not start with it")
     agent = configured.agent
     if agent is None:
         return
@@ -178,7 +178,7 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
                 f" {_RESTART}",
             )
         if broken := plugin_dir.damage(path):
-            yield error(f"{path} {broken}", f"copy it anew, then {_RESTART}")
+            yield error(f"{path} {broken}", f"copy it again, then {_RESTART}")
     elif kind is Kind.DANGLING:
         yield error(f"{path} is {kind.value}, and stops the agent", "nvidia-vgpu install")
     elif kind is Kind.ORIGINAL:

@@ -101,7 +101,7 @@ def stray_table(seen: Observation, *, bars: bool) -> Table:
 
 
 def _table(title: str | None, *, bars: bool, narrow: Callable[[], Table] | None = None) -> Table:
-    """Dense, for a terminal is narrow: without lines."""
+    """Dense and without lines, because a terminal is narrow."""
     return FittingTable(
         narrow=narrow,
         title=title,
@@ -184,7 +184,7 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
     )
     if use is None:
         numbers = _numbers([str(vgpu) for vgpu in shared.ids()])
-        unknown = "who uses them is not known"
+        unknown = "the driver does not list its processes"
         yield _Row(f"  {numbers}", "simulated: used by no process" if gpu.simulated else unknown)
         return
     for share in sorted(use.shares, key=lambda share: _order(share.vgpu_ids)):

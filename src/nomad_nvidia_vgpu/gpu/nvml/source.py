@@ -171,7 +171,7 @@ class NvmlSource:
                 raise self._failed(error, name, closes=closes) from error
             except UnicodeDecodeError as error:
                 name = what if isinstance(what, str) else self._name(what)
-                text = f"{name}: the driver gives text that is none: reset the GPU"
+                text = f"{name}: the driver returned invalid UTF-8: reset the GPU"
                 raise GpuError(text) from error
 
     @contextlib.contextmanager
@@ -189,7 +189,7 @@ class NvmlSource:
     def _close(self) -> None:
         """Ends a session that has failed, so that the kernel module can be unloaded.
 
-        Not while a call is under way, for shutting down under it is undefined; a call that hangs
+        Not while a call is under way, because shutting down under it is undefined; a call that hangs
         must not keep the others from a new session either, so this waits for a moment only.
         """
         assert self._nvml is not None

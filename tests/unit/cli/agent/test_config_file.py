@@ -128,7 +128,7 @@ def test_a_file_that_is_no_text_is_a_config_error(tmp_path: Path) -> None:
 
 def test_wrong_hcl_says_where(tmp_path: Path) -> None:
     """HCL that does not parse is refused with file and line, and what to do."""
-    with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL \(line 2\): mend what"):
+    with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL \(line 2\): fix what"):
         read(tmp_path, "vgpus = 4\nvendor = = 5\n")
     with pytest.raises(ConfigError, match=r"agent\.hcl is not valid HCL.*: it ends too early"):
         read(tmp_path, "config {\n  vgpus = 4\n")

@@ -61,7 +61,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """It is the first thing to say, and how to make it."""
     found = look(str(tmp_path / "plugins"), US)
     assert problems(found) == [
-        f"plugin_dir {found.path} is not there: mkdir -p {found.path}, or mend plugin_dir"
+        f"plugin_dir {found.path} is not there: mkdir -p {found.path}, or fix plugin_dir"
     ]
 
 
@@ -105,7 +105,7 @@ def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_our_own_dangling_link_is_about_to_be_replaced() -> None:
-    """An installation that was removed leaves it; a new one mends it."""
+    """An installation that was removed leaves it; a new one fixes it."""
     programs = (Program("nvidia-vgpu", Kind.DANGLING),)
     assert problems(PluginDir("/p", exists=True, programs=programs)) == []
 

@@ -70,10 +70,10 @@ def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
     def fails(_command: Sequence[str]) -> str:
         raise OSError(0, "no")
 
-    one(version, facts(tmp_path), Level.WARNING, "cannot be told")
+    one(version, facts(tmp_path), Level.WARNING, "is not known")
     for output in (fails, lambda _command: "hello"):
         found = facts(tmp_path, on=node(tmp_path, ["nomad"], output=output))
-        one(version, found, Level.WARNING, "cannot be told")
+        one(version, found, Level.WARNING, "is not known")
 
 
 def test_figures_that_nomad_keeps_to_itself_are_told_of(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     one(agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| say --agent-config")
     broken = written(tmp_path / "a.hcl", "plugin {{{")
     problems = read_config([broken]).problems
-    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| mend it")
+    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| fix it")
 
 
 def test_a_missing_block_is_an_error(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_single_file_that_was_cut_off_is_an_error(tmp_path: Path) -> None:
     """It begins as it should, and Nomad could not start it."""
     whole = "built_bytes=100000  \n"
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN + whole).chmod(0o755)
-    one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it anew")
+    one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it again")
 
 
 def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_session_is_started_once() -> None:
 
 @pytest.mark.parametrize("code", [scripted_nvml.UNINITIALIZED, scripted_nvml.DRIVER_NOT_LOADED])
 def test_a_session_that_ended_is_started_again(code: int) -> None:
-    """A session that a reloaded driver ended is the driver's problem until it is opened anew."""
+    """A session that a reloaded driver ended is the driver's problem until it is opened again."""
     source, nvml = session()
     source.open()
     nvml.set(Count=NVMLError(code))
@@ -124,7 +124,7 @@ def test_a_uuid_that_is_no_text_is_that_gpus_fault() -> None:
     """A UUID in bytes that are not UTF-8 is a failure of its GPU, named by its index."""
     source, _ = session(UUID=NO_TEXT)
     source.open()
-    with pytest.raises(GpuError, match=r"^GPU 0: the driver gives text that is none"):
+    with pytest.raises(GpuError, match=r"^GPU 0: the driver returned invalid UTF-8"):
         source.look(0)
 
 
