@@ -8,6 +8,9 @@ STAMP  := $(VENV)/.ready
 GO     ?= go
 FLOOR  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10 /usr/bin/python3.10))
 NOMAD_DIR := build/nomad
+# Most tests wait most of the time, for processes and deadlines: more of them run than there are cores.
+JOBS   ?= $(shell echo $$((2 * $$(nproc))))
+PYTEST := pytest -n $(JOBS) --dist worksteal
 AUDIT  := build/audit
 
 .PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist audit proto proto-check eval docs lock clean
@@ -39,10 +42,10 @@ types: setup     ## mypy, strict
 	$(BIN)/mypy --cache-dir build/mypy
 
 unit: setup      ## pure code, the fake driver and the fake MPS
-	$(BIN)/pytest tests/unit tests/libnvidia_ml tests/mps_control tests/gpu_client
+	$(BIN)/$(PYTEST) tests/unit tests/libnvidia_ml tests/mps_control tests/gpu_client
 
 contract: setup  ## the installed program, spoken to as Nomad would
-	$(BIN)/pytest tests/contract
+	$(BIN)/$(PYTEST) tests/contract
 
 e2e: setup nomad ## real Nomad agents
 	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) $(BIN)/pytest tests/e2e --timeout 600
@@ -50,12 +53,16 @@ e2e: setup nomad ## real Nomad agents
 nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
 	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh
 
-floor:           ## unit and contract tests on the oldest Python that is supported
-	@if ! $(or $(FLOOR),false) -c '' 2>/dev/null; then echo "no Python 3.10 here: say where, make floor FLOOR=..."; exit 0; fi; \
-	$(FLOOR) -m venv build/floor && \
-	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
-	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
-	build/floor/bin/pytest tests/unit tests/contract
+floor:           ## unit tests and a start of the program on the oldest Python that is supported
+	@if $(or $(FLOOR),false) -c '' 2>/dev/null; then $(MAKE) build/floor/.ready; \
+	else echo "no Python 3.10 here: say where, make floor FLOOR=..."; exit 0; fi && \
+	build/floor/bin/$(PYTEST) tests/unit tests/contract/test_base_service.py
+
+build/floor/.ready: requirements/dev.txt
+	$(FLOOR) -m venv build/floor
+	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	build/floor/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
 
 gpu-test: setup  ## on a real GPU, in nine minutes; GPU_TEST_ARGS="--only shares"
 	GPU_PYTHON=$(abspath $(BIN))/python scripts/gpu-session.sh $(GPU_TEST_ARGS)

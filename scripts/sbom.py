@@ -63,9 +63,9 @@ def of_file(file: Path, wheels: Mapping[Target, Sequence[Path]]) -> str:
     """The bill of a single file: the very wheels in it, with their digests."""
     parts = gather(wheels, lambda wheel: wheel.path.name)
     components = {name: component(name, part) for name, part in parts.items()}
-    for name, component in components.items():
-        component.purl = package_url(parts[name].wheel, {"file_name": name})
-        component.hashes.add(digest(parts[name].wheel.path))
+    for name, described in components.items():
+        described.purl = package_url(parts[name].wheel, {"file_name": name})
+        described.hashes.add(digest(parts[name].wheel.path))
     (ours,) = (name for name, part in parts.items() if part.wheel.name == OURS)
     whole = Component(
         bom_ref=file.name,
@@ -163,8 +163,8 @@ def written(
     """The text of a bill, the same each time."""
     bom = Bom(metadata=BomMetaData(component=whole), components=components.values())
     every = {**components, str(whole.bom_ref): whole}
-    for key, component in every.items():
-        bom.register_dependency(component, [every[need] for need in parts[key].needs])
+    for key, described in every.items():
+        bom.register_dependency(described, [every[need] for need in parts[key].needs])
     bill: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     del bill["metadata"]["timestamp"], bill["serialNumber"]
     native = sorted(key for key in every if parts[key].wheel.native)

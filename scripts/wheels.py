@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import subprocess
 import sys
@@ -70,12 +71,14 @@ def download(target: Target, pins: Sequence[Pin]) -> list[Path]:
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:16]
     directory = CACHE / f"{target.tag}-{digest}"
     complete = directory / "complete"
-    if not complete.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        listed = directory / "requirements.txt"
-        listed.write_text(wanted, encoding="utf-8")
-        _pip_download(target, listed, directory)
-        complete.touch()
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of several processes ask for the same wheels
+        if not complete.exists():
+            listed = directory / "requirements.txt"
+            listed.write_text(wanted, encoding="utf-8")
+            _pip_download(target, listed, directory)
+            complete.touch()
     return sorted(directory.glob("*.whl"))
 
 

@@ -4,9 +4,10 @@
 `HYPOTHESIS_EXAMPLES=5000 pytest tests/unit` looks much longer than a usual run.
 """
 
+import itertools
 import os
+import shutil
 import signal
-import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_numbers = itertools.count()
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 
@@ -55,11 +57,12 @@ def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """Gives a directory for sockets, which need short names; processes of all users may pass it."""
+    place = this_run.short_folder() / str(next(_numbers))
+    place.mkdir()
+    place.chmod(0o755)
+    yield place
     # A tool that was under way when the plugin was killed may still write there.
-    place = this_run.short_folder()
-    with tempfile.TemporaryDirectory(prefix="", dir=place, ignore_cleanup_errors=True) as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture

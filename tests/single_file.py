@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from built_once import built_once
 
 from nomad_nvidia_vgpu import __version__
 from scripts.dist import ROOT, build_wheel
@@ -39,6 +40,15 @@ def wheel(directory: Path, version: str = __version__) -> Path:
     package.write_text(package.read_text().replace(__version__, version))
     build_wheel(directory, sources)
     return directory / f"nomad_nvidia_vgpu-{version}-py3-none-any.whl"
+
+
+def built() -> Path:
+    """That of the sources as they are now, made once for all who ask; skips as `make` does."""
+    names = ("src", "scripts", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE")
+    sources = [ROOT / name for name in names]
+    pythons = [str(interpreter(version)) for version in PYTHONS]
+    (path,) = built_once("single-file", sources, make, *pythons).glob("nvidia-vgpu-*-linux-*")
+    return path
 
 
 def make(directory: Path, version: str = __version__) -> Path:

@@ -34,6 +34,7 @@ _POLL_S = 0.1
 _LOOKS = 2
 """A process can start another one while it is ended: so often nothing must be found in a row."""
 _LAZY = 2  # MNT_DETACH
+_KEPT = "k"
 
 
 def short_folder() -> Path:
@@ -44,8 +45,17 @@ def short_folder() -> Path:
     return place
 
 
+def new_folder(prefix: str) -> Path:
+    """A folder with a short name that people can look at after the run, in the folder of the run."""
+    kept_folder = short_folder() / _KEPT
+    kept_folder.mkdir(mode=0o700, exist_ok=True)
+    place = kept_folder / f"{prefix}{len(list(kept_folder.iterdir()))}"
+    place.mkdir()
+    return place
+
+
 def _short_folder(token: str) -> Path:
-    return Path(f"/tmp/v{token[:12]}")  # tmp_path is too long
+    return Path(f"/tmp/v{token[:8]}")  # tmp_path is too long
 
 
 @contextlib.contextmanager
@@ -138,6 +148,8 @@ def _clean_up(token: str, places: Sequence[str]) -> None:
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     Path(folder).rmdir()
+    with contextlib.suppress(OSError):  # there is none
+        shutil.move(_short_folder(token) / _KEPT, Path(places[0]) / "kept")
     shutil.rmtree(_short_folder(token), ignore_errors=True)
 
 

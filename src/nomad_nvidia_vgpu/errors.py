@@ -12,17 +12,71 @@
     ├── RequestError         Nomad asked for vGPUs that cannot be given
     └── NotBegunError        the program could not begin its work
 
-A text says what failed, on which GPU or option, the value seen, and what to do. (go-plugin has
-its own `HandshakeError` in `goplugin.handshake`, because that package stands alone.)
+A sentence says what failed, on which GPU or option, and the value seen; the remedy says what to
+do. (go-plugin has its own `HandshakeError` in `goplugin.handshake`, because that package stands
+alone.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+
+class Problem(str):
+    """What is wrong and what to do about it; as text both, with a colon between them."""
+
+    __slots__ = ("remedy", "sentence")
+
+    sentence: str
+    remedy: str
+    """Empty where nobody can do anything, or nothing is wrong."""
+
+    def __new__(cls, sentence: str, remedy: str = "", *, text: str | None = None) -> "Problem":  # noqa: PYI034  3.10 has no Self
+        """`text`: where the sentence says the remedy too, all that is to be read."""
+        both = f"{sentence}: {remedy}" if remedy else sentence
+        made = super().__new__(cls, both if text is None else text)
+        made.sentence, made.remedy = sentence, remedy
+        return made
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Lets `doctor` get it from a process of its own."""
+        return _problem, (self.sentence, self.remedy, str(self))
+
+    def about(self, subject: str) -> "Problem":
+        """The same, with what it is about before it: a file, an option, a GPU."""
+        before = f"{subject}: "
+        return Problem(before + self.sentence, self.remedy, text=before + self)
+
+
+def _problem(sentence: str, remedy: str, text: str) -> Problem:
+    return Problem(sentence, remedy, text=text)
+
+
+NOTHING = Problem("")
+"""Nothing is wrong."""
+
+
+def together(problems: Iterable[Problem]) -> Problem:
+    """Several as one, each said once; NOTHING of none."""
+    found = [problem for problem in dict.fromkeys(problems) if problem]
+    if len(found) == 1:
+        return found[0]
+    sentences, remedies = ([p.sentence for p in found], [p.remedy for p in found if p.remedy])
+    return Problem("; ".join(sentences), "; ".join(remedies), text="; ".join(found))
+
+
+def problem_of(text: str) -> Problem:
+    """`text` with its remedy if it has any."""
+    return text if isinstance(text, Problem) else Problem(text)
 
 
 class VgpuError(Exception):
-    """Base of all."""
+    """Base of all; its text is that of its `problem`."""
+
+    def __init__(self, sentence: str, remedy: str = "") -> None:
+        """`sentence`: a whole `Problem`, or what failed, and `remedy` what to do."""
+        self.problem = Problem(sentence, remedy) if remedy else problem_of(sentence)
+        super().__init__(self.problem)
 
 
 class ConfigError(VgpuError):
@@ -30,9 +84,10 @@ class ConfigError(VgpuError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         """`problems`: one sentence each, without a final stop; at least one."""
-        self.problems = tuple(problems)
+        self.problems = tuple(map(problem_of, problems))
         numbered = (f"({number}) {p}" for number, p in enumerate(self.problems, 1))
-        super().__init__("; ".join(numbered if len(self.problems) > 1 else self.problems))
+        several = len(self.problems) > 1
+        super().__init__(Problem("; ".join(numbered)) if several else self.problems[0])
 
 
 class HardwareError(VgpuError):
@@ -54,9 +109,9 @@ class NoSuchGpuError(HardwareError):
 class GpuError(HardwareError):
     """One GPU cannot be used now; the others may be fine."""
 
-    def __init__(self, text: str, *, grave: bool = False) -> None:
+    def __init__(self, sentence: str, remedy: str = "", *, grave: bool = False) -> None:
         """`grave`: nothing on it will work again before a reset or a reboot."""
-        super().__init__(text)
+        super().__init__(sentence, remedy)
         self.grave = grave
 
 

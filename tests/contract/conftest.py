@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from libnvidia_ml.driver import FakeDriver, build
+from libnvidia_ml.driver import FakeDriver, built
 from mps_control.control import install
 
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
@@ -74,15 +74,15 @@ def fact(node: FakeDriver, section: str, key: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library() -> Path:
     """The fake library of a current driver."""
-    return build(tmp_path_factory.mktemp("nvml"))
+    return built()
 
 
 @pytest.fixture(scope="session")
-def old_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old_library() -> Path:
     """The fake library of driver 470."""
-    return build(tmp_path_factory.mktemp("nvml470"), driver_470=True)
+    return built(driver_470=True)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from built_once import built_once
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -29,12 +30,15 @@ SOURCES = ("src", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made() -> Path:
     """The directory with all that is made, for one Python."""
-    out = tmp_path_factory.mktemp("made")
+    sources = [dist.ROOT / name for name in (*SOURCES, "scripts", "requirements/run.txt")]
+    return built_once("dist", sources, _make, PYTHON)
+
+
+def _make(out: Path) -> None:
     if dist.main(["--out", str(out), "--python", PYTHON]) != 0:
         pytest.skip("the wheels cannot be had")
-    return out
 
 
 def bills(made: Path) -> dict[str, Any]:

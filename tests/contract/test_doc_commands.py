@@ -13,8 +13,9 @@ from libnvidia_ml.driver import FakeDriver
 
 from .conftest import PATIENCE_S, PROGRAM
 
-NEEDS_AN_AGENT = {"install", "uninstall", "doctor", "release"}
-"""Verbs whose commands `e2e` runs with an agent: test_quickstart.py, _migration.py, _operations.py."""
+NEEDS_AN_AGENT = {"install", "uninstall", "doctor", "release", "why", "fit", "cluster"}
+"""Verbs whose commands `e2e` runs with an agent: test_quickstart.py, _migration.py, _operations.py,
+_why.py."""
 
 RUNS = {
     " ".join(command.words[1:]): command

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import this_run
+from doctor_findings import own_findings
 from libnvidia_ml.driver import FakeDriver
 
 from .conftest import PATIENCE_S, PROGRAM, Start, fact
@@ -23,12 +22,8 @@ LIMIT_S = 60.0
 """For looks that succeed, on a machine that is busy."""
 
 
-_DAEMON = re.compile(r"\(pid \d+, (\S+)\)|\(pid \d+\) runs for ([^ ,]+)")
-"""What names an MPS daemon or server that runs, by its pipe directory."""
-
-
 class Diagnosis:
-    """What one run said, but of MPS daemons that are not the test's: they are all over the node."""
+    """What one run said."""
 
     def __init__(self, node: FakeDriver, options: str, folder: Path, limit_s: float) -> None:
         """Runs it on this node, with our block in an agent's configuration below `folder`."""
@@ -45,9 +40,7 @@ class Diagnosis:
         assert "Traceback" not in done.stderr
         self.status = done.returncode
         self.document: dict[str, Any] = json.loads(done.stdout)
-        self._findings = [
-            found for found in self.document["findings"] if not _of_others(found["sentence"])
-        ]
+        self._findings = own_findings(self.document)
 
     def of(self, check: str) -> list[tuple[str, str]]:
         """Level and sentence of each finding of one check, `subject/check`."""
@@ -64,13 +57,6 @@ class Diagnosis:
             for one in self._findings
             if one["subject"] in subjects and one["level"] != "ok"
         }
-
-
-def _of_others(sentence: str) -> bool:
-    """Whether this is about an MPS daemon or server outside of this run's folders."""
-    found = _DAEMON.search(sentence)
-    pipe = found and (found[1] or found[2])
-    return pipe is not None and not Path(pipe).is_relative_to(this_run.short_folder())
 
 
 def doctor(node: FakeDriver, tmp_path: Path, options: str = "vgpus = 4") -> Diagnosis:

@@ -195,8 +195,7 @@ def test_a_layout_that_changes_under_us_is_divided_anew(node: FakeDriver, start:
 def test_what_old_tasks_hold_is_not_offered(node: FakeDriver, start: Start) -> None:
     """The first fingerprint already withholds what a task of another division was promised."""
     node.load("h100x8")
-    uuid = "GPU-00000000-0000-4000-8000-00000f1ee700"  # no other test's: tasks are known by it
-    node.set("gpu 0", "uuid", uuid)
+    uuid = fact(node, "gpu 0", "uuid")
     before = start(node, vgpus=16).reserve([f"{uuid}-3", f"{uuid}-12"]).envs
     task = subprocess.Popen(
         ["/bin/cat"],

@@ -40,9 +40,9 @@ exec "$@"
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built() -> Path:
     """The single file."""
-    return single_file.make(tmp_path_factory.mktemp("dist"))
+    return single_file.built()
 
 
 @pytest.fixture
@@ -169,21 +169,23 @@ def test_without_any_python_there_is_one_sentence(plugin: Path, tmp_path: Path) 
     assert done.stderr.count("\n") == 1
 
 
-def test_on_a_read_only_machine_any_private_directory_will_do(plugin: Path, tmp_path: Path) -> None:
+def test_on_a_read_only_machine_any_private_directory_will_do(
+    plugin: Path, short_path: Path
+) -> None:
     """Only TMPDIR can be written to: contents and socket go there."""
-    kept = tmp_path / "kept"
+    kept = short_path / "kept"
     kept.mkdir()
     assert_serves([*read_only_but(kept), str(plugin)], {**os.environ, "TMPDIR": str(kept)})
     assert [path.name for path in kept.iterdir()] == [f"nvidia-vgpu-{os.geteuid()}"]
 
 
 def test_what_was_unpacked_serves_a_read_only_machine(
-    plugin: Path, unpacked: Path, tmp_path: Path
+    plugin: Path, unpacked: Path, short_path: Path
 ) -> None:
     """An image can carry the contents; nothing is unpacked again."""
     environment = {**os.environ, UNPACK_DIR: str(unpacked)}
     assert run([plugin, "--version"], environment).returncode == 0
-    sockets = tmp_path / "sockets"
+    sockets = short_path / "sockets"
     sockets.mkdir()
     command = [*read_only_but(sockets), str(plugin)]
     assert_serves(command, {**environment, "TMPDIR": str(sockets)})

@@ -175,7 +175,7 @@ class Api:
         lines = []
         for allocation in self.allocations(job):
             lines.append(f"{allocation['Name']}: {allocation['ClientStatus']}")
-            for task, state in (allocation["TaskStates"] or {}).items():
+            for task, state in (allocation.get("TaskStates") or {}).items():
                 lines += [f"  {task}: {event['DisplayMessage']}" for event in state["Events"]]
         for evaluation in self.client.job.get_evaluations(job):
             lines.append(f"evaluation {evaluation['Status']}: {evaluation.get('FailedTGAllocs')}")

@@ -160,8 +160,16 @@ class Cluster:
 
 
 @contextmanager
-def started(binary: Path, root: Path, fleets: Mapping[str, str]) -> Iterator[Cluster]:
-    """A cluster whose clients have these configurations, by name; closed and checked at the end."""
+def started(
+    binary: Path,
+    root: Path,
+    fleets: Mapping[str, str],
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[Cluster]:
+    """A cluster whose clients have these configurations, by name; closed and checked at the end.
+
+    `environments` are those of clients that need one, by name.
+    """
     with ExitStack() as agents:
         server = Agent(binary, root / "s", "", dev=False, roles=_LOOPBACK + _SERVER)
         clients = {
@@ -169,6 +177,7 @@ def started(binary: Path, root: Path, fleets: Mapping[str, str]) -> Iterator[Clu
                 binary,
                 root / f"c{number}",
                 config,
+                environment=(environments or {}).get(name),
                 dev=False,
                 roles=_LOOPBACK + _CLIENT.format(name=name, server_rpc=server.ports.rpc),
             )

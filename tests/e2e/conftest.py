@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """Agents for the tests, each closed and checked when its scope ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 import psutil
 import pytest
 import single_file
-from libnvidia_ml.driver import BuildError, FakeDriver, build
+import this_run
+from libnvidia_ml.driver import BuildError, FakeDriver, built
 
 from e2e import binaries
 from e2e.agent import Agent
@@ -60,18 +61,18 @@ def running(agent: Agent, job: str) -> Stayer:
 
 
 @pytest.fixture(scope="session")
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nvml() -> Path:
     """The directory of the fake library of NVIDIA's driver."""
     try:
-        return build(tmp_path_factory.mktemp("nvml"))
+        return built()
     except BuildError as error:
         pytest.skip(f"the fake driver does not build: {error}")
 
 
 @pytest.fixture(scope="session")
-def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_file() -> Path:
     """The plugin as the one file that is given out."""
-    return single_file.make(tmp_path_factory.mktemp("dist"))
+    return single_file.built()
 
 
 class StartAgent(Protocol):
@@ -89,7 +90,7 @@ class StartAgent(Protocol):
         """`config` is the agent's configuration, HCL or a file of it."""
 
 
-def _agents(new_directory: Callable[[], Path]) -> Iterator[StartAgent]:
+def _agents() -> Iterator[StartAgent]:
     with ExitStack() as open_agents:
 
         def make(
@@ -101,7 +102,8 @@ def _agents(new_directory: Callable[[], Path]) -> Iterator[StartAgent]:
             start: bool = True,
         ) -> Agent:
             nomad = binary or binaries.nomad()
-            agent = Agent(nomad, new_directory(), config, environment=environment, dev=dev)
+            root = this_run.new_folder("a")
+            agent = Agent(nomad, root, config, environment=environment, dev=dev)
             open_agents.callback(agent.close)
             if start:
                 agent.start()
@@ -111,22 +113,22 @@ def _agents(new_directory: Callable[[], Path]) -> Iterator[StartAgent]:
 
 
 @pytest.fixture
-def start_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAgent]:
+def start_agent() -> Iterator[StartAgent]:
     """Agents for one test."""
-    yield from _agents(lambda: tmp_path_factory.mktemp("a"))
+    yield from _agents()
 
 
 @pytest.fixture(scope="module")
-def start_module_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAgent]:
+def start_module_agent() -> Iterator[StartAgent]:
     """Agents for all tests of a module."""
-    yield from _agents(lambda: tmp_path_factory.mktemp("a"))
+    yield from _agents()
 
 
 @pytest.fixture(scope="session")
-def two_model_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+def two_model_agent() -> Iterator[Agent]:
     """One agent with two A100 and one T4, each 16 vGPUs, for all tests that leave it as it is."""
     options = f'vgpus = {VGPUS}\n    simulate = ["a100-sxm4-80gb:2", "t4"]'
-    for make in _agents(lambda: tmp_path_factory.mktemp("a")):
+    for make in _agents():
         agent = make(plugin_block(options))
         agent.api.wait_for_groups(2)
         yield agent
@@ -159,7 +161,7 @@ def gpu_machine(nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> GpuMach
     """GPU 0 is cut into two MIG devices, GPUs 1 and 2 are whole; all are A100."""
     driver = FakeDriver(nvml, tmp_path_factory.mktemp("gpus"), "a100_mig")
     driver.set("driver", "driver_version", DRIVER_VERSION)
-    driver.copy_gpu(1, 2, uuid="GPU-2c7a4c1e-51ad-4d6c-9d8f-0f6f1b1c9f02", pci="0:9:0")
+    driver.copy_gpu(1, 2, pci="0:9:0")
     return GpuMachine(driver, DriverRoot(tmp_path_factory.mktemp("driver"), driver))
 
 
@@ -180,16 +182,12 @@ def _docker_hosts(
 
 
 @pytest.fixture(scope="session")
-def docker_host(
-    gpu_machine: GpuMachine, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DockerHost]:
+def docker_host(gpu_machine: GpuMachine) -> Iterator[DockerHost]:
     """A dockerd with NVIDIA's runtime beside runc, which is the default."""
-    yield from _docker_hosts(gpu_machine, tmp_path_factory.mktemp("h"))
+    yield from _docker_hosts(gpu_machine, this_run.new_folder("h"))
 
 
 @pytest.fixture(scope="module")
-def nvidia_by_default(
-    gpu_machine: GpuMachine, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DockerHost]:
+def nvidia_by_default(gpu_machine: GpuMachine) -> Iterator[DockerHost]:
     """A dockerd whose default runtime is NVIDIA's."""
-    yield from _docker_hosts(gpu_machine, tmp_path_factory.mktemp("h"), default_runtime="nvidia")
+    yield from _docker_hosts(gpu_machine, this_run.new_folder("h"), default_runtime="nvidia")

@@ -6,8 +6,11 @@ outside and meets dockerd by its socket. Containers are ended by their ids.
 """
 
 import json
+import os
+import shlex
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,16 @@ from typing import Any
 import pytest
 
 from e2e.container_tools import ContainerTools
-from e2e.driver_root import DriverRoot
+from e2e.driver_root import NVIDIA_SMI, DriverRoot
+from e2e.jobs import END_OF_ENVIRONMENT
 from e2e.waiting import PATIENCE_S, wait_until
 
 IMAGE = "nvidia/cuda:11.0-base"
 """That of the job in the original's README."""
+GPU_LIST = "list-gpus"
+"""The program in the image that says which device files of GPUs are there, without a driver."""
+MPS_CLIENT = "mps-client"
+"""The program in the image that meets the MPS daemon and prints its answer."""
 CDI_DIRECTORY = "/run/cdi"
 _RUNTIME_CONFIG = """
 [nvidia-container-cli]
@@ -146,6 +154,12 @@ class DockerHost:
             (tree / folder).mkdir(parents=True)
         (tree / "bin/busybox").write_bytes(self.tools.busybox.read_bytes())
         (tree / "bin/busybox").chmod(0o755)
+        (tree / "bin" / GPU_LIST).write_text(NVIDIA_SMI)
+        (tree / "bin" / GPU_LIST).chmod(0o755)
+        compiler = shlex.split(os.environ.get("CC", "") or "cc")
+        output = str(tree / "bin" / MPS_CLIENT)
+        source = str(Path(__file__).parent / "mps_client.c")
+        subprocess.run([*compiler, "-static", "-O1", "-o", output, source], check=True)
         for name in _IMAGE_PROGRAMS:
             (tree / "bin" / name).symlink_to("busybox")
         archive = self.root / "image.tar"
@@ -178,6 +192,29 @@ class DockerHost:
         program = str(self.tools.root / "usr/bin/docker")
         return self.run(program, "-H", f"unix://{self.socket}", *arguments, check=check)
 
+    def output(self, allocation: Mapping[str, Any], until: str, task: str = "main") -> str:
+        """What the container of a task has printed, once `until` is in it.
+
+        Nomad's own copy may miss what a container printed that has ended at once.
+        """
+        name = f"{task}-{allocation['ID']}"
+
+        def look() -> str | None:
+            text = self.docker("logs", name, check=False).stdout
+            return text if until in text else None
+
+        return wait_until(f"{until!r} in the output of {name}", look)
+
+    def environment(self, allocation: Mapping[str, Any]) -> dict[str, str]:
+        """The environment that the container of a task printed."""
+        lines = self.output(allocation, END_OF_ENVIRONMENT).splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def pid(self, allocation: Mapping[str, Any], task: str = "main") -> int:
+        """The first process of the container of a task, as the host numbers it."""
+        name = f"{task}-{allocation['ID']}"
+        return int(self.docker("inspect", "-f", "{{.State.Pid}}", name).stdout)
+
     def containers(self) -> list[str]:
         """The ids of all containers, running or not."""
         return self.docker("ps", "-aq", "--no-trunc").stdout.split()
@@ -202,9 +239,10 @@ class DockerHost:
                 self.docker("rm", "--force", container, check=False)
             self._process.terminate()
             self._process.wait(PATIENCE_S)
-        for cgroup in sorted(_container_cgroups() - self._started_cgroups, reverse=True):
-            with suppress(OSError):  # somebody else's containers may be in it by now
-                cgroup.rmdir()
+        for cgroup in _container_cgroups() - self._started_cgroups:
+            for place, _, _ in os.walk(cgroup, topdown=False):
+                with suppress(OSError):  # somebody else's containers may be in it by now
+                    Path(place).rmdir()
 
 
 def _container_cgroups() -> set[Path]:
@@ -219,6 +257,6 @@ def _container_cgroups() -> set[Path]:
 
 
 def device_files(output: str) -> set[str]:
-    """The device files that our `nvidia-smi` printed."""
+    """The device files that `nvidia-smi` or GPU_LIST printed."""
     lines = output.splitlines()
     return {line.removeprefix("device:") for line in lines if line.startswith("device:")}

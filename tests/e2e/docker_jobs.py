@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """Jobs for docker as users write them: with Nomad's defaults, unless a test is about something else."""
 
-from e2e.docker_host import IMAGE
+from e2e.docker_host import GPU_LIST, IMAGE
 from e2e.jobs import END_OF_ENVIRONMENT
 
 README_JOB = """
@@ -36,7 +36,7 @@ job "gpu-test" {
 """
 """The job in the README of letmutx/nomad-nvidia-vgpu-plugin, word for word."""
 
-LOOK = f"nvidia-smi; env; echo {END_OF_ENVIRONMENT}"
+LOOK = f"{GPU_LIST}; env; echo {END_OF_ENVIRONMENT}"
 """What a container says of its GPUs and its environment."""
 REST = "trap exit TERM; sleep 3600 & wait"
 """Stays until Nomad stops the task: the first process of a container ignores SIGTERM by itself."""
@@ -98,13 +98,14 @@ def docker_job(  # noqa: PLR0913  each is a part of the job that a test is about
 
 
 def docker_plugin(socket: object, more: str = "") -> str:
-    """The agent's `plugin` block for Nomad's docker driver."""
+    """The agent's `plugin` block for Nomad's docker driver, which keeps containers for `DockerHost.output`."""
     return f"""
 plugin "docker" {{
   config {{
     endpoint = "unix://{socket}"
     gc {{
-      image = false
+      image     = false
+      container = false
     }}
     volumes {{
       enabled = true

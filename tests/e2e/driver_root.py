@@ -22,7 +22,7 @@ _CTL_MINOR = 255
 _LIBRARIES = ("libcuda", "libnvidia-ptxjitcompiler")
 
 NVIDIA_SMI = """#!/bin/sh
-# What a task finds of the GPUs, in the place of NVIDIA's program.
+# Says which device files of GPUs are there, in the place of NVIDIA's program.
 for file in /dev/nvidia[0-9]* /dev/nvidia-caps/* ; do
   [ -c "$file" ] && echo "device:$file"
 done

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+import this_run
 
 from e2e import binaries
 from e2e.cluster import TIMEOUT_S, Cluster, shares_given, started
@@ -20,9 +21,9 @@ AT_LEAST_10_GIB = constraint("device.attr.vgpu_memory", ">=", "10 GiB")
 
 
 @pytest.fixture(scope="module")
-def three_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def three_clients() -> Iterator[Cluster]:
     """The cluster, for all tests of this module: its start takes longer than each of them."""
-    root = tmp_path_factory.mktemp("c")
+    root = this_run.new_folder("c")
     with started(binaries.nomad(), root, configs()) as cluster:
         yield cluster
 

@@ -53,11 +53,13 @@ def gpu_file(machine: GpuMachine, uuid: str) -> str:
     return machine.root.gpu_file(number)
 
 
-def test_the_job_of_the_originals_readme_runs(agent: Agent, gpu_machine: GpuMachine) -> None:
+def test_the_job_of_the_originals_readme_runs(
+    agent: Agent, docker_host: DockerHost, gpu_machine: GpuMachine
+) -> None:
     """Word for word: one container sees the GPU of its vGPU, and no other."""
     job = agent.api.submit(README_JOB)
     (allocation,) = agent.api.wait_for(job, "complete")
-    seen = device_files(agent.api.output(allocation, END_OF_GPUS, "smi"))
+    seen = device_files(docker_host.output(allocation, END_OF_GPUS, "smi"))
     (vgpu,) = granted_ids(allocation, "smi")
     uuid = vgpu.rpartition("-")[0]
     if uuid.startswith("GPU-"):
@@ -82,12 +84,12 @@ def test_nomad_chooses_nvidias_runtime_for_a_task_with_a_vgpu(
 
 
 def test_a_container_reads_its_vgpus_and_not_its_gpus_names(
-    agent: Agent, gpu_machine: GpuMachine
+    agent: Agent, docker_host: DockerHost, gpu_machine: GpuMachine
 ) -> None:
     """The toolkit takes NVIDIA_VISIBLE_DEVICES away; our own variables hold."""
     job = agent.api.submit(docker_job("environment", device(GPU_1)))
     (allocation,) = agent.api.wait_for(job, "complete")
-    told = agent.api.environment(allocation)
+    told = docker_host.environment(allocation)
     (vgpu,) = granted_ids(allocation)
     uuid = vgpu.rpartition("-")[0]
     assert told["NVIDIA_VISIBLE_DEVICES"] == "void"
@@ -97,7 +99,9 @@ def test_a_container_reads_its_vgpus_and_not_its_gpus_names(
 
 
 @pytest.mark.parametrize(("where", "own"), [(GPU_1, "1"), (GPU_2, "2")], ids=["gpu-1", "gpu-2"])
-def test_a_container_may_open_its_own_gpu_alone(agent: Agent, where: str, own: str) -> None:
+def test_a_container_may_open_its_own_gpu_alone(
+    agent: Agent, docker_host: DockerHost, where: str, own: str
+) -> None:
     """It has the device file of its GPU; root in it can make those of others, and may not open them."""
     tries = "; ".join(
         f"mknod /tmp/gpu{n} c {NVIDIA_MAJOR} {n}; echo try:{n}; cat /tmp/gpu{n} 2>&1"
@@ -106,7 +110,7 @@ def test_a_container_may_open_its_own_gpu_alone(agent: Agent, where: str, own: s
     script = f"{LOOK}; {tries}; echo end of tries"
     job = agent.api.submit(docker_job(f"opens-{own}", device(where), script))
     (allocation,) = agent.api.wait_for(job, "complete")
-    output = agent.api.output(allocation, "end of tries")
+    output = docker_host.output(allocation, "end of tries")
     assert device_files(output) == {f"/dev/nvidia{own}"}
     said = {part[0]: part.splitlines()[1] for part in output.split("try:")[1:]}
     assert {n for n, line in said.items() if "No such device" in line} == {own}
@@ -114,7 +118,7 @@ def test_a_container_may_open_its_own_gpu_alone(agent: Agent, where: str, own: s
 
 
 def test_16_containers_share_a_gpu_and_the_17th_waits(
-    agent: Agent, gpu_machine: GpuMachine
+    agent: Agent, docker_host: DockerHost, gpu_machine: GpuMachine
 ) -> None:
     """All of one GPU's vGPUs are given out; the next task starts when there are free ones again."""
     agent.api.submit(docker_job("sixteen", device(GPU_1), STAY, count=16))
@@ -122,7 +126,7 @@ def test_16_containers_share_a_gpu_and_the_17th_waits(
     ids = [vgpu for allocation in running for vgpu in granted_ids(allocation)]
     assert len(set(ids)) == 16
     assert {vgpu.rpartition("-")[0] for vgpu in ids} == {gpu_machine.uuid("gpu 1")}
-    outputs = [agent.api.output(allocation, END_OF_ENVIRONMENT) for allocation in running]
+    outputs = [docker_host.output(allocation, END_OF_ENVIRONMENT) for allocation in running]
     assert [device_files(text) for text in outputs] == [{"/dev/nvidia1"}] * 16
     agent.api.submit(docker_job("seventeenth", device(GPU_1), STAY))
     agent.api.wait_until_blocked("seventeenth")
@@ -130,7 +134,9 @@ def test_16_containers_share_a_gpu_and_the_17th_waits(
     agent.api.wait_for("seventeenth", "running")
 
 
-def test_a_container_has_its_mig_device_and_no_other(agent: Agent, gpu_machine: GpuMachine) -> None:
+def test_a_container_has_its_mig_device_and_no_other(
+    agent: Agent, docker_host: DockerHost, gpu_machine: GpuMachine
+) -> None:
     """The files are the GPU's, and the capabilities of its own instances."""
     job = agent.api.submit(docker_job("mig", device(MIG), STAY, count=2))
     capabilities = gpu_machine.root.capabilities()
@@ -141,7 +147,7 @@ def test_a_container_has_its_mig_device_and_no_other(agent: Agent, gpu_machine: 
         gi = gpu_machine.driver.get(section, "gi")
         names = (f"gpu0/gi{gi}/access", f"gpu0/gi{gi}/ci0/access")
         files = {f"/dev/nvidia-caps/nvidia-cap{capabilities[name]}" for name in names}
-        seen = device_files(agent.api.output(allocation, END_OF_ENVIRONMENT))
+        seen = device_files(docker_host.output(allocation, END_OF_ENVIRONMENT))
         assert seen == {gpu_machine.root.gpu_file(0), *files}
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import this_run
+from doctor_findings import own_findings
 from libnvidia_ml.driver import FakeDriver
 
 from e2e import binaries
@@ -68,7 +70,7 @@ class Diagnosis:
         self.document: dict[str, Any] = json.loads(done.stdout)
         self.bad = {
             f"{one['subject']}/{one['check']}": f"{one['sentence']}: {one['remedy']}"
-            for one in self.document["findings"]
+            for one in own_findings(self.document)
             if one["level"] != "ok" and one["subject"] not in OF_THE_MACHINE
         }
 
@@ -111,11 +113,9 @@ def test_what_the_plugin_has_loaded_is_compared_with_what_a_shell_finds(
     assert f"has loaded {driver.library}/libnvidia-ml.so.1, and" in found.bad["driver/library"]
 
 
-def test_an_agent_that_is_no_client_is_an_error(
-    tmp_path_factory: pytest.TempPathFactory, driver: FakeDriver
-) -> None:
+def test_an_agent_that_is_no_client_is_an_error(driver: FakeDriver) -> None:
     """It starts with our block, says nothing, and has no node to be asked for."""
-    root, config = tmp_path_factory.mktemp("a"), plugin_block("vgpus = 4")
+    root, config = this_run.new_folder("a"), plugin_block("vgpus = 4")
     with closing(Agent(binaries.nomad(), root, config, dev=False, roles=SERVER_ALONE)) as agent:
         agent.launch()
         wait_until("the agent answers", agent.api.answers, seen=agent.log_tail)

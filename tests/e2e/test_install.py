@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import single_file
 
 from e2e import binaries
 from e2e.agent import Agent
@@ -32,9 +31,9 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> str:
+def file(one_file: Path) -> str:
     """The program as it is given out, which can be copied."""
-    return str(single_file.make(tmp_path_factory.mktemp("dist")))
+    return str(one_file)
 
 
 def installed(file: str, agent: Agent, environment: Mapping[str, str]) -> str:

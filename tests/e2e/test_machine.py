@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 import pytest
+import this_run
 
 from e2e.machine import PROGRAMS, Machine
 
@@ -11,9 +12,9 @@ DOCTOR = "nvidia-vgpu doctor"
 
 
 @pytest.fixture
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine() -> Iterator[Machine]:
     """A machine with nothing on it."""
-    made = Machine(tmp_path_factory.mktemp("m"))
+    made = Machine(this_run.new_folder("m"))
     yield made
     made.close()
 

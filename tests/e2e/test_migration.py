@@ -9,6 +9,7 @@ from pathlib import Path
 
 import doc_pages
 import pytest
+import this_run
 from libnvidia_ml.driver import FakeDriver
 
 from e2e import binaries
@@ -55,11 +56,9 @@ def driver(nvml: Path, tmp_path: Path) -> FakeDriver:
 
 
 @pytest.fixture
-def machine(
-    tmp_path_factory: pytest.TempPathFactory, one_file: Path, driver: FakeDriver
-) -> Iterator[Machine]:
+def machine(one_file: Path, driver: FakeDriver) -> Iterator[Machine]:
     """A machine with that driver, an empty plugin_dir and our program for the operator."""
-    made = Machine(tmp_path_factory.mktemp("m"))
+    made = Machine(this_run.new_folder("m"))
     made.environment.update(driver.environment())
     made.path(PLUGINS).mkdir(parents=True)
     shutil.copy(one_file, made.path(PROGRAMS) / binaries.PLUGIN_NAME)

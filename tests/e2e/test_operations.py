@@ -12,6 +12,7 @@ from pathlib import Path
 import doc_pages
 import pytest
 import single_file
+import this_run
 from libnvidia_ml.driver import FakeDriver
 from mps_control.control import FakeMps, install
 
@@ -54,11 +55,9 @@ def mps(tmp_path: Path) -> Iterator[FakeMps]:
 
 
 @pytest.fixture
-def machine(
-    tmp_path_factory: pytest.TempPathFactory, one_file: Path, driver: FakeDriver, mps: FakeMps
-) -> Iterator[Machine]:
+def machine(one_file: Path, driver: FakeDriver, mps: FakeMps) -> Iterator[Machine]:
     """That machine, with our program for the operator and an empty plugin_dir."""
-    made = Machine(tmp_path_factory.mktemp("m"))
+    made = Machine(this_run.new_folder("m"))
     path = f"{mps.directory}:{made.environment['PATH']}"
     made.environment.update(driver.environment(), PATH=path)
     made.path(PLUGINS).mkdir(parents=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import doc_pages
 import pytest
+import this_run
 from libnvidia_ml.driver import FakeDriver
 
 from e2e.agent import Agent
@@ -33,9 +34,9 @@ WITHOUT_GPU = re.search(
 
 
 @pytest.fixture
-def machine(tmp_path_factory: pytest.TempPathFactory, one_file: Path) -> Iterator[Machine]:
+def machine(one_file: Path) -> Iterator[Machine]:
     """A machine onto which the single file has been copied."""
-    made = Machine(tmp_path_factory.mktemp("m"))
+    made = Machine(this_run.new_folder("m"))
     shutil.copy(one_file, made.root)
     yield made
     made.close()

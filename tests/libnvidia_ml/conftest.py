@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from .driver import FakeDriver, build
+from .driver import FakeDriver, built
 from .probe import Probe
 from .queries import Start
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library() -> Path:
     """Give the library of a current driver."""
-    return build(tmp_path_factory.mktemp("nvml"))
+    return built()
 
 
 @pytest.fixture(scope="session")
-def old_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old_library() -> Path:
     """Give the library of driver 470."""
-    return build(tmp_path_factory.mktemp("nvml470"), driver_470=True)
+    return built(driver_470=True)
 
 
 @pytest.fixture

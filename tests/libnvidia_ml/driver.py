@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from built_once import built_once
+
 _HERE = Path(__file__).resolve().parent
 _LIBRARY = "libnvidia-ml.so.1"
 _SECTION = re.compile(r"driver|gpu \d+|mig \d+\.\d+")
@@ -97,6 +99,17 @@ def build(directory: Path, *, driver_470: bool = False) -> Path:
     if done.returncode != 0:
         raise BuildError(done.stderr)
     return directory
+
+
+def built(*, driver_470: bool = False) -> Path:
+    """Give the directory of the library as it is now, compiled once for all who ask."""
+    return built_once(
+        "libnvidia-ml",
+        sorted(_HERE.glob("*.[ch]")),
+        lambda directory: build(directory, driver_470=driver_470),
+        os.environ.get("CC", ""),
+        str(driver_470),
+    )
 
 
 @cache
@@ -216,8 +229,9 @@ class FakeDriver:
         self._write()
 
     def copy_gpu(self, gpu: int, number: int, **changes: str) -> None:
-        """Add a GPU `number` like `gpu`, with its own minor number and what else is said."""
-        copied = {**self._sections[f"gpu {gpu}"], "minor_number": str(number), **changes}
+        """Add a GPU `number` like `gpu`, with its own UUID, minor number and what else is said."""
+        own = {"uuid": f"GPU-{uuid.uuid4()}", "minor_number": str(number)}
+        copied = {**self._sections[f"gpu {gpu}"], **own, **changes}
         self._sections[f"gpu {number}"] = copied
         self._write()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import (
     HEALTHY,
     Gpu,
@@ -17,7 +18,7 @@ from nomad_nvidia_vgpu.gpu.model import (
     SeenGpu,
 )
 
-LOST = Health(False, "GPU-x: lost: drain the node and reboot it")
+LOST = Health(False, Problem("GPU-x: lost", "drain the node and reboot it"))
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
 
 L4 = Gpu(

@@ -22,6 +22,9 @@ WITHOUT_TESTS = {
 }
 """Modules without a test file of their own, and why."""
 
+IN_CONTRACT = {f"sharing/mps/{name}.py" for name in ("control", "daemon", "enforcer", "view")}
+"""Modules that are nothing without processes of MPS: their tests stand in `contract/mps`."""
+
 OF_NO_MODULE = {
     "test_mirror.py": "this file",
     "test_docs.py": "what is written in docs/",
@@ -51,8 +54,6 @@ MORE_THAN_ONE = {
     "device/test_fingerprint_attributes.py": "device/fingerprint.py",
     "tasks/test_attribution_forged.py": "tasks/attribution.py",
     "sharing/test_plan_groups.py": "sharing/plan.py",
-    "sharing/mps/test_release.py": "sharing/mps/enforcer.py",
-    "sharing/mps/test_root.py": "sharing/mps/enforcer.py",
 }
 """Second test files of one module, so that none grows too long."""
 
@@ -60,6 +61,8 @@ MORE_THAN_ONE = {
 def place_of_tests(module: str) -> str:
     """Gives where the tests of a module belong."""
     folder, _, name = module.rpartition("/")
+    if module in IN_CONTRACT:
+        folder = "../contract/mps"
     return f"{folder}/test_{name}".lstrip("/").replace("test___main__", "test_main")
 
 

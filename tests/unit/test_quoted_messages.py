@@ -27,10 +27,20 @@ def templates(path: Path) -> Iterator[str]:
         yield re.sub(r"@\w+@|\$\{[^}]*\}", "…", path.read_text())
         return
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield re.sub(r"%[sdgr]|\{\}", "…", node.value)
-        elif isinstance(node, ast.JoinedStr):
-            yield "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values)
+        if (text := template(node)) is not None:
+            yield text
+        elif isinstance(node, ast.Call) and len(node.args) > 1:
+            # The sentence and the remedy of an error.
+            yield ": ".join(template(argument) or "…" for argument in node.args[:2])
+
+
+def template(node: ast.AST) -> str | None:
+    """The text that a literal makes; None if it is none."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[sdgr]|\{\}", "…", node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values)
+    return None
 
 
 @pytest.fixture(scope="module")

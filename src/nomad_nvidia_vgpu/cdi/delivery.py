@@ -118,8 +118,8 @@ class CdiNodes:
         by_uuid = bool(found.specs) and own is None
         seen = "".join(f"; {problem}" for problem in found.problems[:_MAX_NAMED])
         raise RequestError(
-            f"cannot reserve {gpu.uuid}: no CDI specification in {where} names it{seen}:"
-            f" {_remedy(Path(self._directories[0]) / 'nvidia.yaml', by_uuid=by_uuid)}"
+            f"cannot reserve {gpu.uuid}: no CDI specification in {where} names it{seen}",
+            _remedy(Path(self._directories[0]) / "nvidia.yaml", by_uuid=by_uuid),
         )
 
     def _by_soname(
@@ -172,8 +172,11 @@ def _edits_of(spec: Spec, gpu: Gpu, own: frozenset[str] | None) -> Edits | None:
     files = _own_of(named)
     if own and files and files != own:
         raise RequestError(
-            f"cannot reserve {gpu.uuid}: by {spec.path} it is {', '.join(sorted(files))}, by the"
-            f" driver {', '.join(sorted(own))}: {_remedy(spec.path)}"
+            (
+                f"cannot reserve {gpu.uuid}: by {spec.path} it is {', '.join(sorted(files))}, by the"
+                f" driver {', '.join(sorted(own))}"
+            ),
+            _remedy(spec.path),
         )
     return named
 
@@ -197,9 +200,11 @@ def _stamps(
     if gone:
         more = f" and {len(gone) - _MAX_NAMED} more" if len(gone) > _MAX_NAMED else ""
         raise RequestError(
-            f"cannot reserve: {', '.join(gone[:_MAX_NAMED])}{more}, which"
-            f" {' and '.join(str(spec.path) for spec in specs)} names, cannot be found on this"
-            f" node (was the driver upgraded?): {_remedy(specs[0].path)}"
+            (
+                f"cannot reserve: {', '.join(gone[:_MAX_NAMED])}{more}, which {' and '.join(str(spec.path) for spec in specs)}"
+                " names, cannot be found on this node (was the driver upgraded?)"
+            ),
+            _remedy(specs[0].path),
         )
     return stamps
 

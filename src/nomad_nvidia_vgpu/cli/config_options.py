@@ -23,7 +23,7 @@ from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.config.declaring import LABELLED, Option
 from nomad_nvidia_vgpu.config.options import PluginConfig, all_options
 from nomad_nvidia_vgpu.config.values import shown
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _OTHER_FILES = f"--config names other files than those in {agent_config.USUAL} (/dev/null: none)"
@@ -154,7 +154,7 @@ def _read(paths: Sequence[Path]) -> tuple[dict[str, object], Path]:
     block = _our_block(paths)
     if block is None:
         where = ", ".join(map(str, paths))
-        raise ConfigError([f'no file in {where} has a plugin "{LABEL}" block: add one'])
+        raise ConfigError([Problem(f'no file in {where} has a plugin "{LABEL}" block', "add one")])
     return _options(block), block.file
 
 
@@ -192,7 +192,7 @@ def _our_block(paths: Sequence[Path]) -> PluginBlock | None:
 
 def _options(block: PluginBlock) -> dict[str, object]:
     if block.outside:
-        raise ConfigError([f"{block.file}: {moved_inside(block.outside)}"])
+        raise ConfigError([Problem(f"{block.file}", f"{moved_inside(block.outside)}")])
     return block.options
 
 

@@ -31,7 +31,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
 from nomad_nvidia_vgpu.cli.launch import own_command
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 from nomad_nvidia_vgpu.host.files import unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
@@ -103,7 +103,7 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
     agent = read_agent_config(paths)
     found = _found(agent, plugin_dir)
     if found is None:
-        raise ConfigError(["no plugin_dir is configured: say --plugin-dir"])
+        raise ConfigError([Problem("no plugin_dir is configured", "say --plugin-dir")])
     entry = Path(found.path) / LABEL
     own = [block.file for block in agent.blocks if block.label == LABEL and _ours(block)]
     if found.holds(LABEL) in {Kind.OURS, Kind.DANGLING}:
@@ -140,7 +140,7 @@ def _found(agent: AgentConfig, plugin_dir: str | None) -> PluginDir | None:
     try:
         return look(path, _trusted(agent))
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from error
+        raise ConfigError([Problem(f"{path} cannot be read", f"{error.strerror}")]) from error
 
 
 def _trusted(agent: AgentConfig) -> set[int]:
@@ -298,4 +298,6 @@ def _told(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        raise ConfigError([f"could not {what} ({why}): fix that, and run this again"]) from error
+        raise ConfigError(
+            [Problem(f"could not {what} ({why})", "fix that, and run this again")]
+        ) from error

@@ -17,6 +17,7 @@ import click
 
 from nomad_nvidia_vgpu import __version__
 from nomad_nvidia_vgpu.cli import doctor, gpus, install, launch, plan, release, top
+from nomad_nvidia_vgpu.cli.cluster import cluster, fit, why
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.errors import ConfigError, VgpuError
 from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
@@ -42,6 +43,9 @@ cli.add_command(gpus.gpus)
 cli.add_command(plan.plan)
 cli.add_command(doctor.doctor)
 cli.add_command(top.top)
+cli.add_command(why.why)
+cli.add_command(fit.fit)
+cli.add_command(cluster.cluster)
 cli.add_command(release.release)
 cli.add_command(install.install)
 cli.add_command(install.uninstall)

@@ -12,22 +12,27 @@ from typing import Any
 
 from nomad_nvidia_vgpu.config.declaring import Option
 from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig, options
-from nomad_nvidia_vgpu.config.values import nearest, shown
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.config.values import WrongValueError, nearest, shown
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
-UNCONFIGURED = (
-    "no option is set, so no vGPUs are published: "
-    'set vgpus or vgpu_memory in the config block of plugin "nvidia-vgpu" to offer the GPUs of'
-    " this node"
+UNCONFIGURED = Problem(
+    "no option is set, so no vGPUs are published",
+    (
+        'set vgpus or vgpu_memory in the config block of plugin "nvidia-vgpu" to offer the'
+        " GPUs of this node"
+    ),
 )
 """What the log says when the config block is empty or missing.
 
 Nomad 1.9 and older start every file in plugin_dir, with or without a `plugin` block.
 """
 
-_NO_SIZE = (
-    "vgpus and vgpu_memory are both missing: set one of them, for all GPUs or in a gpu block, to"
-    ' how many vGPUs each GPU is to be divided into (1 to 256), or how large each is to be ("10GiB")'
+_NO_SIZE = Problem(
+    "vgpus and vgpu_memory are both missing",
+    (
+        "set one of them, for all GPUs or in a gpu block, to how many vGPUs each GPU is to"
+        ' be divided into (1 to 256), or how large each is to be ("10GiB")'
+    ),
 )
 
 _MAX_SELECTOR = 200
@@ -44,18 +49,23 @@ def decode_msgpack(data: bytes) -> PluginConfig:
     if len(data) > _MAX_BYTES:
         raise ConfigError(
             [
-                f"the config block has {len(data)} bytes, and at most {_MAX_BYTES} are read: shorten it"
+                Problem(
+                    f"the config block has {len(data)} bytes, and at most {_MAX_BYTES} are read",
+                    "shorten it",
+                )
             ]
         )
     try:
         given = msgpack.unpackb(data, raw=False, strict_map_key=False)
     except Exception as error:  # msgpack raises half a dozen unrelated types on bad bytes
         problem = f"the config block is not valid msgpack ({type(error).__name__}: {error})"
-        raise ConfigError([f"{problem}: this plugin and this Nomad do not fit together"]) from error
+        raise ConfigError(
+            [Problem(problem, "this plugin and this Nomad do not fit together")]
+        ) from error
     if given is None:
         return PluginConfig()
     if not isinstance(given, dict):
-        raise ConfigError([f"the config block must be a map of options, got {shown(given)}"])
+        raise ConfigError([WrongValueError("a map of options", given).about("the config block")])
     return decode(given)
 
 
@@ -64,7 +74,7 @@ def decode(given: Mapping[Any, object]) -> PluginConfig:
 
     Nomad itself refuses unknown options, by our schema. ConfigError naming every problem.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     fields = _fields(PluginConfig, given, "", problems)
     enabled = fields.get("enabled", True)
     # Of blocks that may stand many times, Nomad sends an empty map where there is none.
@@ -90,7 +100,7 @@ _SIZES = ("vgpus", "vgpu_memory")
 
 
 def _fields(
-    declared: type, given: Mapping[Any, object], path: str, problems: list[str]
+    declared: type, given: Mapping[Any, object], path: str, problems: list[Problem]
 ) -> dict[str, Any]:
     """What was given for the fields of `declared`; adds a sentence for each that cannot be read."""
     fields: dict[str, Any] = {}
@@ -100,29 +110,27 @@ def _fields(
             continue
         try:
             fields[option.field] = _value(option, value, path, problems)
-        except ValueError as error:
-            problems.append(f"{path}{option.name} {error}")
+        except WrongValueError as error:
+            problems.append(error.about(f"{path}{option.name}"))
     return fields
 
 
-def _value(option: Option, value: object, path: str, problems: list[str]) -> Any:
-    """The value of one option or block; ValueError with the rest of a sentence."""
+def _value(option: Option, value: object, path: str, problems: list[Problem]) -> Any:
+    """The value of one option or block; WrongValueError."""
     if option.block is None or not isinstance(value, Mapping):
         return option.kind.read(value)
     if not option.label:
         return option.block(**_fields(option.block, value, f"{path}{option.path}", problems))
     inside = {inner.name for inner in options(option.block)}
     if any(label in inside and not isinstance(body, Mapping) for label, body in value.items()):
-        raise ValueError(
-            f'must be {option.kind.allowed}, such as {option.name} "*L4*" {shown(value)}'
-        )
+        raise WrongValueError(option.kind.allowed, value, like=f'{option.name} "*L4*"')
     blocks = []
     for label, body in value.items():
         place = f"{path}{option.name} {shown(label)}"
         if not _is_selector(label):
-            problems.append(f"{place} must be {option.kind.allowed}")
+            problems.append(WrongValueError(option.kind.allowed, label).about(place))
         elif body is not None and not isinstance(body, Mapping):
-            problems.append(f"{place} must be a block, got {shown(body)}")
+            problems.append(WrongValueError("a block", body).about(place))
         else:
             inner = _fields(option.block, body or {}, f"{place}.", problems)
             blocks.append(GpuBlock(label.strip(), GpuConfig(**inner)))
@@ -135,7 +143,7 @@ def _is_selector(label: object) -> bool:
     )
 
 
-def _contradictions(config: PluginConfig) -> Iterator[str]:
+def _contradictions(config: PluginConfig) -> Iterator[Problem]:
     scopes: dict[str, PluginConfig | GpuConfig] = {
         "": config,
         **{f"{block}.": block.given for block in config.gpu},
@@ -143,16 +151,22 @@ def _contradictions(config: PluginConfig) -> Iterator[str]:
     for path, scope in scopes.items():
         if scope.vgpus is not None and scope.vgpu_memory_mib is not None:
             yield (
-                f"{path}vgpus and {path}vgpu_memory are both set, and each says into how many vGPUs"
-                f" a GPU is divided, got {scope.vgpus} and {scope.vgpu_memory_mib} MiB: take one out"
+                Problem(
+                    (
+                        f"{path}vgpus and {path}vgpu_memory are both set, and each says into how many vGPUs a GPU is divided, got {scope.vgpus} and {scope.vgpu_memory_mib} MiB"
+                    ),
+                    "take one out",
+                )
             )
     both = set(config.health.fatal_xids) & set(config.health.ignored_xids)
     if both:
         xids = ", ".join(str(xid) for xid in sorted(both))
-        yield f"health.fatal_xids and health.ignored_xids both name XID {xids}: take it out of one"
+        yield Problem(
+            f"health.fatal_xids and health.ignored_xids both name XID {xids}", "take it out of one"
+        )
 
 
-def unknown_options(given: Mapping[str, object]) -> list[str]:
+def unknown_options(given: Mapping[str, object]) -> list[Problem]:
     """One sentence for each option that does not exist, for files that Nomad has not checked."""
     known = {option.name: option for option in options()}
     problems = []
@@ -181,7 +195,9 @@ def _bodies(
             yield f'{option.name} "{label}".', body
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def _unknown(name: str, known: Iterable[str]) -> Problem:
     if near := nearest(name.rpartition(".")[2], known):
-        return f"{name} is not an option of this plugin: did you mean {near}?"
-    return f"{name} is not an option of this plugin: there are {', '.join(sorted(known))}"
+        return Problem(f"{name} is not an option of this plugin", f"did you mean {near}?")
+    return Problem(
+        f"{name} is not an option of this plugin", f"there are {', '.join(sorted(known))}"
+    )

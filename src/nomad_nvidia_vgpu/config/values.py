@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """Kinds of option values: what each is in HCL, what it accepts, and how it says no.
 
-Each `read` takes a value as Nomad's msgpack brings it and returns ours, or raises ValueError
+Each `read` takes a value as Nomad's msgpack brings it and returns ours, or raises WrongValueError
 with the end of a sentence ("must be …, got …") that the decoder puts the option's name before.
 Numbers come as int, float or string (a number such as 0.1 always comes as a string).
 """
@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nomad_nvidia_vgpu.errors import Problem
 
 if TYPE_CHECKING:
     from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
@@ -43,7 +45,35 @@ class Kind(NamedTuple):
     allowed: str
     """What may be written, for the docs: "1 to 256"."""
     read: Callable[[object], Any]
-    """Nomad's value to ours; ValueError with the rest of a sentence."""
+    """Nomad's value to ours; WrongValueError."""
+
+
+class WrongValueError(ValueError):
+    """A value that an option cannot have; its text is what follows the name of the option."""
+
+    def __init__(
+        self, allowed: str, value: object, hint: str = "", *, verb: str = "be", like: str = ""
+    ) -> None:
+        """`allowed`: what may be written; `hint`: what may have been meant; `verb`: if not "be".
+
+        `like`: with what before it the value would do.
+        """
+        seen = f"such as {like} {shown(value)}" if like else f"got {shown(value)}"
+        super().__init__(f"must {verb} {allowed}, {seen}{hint}")
+        self._remedy = f"make {{}} {allowed}" if verb == "be" else f"let {{}} {verb} {allowed}"
+
+    @classmethod
+    def of_entries(cls, wrong: Sequence["WrongValueError"]) -> "WrongValueError":
+        """The same of entries of a list; at least one."""
+        made = cls("", "")
+        made.args = ("; ".join(dict.fromkeys(f"entries {error}" for error in wrong)),)
+        made._remedy = wrong[0]._remedy.replace("{}", "{} entries")  # noqa: SLF001  our own
+        return made
+
+    def about(self, name: str) -> Problem:
+        """The whole sentence, which says what to do too."""
+        text = f"{name} {self}"
+        return Problem(text, self._remedy.replace("{}", name), text=text)
 
 
 def shown(value: object) -> str:
@@ -74,7 +104,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def no_scalar(value: object) -> Any:
     """Refuses a value where a block belongs."""
-    raise ValueError(f"must be a block, got {shown(value)}")
+    raise WrongValueError("a block", value)
 
 
 def boolean() -> Kind:
@@ -85,7 +115,7 @@ def boolean() -> Kind:
             return value
         if value in ("true", "false"):  # as Nomad reads a string where a bool belongs
             return value == "true"
-        raise ValueError(f"must be true or false, got {shown(value)}")
+        raise WrongValueError("true or false", value)
 
     return Kind("bool", "true or false", read)
 
@@ -97,7 +127,7 @@ def whole_number(low: int, high: int) -> Kind:
     def read(value: object) -> int:
         number = _number(value)
         if number is None or number != int(number) or not low <= number <= high:
-            raise ValueError(f"must be a whole number from {allowed}, got {shown(value)}")
+            raise WrongValueError(f"a whole number from {allowed}", value)
         return int(number)
 
     return Kind("number", allowed, read)
@@ -111,7 +141,7 @@ def word(*choices: str) -> Kind:
         if isinstance(value, str) and value in choices:
             return value
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-        raise ValueError(f"must be {allowed}, got {shown(value)}{hint}")
+        raise WrongValueError(allowed, value, hint)
 
     return Kind("string", allowed, read)
 
@@ -122,7 +152,7 @@ def text(pattern: str, allowed: str) -> Kind:
     def read(value: object) -> str:
         if isinstance(value, str) and re.fullmatch(pattern, value):
             return value
-        raise ValueError(f"must be {allowed}, got {shown(value)}")
+        raise WrongValueError(allowed, value)
 
     return Kind("string", allowed, read)
 
@@ -135,7 +165,7 @@ def duration(minimum: timedelta) -> Kind:
     def read(value: object) -> float:
         seconds = _seconds(value) if isinstance(value, str) else None
         if seconds is None or not minimum.total_seconds() <= seconds <= _MAX_DURATION_S:
-            raise ValueError(f"must be {allowed}, got {shown(value)}")
+            raise WrongValueError(allowed, value)
         return seconds
 
     return Kind("string", allowed, read)
@@ -148,7 +178,7 @@ def size() -> Kind:
     def read(value: object) -> int:
         mib = _mib(value) if isinstance(value, str) else None
         if not mib:
-            raise ValueError(f"must be {allowed}, got {shown(value)}")
+            raise WrongValueError(allowed, value)
         return mib
 
     return Kind("string", allowed, read)
@@ -160,7 +190,7 @@ def address() -> Kind:
 
     def read(value: object) -> str:
         if not isinstance(value, str) or (value and host_and_port(value) is None):
-            raise ValueError(f"must be {allowed}, got {shown(value)}")
+            raise WrongValueError(allowed, value)
         return value
 
     return Kind("string", allowed, read)
@@ -197,7 +227,8 @@ def simulated() -> Kind:
             profile = value.partition(":")[0] if isinstance(value, str) else ""
             known = profile.lower() in PROFILES
             hint = "" if known else did_you_mean(profile, PROFILES)
-            raise ValueError(f"{error}, got {shown(value)}{hint}") from error
+            _must, verb, allowed = str(error).split(" ", 2)
+            raise WrongValueError(allowed, value, hint, verb=verb) from error
 
     return Kind("string", '"<profile>[:<count>[:<MIG profile>,…]]"', read)
 
@@ -208,9 +239,9 @@ def list_of(item: Kind, *, at_least: int = 0, distinct: bool = True) -> Kind:
 
     def read(value: object) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"must be a list{_such_as(item, value)}, got {shown(value)}")  # noqa: TRY004
+            raise WrongValueError(f"a list{_such_as(item, value)}", value)
         if len(value) < at_least:
-            raise ValueError(f"must name at least {at_least}, got {shown(value)}")
+            raise WrongValueError(f"at least {at_least}", value, verb="name")
         items = _items(item, value)
         return tuple(dict.fromkeys(items) if distinct else items)
 
@@ -227,14 +258,15 @@ def _such_as(item: Kind, value: object) -> str:
 
 
 def _items(item: Kind, values: Sequence[object]) -> list[Any]:
-    items, problems = [], []
+    items: list[Any] = []
+    wrong: list[WrongValueError] = []
     for value in values:
         try:
             items.append(item.read(value))
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("; ".join(f"entries {p}" for p in dict.fromkeys(problems)))
+        except WrongValueError as error:
+            wrong.append(error)
+    if wrong:
+        raise WrongValueError.of_entries(wrong)
     return items
 
 

@@ -134,7 +134,9 @@ class Plugin:
                 RETRY_S,
                 exc_info=error,
             )
-        return NotBegunError(f"the plugin cannot begin to watch the GPUs ({error!r}): see its log")
+        return NotBegunError(
+            f"the plugin cannot begin to watch the GPUs ({error!r})", "see its log"
+        )
 
 
 def _decided(config: PluginConfig) -> PluginConfig:

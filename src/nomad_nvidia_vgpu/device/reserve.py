@@ -63,7 +63,7 @@ def reserve(
     """
     wanted = sorted(set(ids))
     if not wanted:
-        raise RequestError("Nomad asked for no vGPU: give the device block a count of at least 1")
+        raise RequestError("Nomad asked for no vGPU", "give the device block a count of at least 1")
     gpus = plan.by_uuid()
     granted: Counter[str] = Counter()
     problems: list[str] = []
@@ -82,9 +82,11 @@ def reserve(
     apart = [shared.gpu.uuid for shared, _count in shares if shared.strategy.one_gpu_per_group]
     if apart and len(shares) > 1:
         raise RequestError(
-            f"cannot reserve vGPUs of {', '.join(shared.gpu.uuid for shared, _ in shares)} for one task:"
-            f" {apart[0]} is shared by MPS, and a process has one MPS server: give the job one"
-            " device block whose count fits on one GPU"
+            (
+                f"cannot reserve vGPUs of {', '.join(shared.gpu.uuid for shared, _ in shares)} for one"
+                f" task: {apart[0]} is shared by MPS, and a process has one MPS server"
+            ),
+            "give the job one device block whose count fits on one GPU",
         )
     deliveries = [
         shared.strategy.deliver(config, Grant(shared.gpu, shared.vgpus, count))

@@ -13,7 +13,9 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu
+from nomad_nvidia_vgpu.periodic import PeriodicThread
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan
 from nomad_nvidia_vgpu.sharing.strategy import Enforcer
@@ -60,7 +62,11 @@ class Upkeep:
         self._since: dict[str, float] = {}
         """When the pass began that is under way, by GPU; `time.monotonic`."""
         self._told: dict[str, str] = {}
-        self._stopped = False
+        self._number = -1
+        """Of the edition that was followed last."""
+        self._thread = PeriodicThread(
+            "upkeep", self._follow_plan, 0.0, failing="cannot follow the plan for MPS"
+        )
 
     def expect(self) -> None:
         """Keeps back each GPU with something left of an earlier config, until that is off."""
@@ -70,26 +76,24 @@ class Upkeep:
 
     def start(self) -> None:
         """Starts the threads; they are daemons, because what they call may hang."""
-        threading.Thread(target=self._follow_plan, name="upkeep", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Tells the threads to end; what they keep in force stays, because tasks depend on it."""
         with self._changed:
-            self._stopped = True
+            self._thread.stop()
             self._changed.notify_all()
         self._catalog.wake()
 
     def _follow_plan(self) -> None:
-        number = -1
-        while not self._stopped:
-            edition = self._catalog.wait(
-                lambda e: self._stopped or e.number != number,  # noqa: B023  used in this turn
-                min(self._interval_s, _LOOK_S),
-            )
-            if edition.number != number:
-                number = edition.number
-                self._take_aim(edition)
-            self._give_up()
+        edition = self._catalog.wait(
+            lambda e: self._thread.stopped or e.number != self._number,
+            min(self._interval_s, _LOOK_S),
+        )
+        if edition.number != self._number:
+            self._number = edition.number
+            self._take_aim(edition)
+        self._give_up()
 
     def _give_up(self) -> None:
         """Tells of the passes that take too long; one that ends after all has the last word."""
@@ -101,8 +105,10 @@ class Upkeep:
                     self._publish(
                         uuid,
                         Enforcement(
-                            problem=f"{uuid}: what holds its shares does not answer within"
-                            f" {patience_s:g} s: see dmesg and nvidia-smi, drain the node if it lasts"
+                            problem=Problem(
+                                f"{uuid}: what holds its shares does not answer within {patience_s:g} s",
+                                "see dmesg and nvidia-smi, drain the node if it lasts",
+                            )
                         ),
                     )
 
@@ -130,7 +136,7 @@ class Upkeep:
             ).start()
 
     def _keep(self, uuid: str) -> None:
-        while not self._stopped:
+        while not self._thread.stopped:
             with self._changed:
                 target = self._targets[uuid]
                 self._since[uuid] = time.monotonic()
@@ -145,7 +151,7 @@ class Upkeep:
                     return
                 self._publish(uuid, enforcement)
                 self._changed.wait_for(
-                    lambda: self._stopped or self._targets[uuid] != target,  # noqa: B023
+                    lambda: self._thread.stopped or self._targets[uuid] != target,  # noqa: B023
                     timeout=self._interval_s,
                 )
 
@@ -176,7 +182,9 @@ class Upkeep:
             return self._enforcers[target.sharing].keep(target.gpu, target.vgpus)
         except Exception as error:  # noqa: BLE001  the thread must live
             _log.exception("the upkeep of %s failed in an unforeseen way", uuid)
-            return Enforcement(problem=f"{uuid}: unforeseen ({error!r}): report this as a bug")
+            return Enforcement(
+                problem=Problem(f"{uuid}: unforeseen ({error!r})", "report this as a bug")
+            )
 
 
 def _targets(plan: Plan) -> dict[str, _Target]:

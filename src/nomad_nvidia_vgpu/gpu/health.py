@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu import xid as xids
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Signals, XidEvent
 from nomad_nvidia_vgpu.gpu.xid import Remedy
@@ -48,8 +49,8 @@ DEFAULT_POLICY = HealthPolicy()
 class Cause(NamedTuple):
     """Why a GPU is unhealthy."""
 
-    text: str
-    """Cause and remedy: short and stable, shown to the operator."""
+    problem: Problem
+    """Short and stable, shown to the operator."""
     signal: str
     """Which signal decided, for the log."""
     grave: bool = False
@@ -112,7 +113,7 @@ class Judge:
         if fault is None:
             return False
         grave = fault.remedy in (Remedy.RESET, Remedy.REBOOT)
-        cause = Cause(f"{event.physical_uuid}: {fault}", f"XID {event.xid}", grave)
+        cause = Cause(fault.problem.about(event.physical_uuid), f"XID {event.xid}", grave)
         if event.gpu_instance is None:
             self._whole.bad(cause, now)
         else:
@@ -129,7 +130,7 @@ class Judge:
     def health(self, gpu: Gpu) -> Health:
         """The verdict over one GPU of ours: the physical one, or a MIG device."""
         cause = self.cause(gpu)
-        return HEALTHY if cause is None else Health(False, cause.text, cause.grave)
+        return HEALTHY if cause is None else Health(False, cause.problem, cause.grave)
 
     def causes(self) -> dict[str, Cause]:
         """Every cause in force, by the part of the GPU it concerns: `` for all of it."""
@@ -159,8 +160,8 @@ def _lasting_cause(name: str, signals: Signals) -> Cause | None:
         meaning, remedy = _RECOVERY_ACTIONS.get(
             action, (f"the driver asks for recovery action {action}", Remedy.SEE_LOG)
         )
-        return Cause(f"{name}: {meaning}: {remedy.value}", "the recovery action", grave=True)
+        return Cause(Problem(f"{name}: {meaning}", remedy.value), "the recovery action", grave=True)
     if signals.row_remap_failed:
-        text = f"{name}: the memory has a row that cannot be replaced: replace the GPU"
+        text = Problem(f"{name}: the memory has a row that cannot be replaced", "replace the GPU")
         return Cause(text, "row remapping")
     return None

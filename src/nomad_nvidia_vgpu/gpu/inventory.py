@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.health import Cause, HealthPolicy, Judge
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, Look, SeenGpu, XidEvent
 
-GONE = "the driver does not list this GPU any more: drain the node and check the GPU"
+GONE = Problem("the driver does not list this GPU any more", "drain the node and check the GPU")
 DRIVER = "the driver"
 """The signal of a cause that is the whole driver's, not one GPU's."""
 
@@ -38,7 +39,7 @@ class Stock:
         self._slots: dict[int, _Slot] = {}
         self._judges: dict[str, Judge] = {}
         self._known: dict[str, Gpu] = {}
-        self._driver_problem: str | None = None
+        self._driver_problem: Problem | None = None
         self.numbering = 0
         """Grows when GPUs have moved to other indexes; what was asked before says nothing then."""
 
@@ -53,7 +54,7 @@ class Stock:
         self._renumber()
         self._miss_gone(now)
 
-    def driver_failed(self, problem: str, now: float) -> None:
+    def driver_failed(self, problem: Problem, now: float) -> None:
         """The driver as a whole cannot be used; that holds for every GPU."""
         self._driver_problem = problem
         for judge in self._judges.values():
@@ -145,4 +146,4 @@ class Stock:
         listed = {slot.look.physical_uuid for slot in self._slots.values() if slot.look}
         for uuid, judge in self._judges.items():
             if uuid not in listed:
-                judge.failed(Cause(f"{uuid}: {GONE}", "the driver's list"), now)
+                judge.failed(Cause(GONE.about(uuid), "the driver's list"), now)

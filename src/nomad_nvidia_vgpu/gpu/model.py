@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from nomad_nvidia_vgpu.errors import NOTHING, Problem
+
 _COMPUTE_INSTANCE = re.compile(r"(?P<slices>[1-9])c\.(?P<all>[1-9])g\.")
 
 
@@ -131,7 +133,7 @@ class Health(NamedTuple):
     """Whether a GPU can be used, and if not, why and what to do."""
 
     healthy: bool
-    reason: str = ""
+    reason: Problem = NOTHING
     """Short and stable: each change of it costs the cluster a round of evaluations."""
     grave: bool = False
     """Whether nothing on the GPU will work again before a reset or a reboot."""

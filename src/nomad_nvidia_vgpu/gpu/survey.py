@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.errors import HardwareError
+from nomad_nvidia_vgpu.errors import HardwareError, Problem
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import Stock
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Inventory
@@ -19,7 +19,7 @@ class Survey(NamedTuple):
     inventory: Inventory
     samples: Mapping[str, GpuSample]
     """By UUID; only of GPUs that gave one."""
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
     """One sentence for each GPU that does not tell its UUID."""
 
 
@@ -38,7 +38,7 @@ def survey(source: GpuSource) -> Survey:
         try:
             stock.looked(index, source.look(index), 0.0)
         except HardwareError as error:
-            problems.append(str(error))
+            problems.append(error.problem)
             continue
         # Its facts are worth showing without figures.
         with contextlib.suppress(HardwareError):

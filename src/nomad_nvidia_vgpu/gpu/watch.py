@@ -17,7 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from nomad_nvidia_vgpu.errors import DriverError, GpuError, NoSuchGpuError, StaleLibraryError
+from nomad_nvidia_vgpu.errors import (
+    DriverError,
+    GpuError,
+    NoSuchGpuError,
+    Problem,
+    StaleLibraryError,
+)
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, Cause, HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import Stock
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Inventory, Look
@@ -31,7 +37,7 @@ Just below the 10 s after which the first fingerprint is sent with the GPUs that
 LIST_EVERY_S = 2.0
 """The least time between two lists of a GPU's processes, which cost more than all its figures."""
 
-NO_ANSWER = "the driver does not answer: check dmesg, drain the node and reboot it"
+NO_ANSWER = Problem("the driver does not answer", "check dmesg, drain the node and reboot it")
 _EVENT_WAIT_S = 1.0
 _MAX_EVENT_PAUSE_S = 60.0
 _MIN_CHECK_S = 1.0
@@ -210,7 +216,8 @@ class GpuWatch:
     # One call each
 
     def _count(self) -> None:
-        problem, stale = None, False
+        problem: Problem | None = None
+        stale = False
         count = 0
         with self._busy(self._driver):
             try:
@@ -222,11 +229,10 @@ class GpuWatch:
                     self._source.open()
                     count = self._source.count()
             except DriverError as error:
-                problem, stale = str(error), isinstance(error, StaleLibraryError)
+                problem, stale = error.problem, isinstance(error, StaleLibraryError)
             except Exception as error:  # noqa: BLE001  a thread that dies would blind the node
-                problem = (
-                    f"the driver failed in an unforeseen way ({error!r}): report this as a bug"
-                )
+                text = f"the driver failed in an unforeseen way ({error!r})"
+                problem = Problem(text, "report this as a bug")
         with self._changed:
             self._driver_answered = True
             if problem is not None:
@@ -278,12 +284,12 @@ class GpuWatch:
                 worker.suspects_driver = True
                 self._ask_for_a_count()
                 return None, None
-            return None, Cause(str(error), "a getter's error")
+            return None, Cause(error.problem, "a getter's error")
         except GpuError as error:
-            return None, Cause(str(error), "a getter's error", error.grave)
+            return None, Cause(error.problem, "a getter's error", error.grave)
         except Exception as error:  # noqa: BLE001  a thread that dies would blind us
-            text = f"GPU {index} failed in an unforeseen way ({error!r}): report this as a bug"
-            return None, Cause(text, "a getter's error")
+            text = f"GPU {index} failed in an unforeseen way ({error!r})"
+            return None, Cause(Problem(text, "report this as a bug"), "a getter's error")
 
     def _ask_for_a_count(self) -> None:
         with self._changed:
@@ -337,7 +343,7 @@ class GpuWatch:
 
     # State; the lock is held
 
-    def _driver_failed(self, problem: str) -> None:
+    def _driver_failed(self, problem: Problem) -> None:
         self._driver_works = False
         self._stock.driver_failed(problem, self._clock())
 
@@ -375,7 +381,7 @@ class GpuWatch:
         causes = self._stock.causes()
         for name, cause in causes.items():
             if self._logged.get(name) != cause:
-                _log.warning("%s cannot be used (says %s): %s", name, cause.signal, cause.text)
+                _log.warning("%s cannot be used (says %s): %s", name, cause.signal, cause.problem)
         for name in self._logged.keys() - causes.keys():
             _log.info("%s can be used again", name)
         self._logged = causes

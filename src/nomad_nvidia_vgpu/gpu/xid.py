@@ -12,6 +12,8 @@ from collections.abc import Collection
 from enum import Enum
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.errors import Problem
+
 
 class Remedy(Enum):
     """What makes a GPU usable again."""
@@ -30,8 +32,10 @@ class Fault(NamedTuple):
     meaning: str
     remedy: Remedy
 
-    def __str__(self) -> str:
-        return f"XID {self.xid} ({self.meaning}): {self.remedy.value}"
+    @property
+    def problem(self) -> Problem:
+        """What to tell the operator."""
+        return Problem(f"XID {self.xid} ({self.meaning})", self.remedy.value)
 
 
 def _ranges(*parts: int | tuple[int, int]) -> frozenset[int]:

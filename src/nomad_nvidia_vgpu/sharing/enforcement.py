@@ -5,20 +5,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.errors import NOTHING, Problem
+
 
 class Enforcement(NamedTuple):
     """What is in force on one GPU. Stable: no pids, no counts, nothing that moves by itself."""
 
-    problem: str = ""
+    problem: Problem = NOTHING
     """Why the GPU cannot be shared in this way now, and what to do; empty: it can."""
     holds_memory: bool = False
     """Whether a task that follows its environment cannot take more memory than its share."""
-    weakness: str = ""
+    weakness: Problem = NOTHING
     """Why it does not hold all that the config asks for, for the log; empty: it does."""
 
 
 IN_FORCE = Enforcement(holds_memory=True)
 """All is as the config asks, and that is all there can be."""
 
-STARTING = Enforcement(problem="what holds its shares is being started: wait a moment")
+STARTING = Enforcement(problem=Problem("what holds its shares is being started", "wait a moment"))
 """Nothing is known yet."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import share_of
@@ -93,7 +94,7 @@ class Plan(NamedTuple):
     """What the node publishes."""
 
     groups: tuple[Group, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     """Sentences for the log: what is odd, yet works."""
 
     @property
@@ -168,7 +169,9 @@ def _divide(
 
 def _within_limit(shared: list[SharedGpu]) -> list[SharedGpu]:
     """The same, with the GPUs beyond the node's limit reduced to one vGPU that says why."""
-    surplus = Health(False, f"beyond {MAX_VGPUS_PER_NODE} vGPUs on this node: set a lower vgpus")
+    surplus = Health(
+        False, Problem(f"beyond {MAX_VGPUS_PER_NODE} vGPUs on this node", "set a lower vgpus")
+    )
     total = 0
     result = []
     for gpu in shared:
@@ -267,19 +270,26 @@ _MOST_DETAIL = len(_DETAILS) - 1
 
 def _warnings(
     config: PluginConfig, inventory: Inventory, shared: Sequence[SharedGpu]
-) -> Iterable[str]:
+) -> Iterable[Problem]:
     here = {uuid for seen in inventory.gpus for uuid in (seen.gpu.uuid, seen.gpu.parent_uuid)}
     known = {uuid.lower() for uuid in here if uuid}
     for block in unmatched(config, (seen.gpu for seen in inventory.gpus)) if known else ():
-        yield f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}: fix it"
+        yield Problem(
+            f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}",
+            "fix it",
+        )
     for uuid in config.ignored_gpu_ids:
         if known and uuid.lower() not in known:
-            yield f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID: fix it"
+            yield Problem(
+                f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID", "fix it"
+            )
     vgpus = sum(gpu.vgpus for gpu in shared)
     if vgpus > MANY_VGPUS:
         yield (
-            f"{vgpus} vGPUs on one node make its registration with Nomad large: "
-            "set a lower vgpus unless you need as many"
+            Problem(
+                f"{vgpus} vGPUs on one node make its registration with Nomad large",
+                "set a lower vgpus unless you need as many",
+            )
         )
     yield from _too_much_headroom(config, shared)
     for gpu in shared:
@@ -287,18 +297,23 @@ def _warnings(
             None, (gpu.strategy.weakness(gpu.gpu, gpu.vgpus), gpu.enforcement.weakness)
         )
     if any(seen.gpu.simulated for seen in inventory.gpus):
-        yield "these GPUs are simulated: leave out simulate (--simulate) to offer real ones"
+        yield Problem(
+            "these GPUs are simulated", "leave out simulate (--simulate) to offer real ones"
+        )
 
 
-def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[str]:
+def _too_much_headroom(config: PluginConfig, shared: Sequence[SharedGpu]) -> Iterable[Problem]:
     """A sentence on the smallest share, if frameworks cannot leave so much of it."""
     shares = [(mib, o.gpu.uuid) for o in shared if o.vgpus > 1 and (mib := o.memory_mib(1))]
     mib, uuid = min(shares, default=(0, ""))
     if config.framework_hints and config.framework_headroom_mib * 2 > mib > 0:
         yield (
-            f"framework_headroom is {config.framework_headroom_mib} MiB, more than half of a share of"
-            f" {uuid} ({mib} MiB), so frameworks there leave half of the share: set a lower one, or"
-            " divide the GPU into fewer vGPUs"
+            Problem(
+                (
+                    f"framework_headroom is {config.framework_headroom_mib} MiB, more than half of a share of {uuid} ({mib} MiB), so frameworks there leave half of the share"
+                ),
+                "set a lower one, or divide the GPU into fewer vGPUs",
+            )
         )
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MAX_VGPUS, GpuBlock, GpuConfig, PluginConfig
+from nomad_nvidia_vgpu.errors import NOTHING, Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu
 
 NODE = "the node's options"
@@ -49,7 +50,7 @@ class Policy(NamedTuple):
     """The size that was asked for, as an option: `vgpus = 4`; empty: none."""
     own_size: bool = False
     """Whether it is divided otherwise than its model, by a block for this very GPU."""
-    problem: str = ""
+    problem: Problem = NOTHING
     """Why it cannot be decided, and what to do; empty: it is."""
 
 
@@ -96,7 +97,7 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
         DecidedBy(*(found.rule for found in decisions)),
         asked=str(size.value),
         own_size=_divided(gpu, general)[0] != vgpus,
-        problem=f"{gpu.uuid}: {problems[0]}" if problems[0] else "",
+        problem=problems[0].about(gpu.uuid) if problems[0] else NOTHING,
     )
 
 
@@ -111,7 +112,7 @@ class _Found(NamedTuple):
 
     value: Any
     rule: str = NODE
-    problem: str = ""
+    problem: Problem = NOTHING
 
 
 _Matching = Sequence[tuple[_Rank, GpuBlock]]
@@ -126,8 +127,8 @@ def _field(what: str, matching: _Matching, of: Callable[[GpuConfig], Any], defau
     values = {of(block.given) for block in equals}
     if len(values) > 1:
         named = " and ".join(str(block) for block in equals)
-        problem = (
-            f"{named} are equally special and say different things of {what}: fix or remove one"
+        problem = Problem(
+            f"{named} are equally special and say different things of {what}", "fix or remove one"
         )
         return _Found(default, named, problem)
     return _Found(values.pop(), str(equals[0]))
@@ -142,29 +143,35 @@ def _size_of(given: GpuConfig) -> _Size | None:
     return _Size(given.vgpus, given.vgpu_memory_mib) if given.sized else None
 
 
-def _divided(gpu: Gpu, size: _Found) -> tuple[int, str]:
+def _divided(gpu: Gpu, size: _Found) -> tuple[int, Problem]:
     """N, and the sentence why there is none."""
     vgpus, least_mib = size.value
     if vgpus is not None:
-        return vgpus, ""
+        return vgpus, NOTHING
     if least_mib is None:
         return 1, (
-            f"neither the node's options nor a gpu block give a {gpu.model} a size: set vgpus or"
-            " vgpu_memory, or ignored = true in a gpu block"
+            Problem(
+                f"neither the node's options nor a gpu block give a {gpu.model} a size",
+                "set vgpus or vgpu_memory, or ignored = true in a gpu block",
+            )
         )
     memory_mib = gpu.own_memory_mib
     if memory_mib is None:
         return 1, (
-            f"vgpu_memory ({size.rule}) cannot divide a GPU that does not tell its memory: give it"
-            " vgpus in a gpu block"
+            Problem(
+                f"vgpu_memory ({size.rule}) cannot divide a GPU that does not tell its memory",
+                "give it vgpus in a gpu block",
+            )
         )
     fitting = memory_mib // least_mib
     if fitting == 0:
         return 1, (
-            f"its {memory_mib} MiB are less than one vgpu_memory of {least_mib} MiB"
-            f" ({size.rule}): lower it, or give this GPU a size of its own in a gpu block"
+            Problem(
+                f"its {memory_mib} MiB are less than one vgpu_memory of {least_mib} MiB ({size.rule})",
+                "lower it, or give this GPU a size of its own in a gpu block",
+            )
         )
-    return min(fitting, MAX_VGPUS), ""
+    return min(fitting, MAX_VGPUS), NOTHING
 
 
 def _matching(config: PluginConfig, gpu: Gpu) -> _Matching:

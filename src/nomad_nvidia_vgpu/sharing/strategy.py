@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
@@ -30,7 +31,7 @@ class Enforcer(Protocol):
     def holds(self, uuid: str) -> bool:
         """Whether anything of an earlier config is left on a GPU; cheap."""
 
-    def release(self, uuid: str) -> str:
+    def release(self, uuid: str) -> Problem:
         """Takes off what is left of an earlier config; why it cannot yet be, or "" when done."""
 
     def left_over(self) -> list[str]:
@@ -45,10 +46,10 @@ class Strategy(Protocol):
     one_gpu_per_group: bool
     """Whether a task can be given vGPUs of one GPU only, so that each GPU is its own group."""
 
-    def problem(self, gpu: Gpu, vgpus: int) -> str:
+    def problem(self, gpu: Gpu, vgpus: int) -> Problem:
         """Why `gpu` cannot be shared among `vgpus` in this way, and what to do; empty: it can."""
 
-    def weakness(self, gpu: Gpu, vgpus: int) -> str:
+    def weakness(self, gpu: Gpu, vgpus: int) -> Problem:
         """What is odd about sharing `gpu` so, for the log; empty: nothing."""
 
     def expected(self, config: PluginConfig, gpu: Gpu) -> Enforcement:

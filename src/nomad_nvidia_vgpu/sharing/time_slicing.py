@@ -8,6 +8,7 @@ that owns its memory, to itself.
 from __future__ import annotations
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import NOTHING, Problem
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
@@ -19,18 +20,20 @@ class TimeSlicing:
     enforced = False
     one_gpu_per_group = False
 
-    def problem(self, gpu: Gpu, vgpus: int) -> str:  # noqa: ARG002
+    def problem(self, gpu: Gpu, vgpus: int) -> Problem:  # noqa: ARG002
         """Every GPU can be shared so."""
-        return ""
+        return NOTHING
 
-    def weakness(self, gpu: Gpu, vgpus: int) -> str:
+    def weakness(self, gpu: Gpu, vgpus: int) -> Problem:
         """A compute mode that lets only one process in."""
         if vgpus == 1 or gpu.compute_mode != EXCLUSIVE_PROCESS:
-            return ""
-        return (
-            f"{gpu.uuid} is in compute mode {EXCLUSIVE_PROCESS}, so only one of its {vgpus} vGPUs"
-            f" can be used at a time: nvidia-smi -i {gpu.uuid} -c DEFAULT, or set sharing to"
-            ' "mps"'
+            return NOTHING
+        return Problem(
+            (
+                f"{gpu.uuid} is in compute mode {EXCLUSIVE_PROCESS}, so only one of its {vgpus}"
+                " vGPUs can be used at a time"
+            ),
+            f'nvidia-smi -i {gpu.uuid} -c DEFAULT, or set sharing to "mps"',
         )
 
     def expected(self, config: PluginConfig, gpu: Gpu) -> Enforcement:  # noqa: ARG002

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
-WITHHELD = (
-    "held for tasks that were started when this GPU was divided or grouped otherwise: it is free"
-    " when they have ended"
+WITHHELD = Problem(
+    "held for tasks that were started when this GPU was divided or grouped otherwise",
+    "it is free when they have ended",
 )
 """What a withheld vGPU says of its health; the same for every holder, because it must be stable."""
 

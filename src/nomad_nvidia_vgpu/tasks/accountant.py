@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
+from nomad_nvidia_vgpu.periodic import PeriodicThread
 from nomad_nvidia_vgpu.state.catalog import Catalog
 from nomad_nvidia_vgpu.state.usage import GpuUse, Task, TaskProcess
 
 if TYPE_CHECKING:
     from nomad_nvidia_vgpu.tasks.attribution import Attributor
     from nomad_nvidia_vgpu.tasks.guard import Guard
-
-_log = logging.getLogger(__name__)
 
 
 class Tools(NamedTuple):
@@ -38,18 +35,22 @@ class Accountant:
         self._catalog = catalog
         self._make_tools = tools
         self._tools: Tools | None = None
-        self._interval_s = interval_s
-        self._stopped = threading.Event()
         self._last: dict[str, GpuUse] = {}
-        self._problem = ""
+        self._thread = PeriodicThread(
+            "usage",
+            self.look,
+            interval_s,
+            failing="cannot attribute GPU processes to tasks",
+            at_once=False,
+        )
 
     def start(self, within: AbstractContextManager[None]) -> None:
         """Starts the thread, a daemon, which makes its passes within this context."""
-        threading.Thread(target=self._run, args=(within,), name="usage", daemon=True).start()
+        self._thread.start(within)
 
     def stop(self) -> None:
         """Tells the thread to end."""
-        self._stopped.set()
+        self._thread.stop()
 
     def last_use(self, gpu_uuid: str) -> GpuUse | None:
         """The newest use of a GPU that is known, however old: a lost GPU lists no processes."""
@@ -73,16 +74,3 @@ class Accountant:
         self._catalog.take_usage(usage)
         self._tools.guard.look(usage)
         self._catalog.take_guard_counts(self._tools.guard.counts)
-
-    def _run(self, within: AbstractContextManager[None]) -> None:
-        with within:
-            while not self._stopped.wait(self._interval_s):
-                try:
-                    self.look()
-                    self._problem = ""
-                except Exception as error:  # noqa: BLE001  the thread must live
-                    if repr(error) != self._problem:
-                        self._problem = repr(error)
-                        _log.exception(
-                            "cannot attribute GPU processes to tasks: report this as a bug"
-                        )

@@ -7,18 +7,15 @@ more; the worst that comes of it is that vGPUs of its GPU are not given away whi
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from nomad_nvidia_vgpu.host.proc import Proc
+from nomad_nvidia_vgpu.periodic import PeriodicThread
 from nomad_nvidia_vgpu.sharing.task_env import GROUP_ENV, IDS_ENV
 from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.tasks.claims import VARIABLES, claim_of
 
 MIN_INTERVAL_S = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 class HoldingsWatch:
@@ -32,27 +29,28 @@ class HoldingsWatch:
         That is nothing until a look succeeds.
         """
         self._tell = tell
-        self._period_s = max(period_s, MIN_INTERVAL_S)
         self._proc = proc
-        self._stopped = threading.Event()
+        self._found: frozenset[Holding] = frozenset()
+        self._thread = PeriodicThread(
+            "holdings",
+            self._look,
+            max(period_s, MIN_INTERVAL_S),
+            failing="cannot find out which vGPUs running tasks hold",
+        )
 
     def start(self) -> None:
         """Starts the thread, a daemon."""
-        threading.Thread(target=self._look, name="holdings", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Tells the thread to end."""
-        self._stopped.set()
+        self._thread.stop()
 
     def _look(self) -> None:
-        found: frozenset[Holding] = frozenset()
-        while not self._stopped.is_set():
-            try:
-                found = holdings_of(environments(self._proc))
-            except Exception:  # noqa: BLE001  the thread must live: its first finding is waited for
-                _log.exception("what tasks hold cannot be found out")
-            self._tell(found)
-            self._stopped.wait(self._period_s)
+        try:
+            self._found = holdings_of(environments(self._proc))
+        finally:
+            self._tell(self._found)  # the first fingerprint waits for it
 
 
 def environments(proc: Proc) -> Iterator[Mapping[str, str]]:

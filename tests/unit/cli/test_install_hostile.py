@@ -214,7 +214,7 @@ def test_a_configuration_that_only_root_reads(
 
     monkeypatch.setattr(Path, "iterdir", closed)
     said = refused(capsys, node.run("install", *SIZE))
-    assert said == f"{node.config} cannot be read: Permission denied; run this command as root"
+    assert said == f"{node.config} cannot be read: Permission denied: run this command as root"
 
 
 def test_every_option_can_be_installed(node: InstallNode) -> None:

@@ -64,7 +64,9 @@ def test_each_problem_of_a_config_is_a_line(capsys: pytest.CaptureFixture[str]) 
 def test_every_verb_says_what_it_does() -> None:
     """Each verb has a line in the help."""
     assert set(cli.commands) == {
+        "cluster",
         "doctor",
+        "fit",
         "gpus",
         "install",
         "launch",
@@ -72,6 +74,7 @@ def test_every_verb_says_what_it_does() -> None:
         "release",
         "top",
         "uninstall",
+        "why",
     }
     assert all(command.help for command in cli.commands.values())
 

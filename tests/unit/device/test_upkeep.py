@@ -13,6 +13,7 @@ import pytest
 
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.device.upkeep import Upkeep
+from nomad_nvidia_vgpu.errors import NOTHING, Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
@@ -34,7 +35,7 @@ class ScriptedEnforcer:
         self.answers: dict[str, Enforcement | Exception] = {}
         self.once: dict[str, Enforcement] = {}
         """What is answered a single time, before that."""
-        self.left: dict[str, str] = {}
+        self.left: dict[str, Problem] = {}
         """What is left over, by UUID, and why it cannot be released."""
         self.kept: list[tuple[str, int]] = []
         self.gate: dict[str, threading.Event] = {}
@@ -53,11 +54,11 @@ class ScriptedEnforcer:
         """As told."""
         return uuid in self.left
 
-    def release(self, uuid: str) -> str:
+    def release(self, uuid: str) -> Problem:
         """As told; what has no reason to stay is gone."""
         if not self.left[uuid]:
             del self.left[uuid]
-            return ""
+            return NOTHING
         return self.left[uuid]
 
     def left_over(self) -> list[str]:
@@ -131,7 +132,7 @@ def test_a_problem_is_that_gpus_alone_and_passes(
 ) -> None:
     """The GPU is unhealthy with the sentence while it holds; one log line for each change."""
     kept = start(MPS)
-    kept.enforcer.answers["GPU-b"] = Enforcement(problem="GPU-b: gone wrong: fix it")
+    kept.enforcer.answers["GPU-b"] = Enforcement(problem=Problem("GPU-b: gone wrong", "fix it"))
     with caplog.at_level(logging.INFO):
         kept.catalog.take_inventory(inventory(A, B), complete=True)
         kept.expect(lambda: kept.problems() == {"GPU-a": "", "GPU-b": "GPU-b: gone wrong: fix it"})
@@ -174,10 +175,10 @@ def test_a_gpu_that_cannot_be_shared_so_is_left_alone(start: Start) -> None:
 def test_what_an_earlier_config_left_is_taken_off(start: Start) -> None:
     """A GPU is offered again only when nobody uses it in the old way any more."""
     kept = start(TIME_SLICING)
-    kept.enforcer.left["GPU-a"] = "GPU-a is still shared by MPS"
+    kept.enforcer.left["GPU-a"] = Problem("GPU-a is still shared by MPS")
     kept.catalog.take_inventory(inventory(A, B), complete=True)
     kept.expect(lambda: kept.problems() == {"GPU-a": "GPU-a is still shared by MPS", "GPU-b": ""})
-    kept.enforcer.left["GPU-a"] = ""
+    kept.enforcer.left["GPU-a"] = Problem("")
     kept.expect(lambda: set(kept.problems().values()) == {""})
     assert kept.enforcer.left == {}
 
@@ -185,7 +186,7 @@ def test_what_an_earlier_config_left_is_taken_off(start: Start) -> None:
 def test_what_is_left_on_an_ignored_gpu_is_taken_off(start: Start) -> None:
     """It was ignored after it had been shared."""
     kept = start(PluginConfig(vgpus=2, sharing="mps", ignored_gpu_ids=("GPU-b",)))
-    kept.enforcer.left["GPU-b"] = ""
+    kept.enforcer.left["GPU-b"] = Problem("")
     kept.catalog.take_inventory(inventory(A, B), complete=True)
     kept.expect(lambda: kept.enforcer.left == {})
 
@@ -193,7 +194,7 @@ def test_what_is_left_on_an_ignored_gpu_is_taken_off(start: Start) -> None:
 def test_what_is_left_for_a_gpu_that_nobody_has_seen_stays(start: Start) -> None:
     """The driver may be late, and its tasks will need their daemon."""
     kept = start(MPS)
-    kept.enforcer.left["GPU-c"] = ""
+    kept.enforcer.left["GPU-c"] = Problem("")
     kept.catalog.take_inventory(inventory(), complete=True)
     kept.catalog.take_inventory(inventory(A), complete=True)
     kept.expect(lambda: len(kept.enforcer.kept) > 3)
@@ -213,7 +214,7 @@ def test_one_slow_answer_takes_no_gpu_away(start: Start) -> None:
     kept.catalog.take_inventory(inventory(A), complete=True)
     kept.expect(lambda: kept.problems() == {"GPU-a": ""})
     number = kept.catalog.edition.number
-    kept.enforcer.once["GPU-a"] = Enforcement(problem="GPU-a: does not answer")
+    kept.enforcer.once["GPU-a"] = Enforcement(problem=Problem("GPU-a: does not answer"))
     kept.expect(lambda: not kept.enforcer.once)
     passes = len(kept.enforcer.kept)
     kept.expect(lambda: len(kept.enforcer.kept) > passes + 3)
@@ -223,7 +224,7 @@ def test_one_slow_answer_takes_no_gpu_away(start: Start) -> None:
 def test_what_is_left_on_a_gpu_that_cannot_be_shared_now_stays(start: Start) -> None:
     """`vgpus` was raised too high by a slip: tasks that run need their daemon."""
     kept = start(PluginConfig(vgpus=200, sharing="mps"))
-    kept.enforcer.left["GPU-a"] = ""
+    kept.enforcer.left["GPU-a"] = Problem("")
     kept.catalog.take_inventory(inventory(A), complete=True)
     kept.expect(lambda: kept.catalog.edition.complete)
     kept.catalog.take_inventory(inventory(A, B), complete=True)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.health import Cause, HealthPolicy, Judge
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Signals, XidEvent
 from unit.example_gpus import gpu, mig
@@ -15,8 +16,8 @@ PERIOD_S = 60.0
 POLICY = HealthPolicy(recovery_period_s=PERIOD_S)
 A = gpu("GPU-a")
 GOOD = Signals(recovery_action=0, row_remap_failed=False)
-SOFT = Cause("GPU-a: odd", "a test")
-GRAVE = Cause("GPU-a: lost", "a test", grave=True)
+SOFT = Cause(Problem("GPU-a: odd"), "a test")
+GRAVE = Cause(Problem("GPU-a: lost"), "a test", grave=True)
 WHOLE = XidEvent("GPU-p", 79)
 MIG_1 = mig("MIG-1", gpu_instance_id=1, compute_instance_id=0)
 MIG_1B = mig("MIG-1b", gpu_instance_id=1, compute_instance_id=1)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.health import Cause, HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import GONE, Stock
 from nomad_nvidia_vgpu.gpu.model import Inventory, Look, XidEvent
@@ -19,8 +20,8 @@ A, B, P = gpu("GPU-a"), gpu("GPU-b"), gpu("GPU-p")
 MIG_1 = mig("MIG-1", gpu_instance_id=1, compute_instance_id=0)
 MIG_2 = mig("MIG-2", gpu_instance_id=2, compute_instance_id=0)
 IN_MIG_MODE = Look("GPU-p", (MIG_1, MIG_2))
-LOST = Cause("lost", "a test", grave=True)
-RESET_ME = Cause("reset me", "a test", grave=True)
+LOST = Cause(Problem("lost"), "a test", grave=True)
+RESET_ME = Cause(Problem("reset me"), "a test", grave=True)
 
 
 def stock(*answers: Look | Cause | None, recovery_s: float = 0.0) -> Stock:
@@ -189,7 +190,7 @@ def test_a_gpu_in_anothers_place_changes_the_numbering() -> None:
 def test_a_driver_problem_holds_for_every_gpu() -> None:
     """When the driver as a whole fails, each GPU has that reason."""
     node = stock(look(A), IN_MIG_MODE)
-    node.driver_failed("no driver", 0.0)
+    node.driver_failed(Problem("no driver"), 0.0)
     assert set(reasons(node).values()) == {"no driver"}
     assert list(node.causes()) == ["the GPUs of this node"]
 
@@ -197,7 +198,7 @@ def test_a_driver_problem_holds_for_every_gpu() -> None:
 def test_gpus_return_with_the_driver() -> None:
     """GPUs that failed with the driver are back after two good looks."""
     node = stock(look(A))
-    node.driver_failed("no driver", 0.0)
+    node.driver_failed(Problem("no driver"), 0.0)
     for _ in range(2):
         take(node, look(A))
     assert node.inventory() == inventory(A)
@@ -265,7 +266,7 @@ def test_no_physical_gpu_is_ever_lost(history: list[list[Look | Cause | None] | 
     for step in history:
         before = node.inventory()
         if isinstance(step, str):
-            node.driver_failed(step, 0.0)
+            node.driver_failed(Problem(step), 0.0)
         else:
             take(node, *step)
         now = node.inventory()

@@ -74,5 +74,5 @@ def test_a_text_has_number_meaning_and_remedy(xid: int) -> None:
     """Whatever an XID is, its text has the number, what it means, and what to do."""
     found = fault(xid, fatal=[xid])
     assert found is not None
-    assert str(found) == f"XID {xid} ({found.meaning}): {found.remedy.value}"
+    assert found.problem == f"XID {xid} ({found.meaning}): {found.remedy.value}"
     assert found.meaning

@@ -16,6 +16,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from nomad_nvidia_vgpu import __version__
 from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Health, Ratio, SeenGpu
 from nomad_nvidia_vgpu.metrics.families import FAMILIES, STALE_S, CatalogCollector, registry_of
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
@@ -158,7 +159,7 @@ def test_an_unhealthy_gpu_says_why() -> None:
 
 def test_a_long_reason_is_cut() -> None:
     """A label of any length would burden whoever stores it."""
-    scraped = Scraped(SeenGpu(gpu(), Health(False, 'x"\\\n' * 1000)))
+    scraped = Scraped(SeenGpu(gpu(), Health(False, Problem('x"\\\n' * 1000))))
     ((_, labels),) = [key for key in scraped.values() if key[0].endswith("unhealthy_info")]
     assert len(dict(labels)["reason"]) == 200
 
@@ -243,7 +244,7 @@ def test_daemons_are_told_where_there_are_any(scraped: Scraped) -> None:
     mps.catalog.take_enforcement("GPU-a", Enforcement(holds_memory=True))
     assert mps.value("gpu_mps_up", **OWN) == 1
     assert mps.value("gpu_mps_memory_limited", **OWN) == 1
-    mps.catalog.take_enforcement("GPU-a", Enforcement("it has died", holds_memory=False))
+    mps.catalog.take_enforcement("GPU-a", Enforcement(Problem("it has died"), holds_memory=False))
     assert mps.value("gpu_mps_up", **OWN) == 0
     assert mps.value("gpu_mps_memory_limited", **OWN) == 0
 

@@ -11,6 +11,7 @@ from nomad_nvidia_vgpu.config.options import (
     MemoryGuardConfig,
     PluginConfig,
 )
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu, make_plan
@@ -192,7 +193,7 @@ def test_gpus_shared_by_mps_are_groups_of_their_own() -> None:
 
 def test_what_is_wrong_with_a_daemon_makes_its_gpu_alone_unhealthy() -> None:
     """Until it is known what holds a GPU's shares, and while it does not, the GPU is kept apart."""
-    broken = Enforcement(problem="GPU-a: its daemon is gone: fix it")
+    broken = Enforcement(problem=Problem("GPU-a: its daemon is gone", "fix it"))
     plan = make_plan(MPS, inventory(A, B), {"GPU-a": broken})
     assert {uuid: one.health for uuid, one in plan.by_uuid().items()} == {
         "GPU-a": Health(False, broken.problem),
@@ -205,13 +206,13 @@ def test_what_is_wrong_with_a_daemon_makes_its_gpu_alone_unhealthy() -> None:
 def test_a_gpus_own_trouble_comes_first() -> None:
     """What the daemon says of a lost GPU follows from that."""
     lost = SeenGpu(A, LOST)
-    plan = make_plan(MPS, inventory(lost), {"GPU-a": Enforcement(problem="no daemon")})
+    plan = make_plan(MPS, inventory(lost), {"GPU-a": Enforcement(problem=Problem("no daemon"))})
     assert plan.by_uuid()["GPU-a"].health == LOST
 
 
 def test_weaknesses_are_warnings_and_take_the_promise_down() -> None:
     """The GPU is offered, with what is true."""
-    weak = Enforcement(weakness="GPU-a: a limit reads back as 0: check")
+    weak = Enforcement(weakness=Problem("GPU-a: a limit reads back as 0", "check"))
     plan = make_plan(MPS, inventory(A), {"GPU-a": weak})
     assert plan.warnings == (weak.weakness,)
     assert plan.by_uuid()["GPU-a"].memory_isolation == "none"

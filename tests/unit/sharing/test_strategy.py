@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.strategy import ISOLATION, STRATEGIES
 from unit.example_gpus import gpu, mig
@@ -15,7 +16,7 @@ from unit.example_gpus import gpu, mig
 def test_every_strategy_uses_known_words(name: str, vgpus: int) -> None:
     """Whatever holds the memory is one of the words that the fingerprint can order."""
     for one in (gpu(), mig("MIG-a"), mig("MIG-b", profile="1c.3g.20gb")):
-        for enforcement in (IN_FORCE, STARTING, Enforcement(weakness="odd")):
+        for enforcement in (IN_FORCE, STARTING, Enforcement(weakness=Problem("odd"))):
             assert STRATEGIES[name].memory_isolation(one, vgpus, enforcement) in ISOLATION
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.state.usage import GpuUse, Task
 from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder
@@ -33,7 +34,7 @@ NO_GRACE_S = 1 / 64
 
 def grave(one: Gpu) -> SeenGpu:
     """Gives a GPU that needs a reset."""
-    return SeenGpu(one, Health(False, f"{one.uuid}: lost", grave=True))
+    return SeenGpu(one, Health(False, Problem(f"{one.uuid}: lost"), grave=True))
 
 
 class Tasks(Sleepers):
@@ -107,7 +108,7 @@ def test_who_is_not_known_beyond_doubt_is_spared(tasks: Tasks) -> None:
 def test_an_unhealthy_gpu_that_may_return_ends_nobody(tasks: Tasks) -> None:
     """A fault that needs neither reset nor reboot leaves every process alone."""
     tasks.start_on(A)
-    odd = SeenGpu(A, Health(False, "GPU-a: odd"))
+    odd = SeenGpu(A, Health(False, Problem("GPU-a: odd")))
     Ending(tasks, NO_GRACE_S).see(inventory(odd))
     assert tasks.asked == []
 
@@ -147,7 +148,7 @@ def test_a_gpu_that_is_lost_again_ends_its_tasks_again(tasks: Tasks) -> None:
 def test_a_fault_that_becomes_grave_ends_tasks(tasks: Tasks) -> None:
     """A GPU that was unhealthy before and then needs a reset ends its processes."""
     ending = Ending(tasks, NO_GRACE_S)
-    for now in (SeenGpu(A, Health(False, "GPU-a: odd")), grave(A)):
+    for now in (SeenGpu(A, Health(False, Problem("GPU-a: odd"))), grave(A)):
         ending.see(inventory(now))
     assert tasks.asked == ["GPU-a"]
 

@@ -19,7 +19,7 @@ from nomad_nvidia_vgpu.cli.agent.config_file import (
     plugin_blocks,
 )
 from nomad_nvidia_vgpu.cli.agent.http import AgentHttp
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
 USUAL = Path("/etc/nomad.d")
 """Where Nomad's packages put the configuration of an agent."""
@@ -78,7 +78,7 @@ class AgentConfig:
         return next((block for block in reversed(self.blocks) if block.label == label), None)
 
     @property
-    def mislabelled(self) -> list[str]:
+    def mislabelled(self) -> list[Problem]:
         """Where no block has our label, those that are meant for it, one sentence each."""
         if self.ours is not None:
             return []
@@ -89,23 +89,30 @@ class AgentConfig:
         ]
 
     @property
-    def without_effect(self) -> list[str]:
+    def without_effect(self) -> list[Problem]:
         """What in our blocks Nomad or the plugin passes over, one sentence with a remedy each."""
         ours = self.ours
         if ours is None:
             return []
         earlier = [block for block in self.blocks if block.label == LABEL][:-1]
         said = [
-            f'plugin "{LABEL}" stands twice in {ours.file}, and Nomad takes the later alone: take out'
-            " the earlier"
+            Problem(
+                f'plugin "{LABEL}" stands twice in {ours.file}, and Nomad takes the later alone',
+                "take out the earlier",
+            )
             if file == ours.file
-            else f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
-            f" later alone: take out the one in {file}"
+            else Problem(
+                f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
+                " later alone",
+                f"take out the one in {file}",
+            )
             for file in dict.fromkeys(block.file for block in earlier)
         ]
         if ours.has_args:
             said.append(
-                f'plugin "{LABEL}" in {ours.file} has args, which mean nothing: take them out'
+                Problem(
+                    f'plugin "{LABEL}" in {ours.file} has args, which mean nothing', "take them out"
+                )
             )
         return said
 
@@ -129,14 +136,14 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
             remedy = "say --agent-config with what the agent is started with"
             if isinstance(error, PermissionError):
                 remedy = _AS_ROOT
-            problems.append(f"{path} cannot be read: {error.strerror}; {remedy}")
+            problems.append(Problem(f"{path} cannot be read: {error.strerror}", remedy))
     for file in files:
         try:
             parsed = parsed_file(file)
             blocks += _blocks(file, parsed)
         except ConfigError as error:
             closed = isinstance(error.__cause__, PermissionError)
-            problems += [f"{p}; {_AS_ROOT}" if closed else p for p in error.problems]
+            problems += [Problem(p, _AS_ROOT) if closed else p for p in error.problems]
             continue
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nomad_nvidia_vgpu.config.options import options
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
 LABEL = "nvidia-vgpu"
 OFFICIAL = "nomad-device-nvidia"
@@ -39,7 +39,7 @@ def parsed_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path} is not a text file"]) from error
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from error
+        raise ConfigError([Problem(f"{path} cannot be read", f"{error.strerror}")]) from error
     return _parse(path, text)
 
 
@@ -72,12 +72,13 @@ def outside_config(body: dict[str, Any]) -> tuple[str, ...]:
     return tuple(option.name for option in options() if option.name in body)
 
 
-def moved_inside(names: Sequence[str]) -> str:
+def moved_inside(names: Sequence[str]) -> Problem:
     """What to do about options outside of the `config` block, as a sentence."""
     many = len(names) > 1
     stand, them = ("stand", "them") if many else ("stands", "it")
-    return (
-        f"{', '.join(names)} {stand} outside of the config block: move {them} into config {{ … }}"
+    return Problem(
+        f"{', '.join(names)} {stand} outside of the config block",
+        f"move {them} into config {{ … }}",
     )
 
 
@@ -86,11 +87,14 @@ def is_meant(label: str, names: Container[str]) -> bool:
     return "vgpu" in label.lower() or "vgpus" in names
 
 
-def mislabelled(file: Path, label: str) -> str:
+def mislabelled(file: Path, label: str) -> Problem:
     """What is wrong with a block that is meant for this plugin, as a sentence."""
-    return (
-        f'{file} has a plugin "{label}" block, but the label must be the name of the file in'
-        f' plugin_dir: write "{LABEL}"'
+    return Problem(
+        (
+            f'{file} has a plugin "{label}" block, but the label must be the name of the file in'
+            " plugin_dir"
+        ),
+        f'write "{LABEL}"',
     )
 
 
@@ -107,7 +111,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         try:
             parsed = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ConfigError([f"{path} is not valid JSON: {error}"]) from error
+            raise ConfigError([Problem(f"{path} is not valid JSON", f"{error}")]) from error
     else:
         parsed = _parse_hcl(path, text)
     if not isinstance(parsed, dict):
@@ -135,7 +139,7 @@ def _parse_hcl(path: Path, text: str) -> dict[str, Any]:
         # Not the parser's words, which quote the file: it may hold tokens and keys of the agent's.
         found = getattr(error, "token", "") or getattr(error, "char", "")
         why = "fix what does not belong there" if found else "it ends too early, close what is open"
-        raise ConfigError([f"{path} is not valid HCL{where}: {why}"]) from error
+        raise ConfigError([Problem(f"{path} is not valid HCL{where}", f"{why}")]) from error
 
 
 def _unquoted(key: re.Match[str]) -> str:
@@ -149,20 +153,20 @@ def _options_in(path: Path, parsed: dict[str, Any]) -> dict[str, object]:
         if set(parsed) == {"config"}:
             return options_of(path, parsed)
         if parsed and not {option.name for option in options()} & set(parsed):
-            raise ConfigError([f'{path} has no plugin "{LABEL}" block: add one'])
+            raise ConfigError([Problem(f'{path} has no plugin "{LABEL}" block', "add one")])
         return _unwrapped(path, parsed)
     blocks = list(plugin_blocks(parsed))
     ours = [body for label, body in blocks if label == LABEL]
     if ours:
         body = ours[-1]  # of two blocks Nomad takes the later one whole
         if names := outside_config(body):
-            raise ConfigError([f"{path}: {moved_inside(names)}"])
+            raise ConfigError([Problem(f"{path}", f"{moved_inside(names)}")])
         return options_of(path, body)
     meant = [label for label, body in blocks if is_meant(label, {*body, *options_of(path, body)})]
     if meant:
         raise ConfigError([mislabelled(path, label) for label in meant])
     labels = ", ".join(sorted({label for label, _ in blocks})) or "none"
-    raise ConfigError([f'{path} has no plugin "{LABEL}" block, only {labels}: add one'])
+    raise ConfigError([Problem(f'{path} has no plugin "{LABEL}" block, only {labels}', "add one")])
 
 
 def _unwrapped(file: Path, given: dict[str, Any]) -> dict[str, object]:
@@ -186,7 +190,7 @@ def _by_label(file: Path, name: str, value: object) -> dict[str, object]:
         for label, body in blocks.items():
             if label in found or (isinstance(body, list) and len(body) > 1):
                 raise ConfigError(
-                    [f'{file}: {name} "{label}" is there twice: make one block of them']
+                    [Problem(f'{file}: {name} "{label}" is there twice', "make one block of them")]
                 )
             found[label] = _block(body)
     return found

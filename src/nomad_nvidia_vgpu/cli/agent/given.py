@@ -8,7 +8,7 @@ from typing import Any
 
 from nomad_nvidia_vgpu.config.decode import decode, unknown_options
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
 _SIZES = ("vgpus", "vgpu_memory")
 
@@ -38,7 +38,7 @@ def checked_config(given: dict[str, Any]) -> PluginConfig:
     return config
 
 
-def config_problems(given: Mapping[str, Any]) -> list[str]:
+def config_problems(given: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with a config, one sentence each."""
     try:
         checked_config(dict(given))

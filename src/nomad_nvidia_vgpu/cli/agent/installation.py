@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +109,7 @@ def _block(agent: AgentConfig, given: Mapping[str, Any]) -> str:
     return block_json(given) if as_json else block_text(given)
 
 
-def _place_problems(agent: AgentConfig, found: PluginDir | None) -> list[str]:
+def _place_problems(agent: AgentConfig, found: PluginDir | None) -> Sequence[str]:
     if found is not None:
         return problems(found)
     if agent.plugins is None:
@@ -153,7 +153,7 @@ def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:
         )
 
 
-def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:
+def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> Sequence[str]:
     ours = agent.ours
     if ours is None:
         if agent.mislabelled:
@@ -162,13 +162,13 @@ def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> list[str]:
             return ["it is not set how GPUs are divided: say --vgpus or --vgpu-memory"]
         return config_problems(given) or _text_problems(given)
     if ours.outside:
-        return [f"{ours.file}: {moved_inside(ours.outside)}"]
+        return [moved_inside(ours.outside).about(str(ours.file))]
     said = [f"{ours.file}: {problem}" for problem in config_problems(ours.options)]
     said += config_problems(with_any_size(given)) if given else []
     return said or _empty(ours, given)
 
 
-def _empty(ours: PluginBlock, given: Mapping[str, Any]) -> list[str]:
+def _empty(ours: PluginBlock, given: Mapping[str, Any]) -> Sequence[str]:
     """What is wrong with a block that sets no option: existing configuration is never changed."""
     config = checked_config(dict(ours.options))
     if ours.has_config and (config.configured or not config.enabled):
@@ -179,7 +179,7 @@ def _empty(ours: PluginBlock, given: Mapping[str, Any]) -> list[str]:
     return [f"{stays}: write {wanted or 'vgpus = …'} into its config block"]
 
 
-def _text_problems(given: Mapping[str, Any]) -> list[str]:
+def _text_problems(given: Mapping[str, Any]) -> Sequence[str]:
     try:
         block_text(given)
     except ConfigError as error:
@@ -187,7 +187,7 @@ def _text_problems(given: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _file_problems(block_file: Path) -> list[str]:
+def _file_problems(block_file: Path) -> Sequence[str]:
     if os.path.lexists(block_file):
         return [f'{block_file} has no plugin "{LABEL}" block: move it away, or add one']
     if not os.access(block_file.parent, os.W_OK | os.X_OK):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent.config_file import LABEL
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.host.files import exposed
 
 _HEAD = 4096
@@ -76,42 +77,50 @@ def look(path: str, trusted: Collection[int]) -> PluginDir:
     )
 
 
-def problems(found: PluginDir) -> list[str]:
+def problems(found: PluginDir) -> list[Problem]:
     """Why the plugin cannot be put there, one sentence each."""
     where = f"plugin_dir {found.path}"
     if not found.exists:
         if os.path.lexists(found.path):
-            return [f"{where} is not a folder: move it away, or set another"]
-        return [f"{where} is not there: mkdir -p {found.path}, or fix plugin_dir"]
+            return [Problem(f"{where} is not a folder", "move it away, or set another")]
+        return [Problem(f"{where} is not there", f"mkdir -p {found.path}, or fix plugin_dir")]
     said = []
     if found.noexec:
         said.append(
-            f"{where} is mounted noexec, so that Nomad can start nothing there: set another"
+            Problem(
+                f"{where} is mounted noexec, so that Nomad can start nothing there", "set another"
+            )
         )
     if found.exposed:
         who, remedy = found.exposed
-        said.append(f"{who}, and Nomad would start what they put there: {remedy}")
+        said.append(Problem(f"{who}, and Nomad would start what they put there", remedy))
     if not found.writable:
         said.append(not_writable(where))
     for program in found.programs:
         path = f"{found.path}/{program.name}"
         if program.kind is Kind.DANGLING and program.name != LABEL:
-            said.append(f"{path} is {program.kind.value}, and stops the agent: remove it")
+            said.append(
+                Problem(f"{path} is {program.kind.value}, and stops the agent", "remove it")
+            )
         elif program.kind is Kind.OTHER and program.name == LABEL:
-            said.append(f"{path} is {program.kind.value} than this plugin: move it away")
+            said.append(Problem(f"{path} is {program.kind.value} than this plugin", "move it away"))
         elif program.kind in (Kind.OURS, Kind.ORIGINAL) and program.name != LABEL:
             said.append(
-                f"{path} is {program.kind.value}, and would offer the same GPUs a second time:"
-                " remove it"
+                Problem(
+                    f"{path} is {program.kind.value}, and would offer the same GPUs a second time",
+                    "remove it",
+                )
             )
     return said
 
 
-def not_writable(what: str) -> str:
+def not_writable(what: str) -> Problem:
     """Why nothing can be put into a folder that is there."""
     if os.geteuid() == 0:
-        return f"{what} is on a read-only file system: mount it for writing, or set another"
-    return f"{what} cannot be written to: run this command as root"
+        return Problem(
+            f"{what} is on a read-only file system", "mount it for writing, or set another"
+        )
+    return Problem(f"{what} cannot be written to", "run this command as root")
 
 
 def is_noexec(path: str) -> bool:

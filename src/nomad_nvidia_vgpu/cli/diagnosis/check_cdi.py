@@ -48,7 +48,7 @@ def _deliveries(facts: Facts) -> Iterator[Verdict]:
         try:
             nodes.deliver([shared.gpu])
         except RequestError as refusal:
-            refusals.append(error_of(str(refusal)))
+            refusals.append(error_of(refusal.problem))
     yield from refusals
     if lost := nodes.without_equivalent():
         yield ok(

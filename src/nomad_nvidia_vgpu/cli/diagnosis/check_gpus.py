@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
-from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error_of, ok, warning
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error_of, ok, warning, warning_of
 
 
 def answers(facts: Facts) -> Iterator[Verdict]:
@@ -102,8 +102,7 @@ def division(facts: Facts) -> Iterator[Verdict]:
     for problem in problems:
         yield error_of(problem)
     for sentence in plan.warnings:
-        said = error_of(sentence)
-        yield warning(said.sentence, said.remedy)
+        yield warning_of(sentence)
     if problems or plan.warnings:
         return
     vgpus = sum(shared.published for group in plan.groups for shared in group.gpus)

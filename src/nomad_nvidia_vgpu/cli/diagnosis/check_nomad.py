@@ -13,7 +13,14 @@ from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, OFFICIAL, moved_insid
 from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
-from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, error_of, ok, warning
+from nomad_nvidia_vgpu.cli.diagnosis.finding import (
+    Verdict,
+    error,
+    error_of,
+    ok,
+    warning,
+    warning_of,
+)
 from nomad_nvidia_vgpu.host.files import unsafe
 
 _RESTART = "restart the agent"
@@ -77,8 +84,7 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
     """Whether the agent's files can be read, and have a good block for this plugin."""
     configured = facts.configured
     for problem in configured.problems:
-        sentence, _, remedy = problem.partition("; ")
-        yield error(sentence, remedy or "fix it: the agent does not start with it")
+        yield error(problem.sentence, problem.remedy or "fix it: the agent does not start so")
     agent = configured.agent
     if agent is None:
         return
@@ -93,7 +99,7 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
         ]
         return
     for text in agent.without_effect:
-        yield warning(*error_of(text)[1:])
+        yield warning_of(text)
     where = f'plugin "{LABEL}" in {ours.file}'
     if ours.outside:
         said = error_of(moved_inside(ours.outside))

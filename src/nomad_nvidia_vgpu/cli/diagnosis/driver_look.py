@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nomad_nvidia_vgpu.errors import DriverError, HardwareError
+from nomad_nvidia_vgpu.errors import NOTHING, DriverError, HardwareError, Problem
 from nomad_nvidia_vgpu.gpu.model import GpuSample, GpuSource, Inventory, Look
 from nomad_nvidia_vgpu.gpu.nvml.library import loaded_library
 from nomad_nvidia_vgpu.gpu.nvml.record import FailedQuery, RecordedNvml
@@ -39,7 +39,7 @@ class PhysicalGpu(NamedTuple):
 class DriverLook(NamedTuple):
     """What the driver says."""
 
-    problem: str = ""
+    problem: Problem = NOTHING
     """Why it cannot be used at all, with the remedy."""
     simulated: bool = False
     library: str | None = None
@@ -47,7 +47,7 @@ class DriverLook(NamedTuple):
     version: str | None = None
     inventory: Inventory = Inventory()
     physical: tuple[PhysicalGpu, ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     """One sentence for each GPU that does not tell its UUID."""
 
 
@@ -66,7 +66,7 @@ def look_at_driver(simulate: Sequence[SimulatedGpus]) -> DriverLook:
     try:
         source.open()
     except DriverError as error:
-        return DriverLook(problem=str(error), library=_library())
+        return DriverLook(problem=error.problem, library=_library())
     assert record is not None
     version = record.answers.get("nvmlSystemGetDriverVersion")
     record.drain()
@@ -77,7 +77,7 @@ def _looked(source: _Recorded, so_far: DriverLook) -> DriverLook:
     try:
         found = survey(source)
     except HardwareError as error:
-        return so_far._replace(problem=str(error))
+        return so_far._replace(problem=error.problem)
     return so_far._replace(
         inventory=found.inventory, physical=tuple(source.physical), problems=found.problems
     )

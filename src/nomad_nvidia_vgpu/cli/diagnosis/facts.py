@@ -21,7 +21,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, look_at_run
 from nomad_nvidia_vgpu.cli.tables.groups import device_name
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 
@@ -43,9 +43,9 @@ class Configured(NamedTuple):
     config: PluginConfig = PluginConfig()
     """Of our block; the defaults where there is none. Of a wrong one, `simulate` if that is right:
     the GPUs of a node that has none are not to be the first thing that it is told of."""
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     """Of the files, one sentence each."""
-    option_problems: tuple[str, ...] = ()
+    option_problems: tuple[Problem, ...] = ()
     """Of the options in our block, one sentence each."""
 
 
@@ -102,7 +102,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             reading,
             time.monotonic() + limit_s,
             lambda why: Configured(
-                problems=(f"the agent's configuration {why}; look at its disk",)
+                problems=(Problem(f"the agent's configuration {why}", "look at its disk"),)
             ),
         )
     config = configured.config
@@ -121,7 +121,9 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
                 driver,
                 deadline,
                 lambda why: DriverLook(
-                    problem=f"the NVIDIA driver {why}: see dmesg, drain the node and reboot it"
+                    problem=Problem(
+                        f"the NVIDIA driver {why}", "see dmesg, drain the node and reboot it"
+                    )
                 ),
             ),
             _within(daemons, deadline, lambda why: why),

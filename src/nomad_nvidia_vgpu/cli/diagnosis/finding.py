@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from typing import NamedTuple
 
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*(?:"|$)|`[^`]*(?:`|$)')
-"""One that does not end was cut off, so that all after it may belong to it."""
-_BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
-_WRONG_VALUE = re.compile(r"^(?P<what>.+?) must (?P<verb>be|name) (?P<allowed>.+?)(?:, got |$)")
+from nomad_nvidia_vgpu.errors import Problem
 
 
 class Level(str, Enum):
@@ -58,30 +54,11 @@ def error(sentence: str, remedy: str) -> Verdict:
     return Verdict(Level.ERROR, sentence, remedy)
 
 
-def error_of(text: str) -> Verdict:
-    """An error of this program, whose text is `what failed: what to do`.
-
-    The last colon decides that is not in quotes or brackets, where values of somebody else stand.
-    Of a wrong value what is allowed is the remedy.
-    """
-    bare = _bare(text)
-    at = bare.rfind(": ")
-    if at >= 0:
-        return error(text[:at], text[at + 2 :])
-    if wrong := _WRONG_VALUE.match(bare):
-        what, allowed = (text[slice(*wrong.span(part))] for part in ("what", "allowed"))
-        named = wrong["verb"] == "name"
-        return error(text, f"let {what} name {allowed}" if named else f"make {what} {allowed}")
-    return error(text, "mend that")
+def error_of(problem: Problem) -> Verdict:
+    """What an error of this program says."""
+    return error(problem.sentence, problem.remedy or "see the log of the Nomad agent")
 
 
-def _bare(text: str) -> str:
-    """The text with blanks for all that is in quotes or brackets, as long as before."""
-    bare = _QUOTED.sub(_blank, text)
-    while (less := _BRACKETED.sub(_blank, bare)) != bare:
-        bare = less
-    return bare
-
-
-def _blank(match: re.Match[str]) -> str:
-    return "\0" * len(match[0])
+def warning_of(problem: Problem) -> Verdict:
+    """The same, where it works all the same."""
+    return error_of(problem)._replace(level=Level.WARNING)

@@ -80,7 +80,7 @@ def _forecast_row(forecast: Forecast) -> tuple[object, ...]:
     share = forecast.share
     over = None if forecast.over_s is None else f"{forecast.over_s:.0f} s"
     used = (share.used_mib, share.budget_mib, forecast.limit_mib, over)
-    return (_short(share.gpu_uuid), _task(share.task), *used, forecast.verdict)
+    return (short_uuid(share.gpu_uuid), _task(share.task), *used, forecast.verdict)
 
 
 def stray_table(seen: Observation, *, bars: bool) -> Table:
@@ -92,7 +92,7 @@ def stray_table(seen: Observation, *, bars: bool) -> Table:
         for stray in use.strays:
             why = stray.reason
             made.add_row(
-                cell_text(_short(uuid)),
+                cell_text(short_uuid(uuid)),
                 cell_text(stray.pid),
                 cell_text(stray.memory_mib),
                 cell_text(why),
@@ -170,7 +170,7 @@ class _Row:
 def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> Iterator[_Row]:
     gpu = shared.gpu
     yield _Row(
-        _short(gpu.uuid),
+        short_uuid(gpu.uuid),
         gpu.model,
         processes=use.processes if use else None,
         memory_mib=(_value(sample.memory_mib) if sample else None, gpu.memory_mib),
@@ -183,7 +183,7 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
         is_gpu=True,
     )
     if use is None:
-        numbers = _numbers([str(vgpu) for vgpu in shared.ids()])
+        numbers = short_numbers([str(vgpu) for vgpu in shared.ids()])
         unknown = "the driver does not list its processes"
         yield _Row(f"  {numbers}", "simulated: used by no process" if gpu.simulated else unknown)
         return
@@ -191,10 +191,10 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
         yield _share_row(share)
     free = [vgpu_id for vgpu_id, vgpu in use.vgpus.items() if vgpu.share is None]
     if free:
-        yield _Row(f"  {_numbers(free)}", "not in use")
+        yield _Row(f"  {short_numbers(free)}", "not in use")
     if use.disputed:
         said = "claimed by two tasks at once"
-        yield _Row(f"  {_numbers(use.disputed)}", said, health="in dispute")
+        yield _Row(f"  {short_numbers(use.disputed)}", said, health="in dispute")
     if use.servers:
         yield _taskless_row("MPS server", use.servers, gpu)
     if use.strays:
@@ -215,7 +215,7 @@ def _share_row(share: Share) -> _Row:
     note = share.doubt or ("" if task.certain else "by its environment alone")
     over = share.budget_mib is not None and (share.used_mib or 0) > share.budget_mib
     return _Row(
-        f"  {_numbers(share.vgpu_ids)}",
+        f"  {short_numbers(share.vgpu_ids)}",
         _task(task),
         (task.allocation or task.container or "")[:_SHORT_ID] or None,
         len(share.processes),
@@ -229,7 +229,7 @@ def _task(task: Task) -> str:
     return "/".join(named) or task.label
 
 
-def _short(uuid: str) -> str:
+def short_uuid(uuid: str) -> str:
     """As much of a UUID as tells the GPUs of a node apart: `GPU-27742447`."""
     prefix, dash, rest = uuid.partition("-")
     return f"{prefix}{dash}{rest[:_SHORT_ID]}"
@@ -240,7 +240,7 @@ def _order(ids: Sequence[str]) -> int:
     return vgpu.number if vgpu else 0
 
 
-def _numbers(ids: Sequence[str]) -> str:
+def short_numbers(ids: Sequence[str]) -> str:
     """The numbers of vGPUs of one GPU, as ranges: `0-3,7`."""
     numbers = sorted(vgpu.number for text in ids if (vgpu := VgpuId.parse(text)))
     ranges: list[list[int]] = []

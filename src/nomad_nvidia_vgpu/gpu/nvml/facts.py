@@ -265,5 +265,7 @@ def _word(state: int | None) -> str | None:
 
 def _checked(uuid: str) -> str:
     if not _UUID.fullmatch(uuid):
-        raise GpuError(f"the driver gives {uuid!r:.80} as a UUID: reset the GPU or its MIG device")
+        raise GpuError(
+            f"the driver gives {uuid!r:.80} as a UUID", "reset the GPU or its MIG device"
+        )
     return uuid

@@ -20,6 +20,7 @@ from nomad_nvidia_vgpu.errors import (
     GpuError,
     HardwareError,
     NoSuchGpuError,
+    Problem,
     StaleLibraryError,
 )
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Look, Ratio, XidEvent
@@ -70,8 +71,8 @@ class NvmlSource:
             except self._nvml.NVMLError as error:
                 if self._library is not None and self._library.replaced():
                     raise StaleLibraryError(
-                        f"the driver was replaced by another version ({error}): this process"
-                        " leaves, and Nomad starts one that loads the new library"
+                        f"the driver was replaced by another version ({error})",
+                        "this process leaves, and Nomad starts one that loads the new library",
                     ) from error
                 raise _init_error(self._nvml, error) from error
             self._inits += 1
@@ -171,8 +172,8 @@ class NvmlSource:
                 raise self._failed(error, name, closes=closes) from error
             except UnicodeDecodeError as error:
                 name = what if isinstance(what, str) else self._name(what)
-                text = f"{name}: the driver returned invalid UTF-8: reset the GPU"
-                raise GpuError(text) from error
+                text = f"{name}: the driver returned invalid UTF-8"
+                raise GpuError(text, "reset the GPU") from error
 
     @contextlib.contextmanager
     def _call(self) -> Iterator[None]:
@@ -213,15 +214,15 @@ class NvmlSource:
             nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
         ):
             if closes:
-                self._why_not_ready = _remedy(nvml, error)
+                self._why_not_ready = _problem(nvml, error)
                 self._ready = False  # the next open() starts a new session
-            return DriverError(_remedy(nvml, error))
+            return DriverError(_problem(nvml, error))
         grave = error.value in (
             nvml.NVML_ERROR_GPU_IS_LOST,
             nvml.NVML_ERROR_RESET_REQUIRED,
             nvml.NVML_ERROR_IRQ_ISSUE,
         )
-        return GpuError(f"{what}: {_remedy(nvml, error)}", grave=grave)
+        return GpuError(_problem(nvml, error).about(what), grave=grave)
 
 
 def _sample(nvml: ModuleType, physical: Any, own: Any, limit_w: int | None) -> GpuSample:
@@ -268,26 +269,29 @@ def _sample(nvml: ModuleType, physical: Any, own: Any, limit_w: int | None) -> G
 
 def _init_error(nvml: ModuleType, error: Any) -> DriverError:
     if error.value != nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-        return DriverError(_remedy(nvml, error))
+        return DriverError(_problem(nvml, error))
     # pynvml reports every failure to load as "not found"; the loader knows the reason.
     try:
         ctypes.CDLL(_LIBRARY)
     except OSError as reason:
         return DriverError(
-            f"{_LIBRARY} cannot be loaded ({reason}): install the NVIDIA driver on this client,"
-            ' or try without one (simulate = ["l4"] in the config, --simulate l4 for a command)'
+            f"{_LIBRARY} cannot be loaded ({reason})",
+            (
+                'install the NVIDIA driver on this client, or try without one (simulate = ["l4"] in'
+                " the config, --simulate l4 for a command)"
+            ),
         )
-    return DriverError(f"{_LIBRARY} appeared a moment ago: trying again")
+    return DriverError(f"{_LIBRARY} appeared a moment ago", "trying again")
 
 
-def _remedy(nvml: ModuleType, error: Any) -> str:
+def _problem(nvml: ModuleType, error: Any) -> Problem:
     """What NVML says, and what an operator can do about it."""
     remedies = {
         nvml.NVML_ERROR_DRIVER_NOT_LOADED: "load the kernel module (modprobe nvidia)",
-        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the driver was upgraded in place: reload the"
-        " kernel module or reboot, then restart the Nomad agent",
-        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: f"{_LIBRARY} is not a driver's (a CUDA stub?): take"
-        " its directory out of LD_LIBRARY_PATH",
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "reload the kernel module or reboot, because the driver was upgraded in place; then"
+        " restart the Nomad agent",
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: f"take the directory of {_LIBRARY} out of LD_LIBRARY_PATH,"
+        " because it is not a driver's (a CUDA stub?)",
         nvml.NVML_ERROR_NO_PERMISSION: "run the Nomad agent as root, with access to /dev/nvidia*",
         nvml.NVML_ERROR_OPERATING_SYSTEM: "give the Nomad agent's cgroup access to /dev/nvidia*",
         nvml.NVML_ERROR_GPU_IS_LOST: "drain the node and reboot it",
@@ -295,4 +299,4 @@ def _remedy(nvml: ModuleType, error: Any) -> str:
         nvml.NVML_ERROR_IRQ_ISSUE: "drain the node and reboot it",
     }
     remedy = remedies.get(error.value, "see dmesg and nvidia-smi")
-    return f"NVML says {str(error)!r} ({error.value}): {remedy}"
+    return Problem(f"NVML says {str(error)!r} ({error.value})", remedy)

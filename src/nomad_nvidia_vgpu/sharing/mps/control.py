@@ -104,8 +104,8 @@ class MpsControl:
             status, said = self._launch("-d")
         if status != 0:
             raise MpsError(
-                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_steady(said)}): see"
-                f" {self._directory / CONTROL_LOG}"
+                f"{self._uuid}: {PROGRAM} -d failed (exit status {status}, {_steady(said)})",
+                f"see {self._directory / CONTROL_LOG}",
             )
         return multi_user
 
@@ -125,8 +125,8 @@ class MpsControl:
         pids = self._pids("get_server_list")
         if pids is None:
             raise MpsError(
-                f"{self._uuid}: its MPS daemon gives no list of its servers: see control.log in"
-                f" {self._directory / LOG}"
+                f"{self._uuid}: its MPS daemon gives no list of its servers",
+                f"see control.log in {self._directory / LOG}",
             )
         return pids
 
@@ -189,8 +189,11 @@ class MpsControl:
         status, said = self._command(command)
         if status != 0 or _NO_DAEMON in said.lower():
             raise MpsError(
-                f"{self._uuid}: its MPS daemon refuses {command.split(maxsplit=1)[0]!r} (exit status"
-                f" {status}, {_steady(said)}): see {self._directory / CONTROL_LOG}"
+                (
+                    f"{self._uuid}: its MPS daemon refuses {command.split(maxsplit=1)[0]!r} (exit status"
+                    f" {status}, {_steady(said)})"
+                ),
+                f"see {self._directory / CONTROL_LOG}",
             )
         return said
 
@@ -225,7 +228,7 @@ class MpsControl:
                 start_new_session=True,  # Ctrl-C at the agent is not for it
             )
         except OSError as error:
-            raise MpsError(f"{self._program} cannot be run ({error}): mend it") from error
+            raise MpsError(f"{self._program} cannot be run ({error})", "mend it") from error
 
     def _wait(self, process: subprocess.Popen[bytes], what: str, timeout_s: float) -> int:
         try:
@@ -235,9 +238,14 @@ class MpsControl:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_REAP_S)  # a process that hangs in the driver cannot be killed
             raise MpsError(
-                f"{self._uuid}: its MPS daemon does not answer {what.split(maxsplit=1)[0]!r} within"
-                f" {timeout_s:g} s: drain the node, then end the daemon ({self.pid_file}); a new"
-                " one is started by itself"
+                (
+                    f"{self._uuid}: its MPS daemon does not answer {what.split(maxsplit=1)[0]!r} within {timeout_s:g}"
+                    " s"
+                ),
+                (
+                    f"drain the node, then end the daemon ({self.pid_file}); a new one is started by"
+                    " itself"
+                ),
             ) from None
 
     def _environment(self) -> dict[str, str]:
@@ -267,8 +275,11 @@ def find_program() -> str:
     found = located()
     if found is None:
         raise MpsError(
-            f"{PROGRAM} is not in PATH: install the MPS tools of the NVIDIA driver on this client,"
-            ' or set sharing to "time-slicing"'
+            f"{PROGRAM} is not in PATH",
+            (
+                "install the MPS tools of the NVIDIA driver on this client, or set sharing to"
+                ' "time-slicing"'
+            ),
         )
     return found
 

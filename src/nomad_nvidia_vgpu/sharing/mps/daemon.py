@@ -85,9 +85,11 @@ class MpsDaemon:
         """Starts it, limited to its GPU, with directories that any user's task can use."""
         if any(self.orphaned_servers()):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
-                " tasks that use it: stop them, or drain the node; a new daemon is started by"
-                " itself"
+                (
+                    f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
+                    " tasks that use it"
+                ),
+                "stop them, or drain the node; a new daemon is started by itself",
             )
         # Containers may have the old one mounted, and what they put into it must not be met.
         shutil.rmtree(self._directory / PIPE, ignore_errors=True)
@@ -100,8 +102,8 @@ class MpsDaemon:
         self._write(record._replace(multi_user=has_it))
         if not self._control.running():
             raise MpsError(
-                f"{self._uuid}: its MPS daemon ended right after its start: see"
-                f" {self._directory / CONTROL_LOG}"
+                f"{self._uuid}: its MPS daemon ended right after its start",
+                f"see {self._directory / CONTROL_LOG}",
             )
         _log.info("%s has an MPS daemon now, in %s", self._uuid, self._directory)
 
@@ -111,8 +113,8 @@ class MpsDaemon:
         self._control.quit()
         if pid is not None and not _ended(pid, _END_S):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon (pid {pid}) does not end within {_END_S:g} s:"
-                " drain the node and kill it"
+                f"{self._uuid}: its MPS daemon (pid {pid}) does not end within {_END_S:g} s",
+                "drain the node and kill it",
             )
         _log.info("%s: its MPS daemon was ended", self._uuid)
 

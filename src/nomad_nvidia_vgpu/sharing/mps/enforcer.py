@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
-from nomad_nvidia_vgpu.errors import HardwareError, MpsError
+from nomad_nvidia_vgpu.errors import NOTHING, HardwareError, MpsError, Problem, problem_of, together
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
 from nomad_nvidia_vgpu.host.files import unsafe
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
@@ -72,13 +72,13 @@ class MpsEnforcer:
         """Whether a daemon's directory, or a changed compute mode, is left."""
         return Path(gpu_directory(self._config, uuid)).exists() or uuid in self._noted()
 
-    def release(self, uuid: str) -> str:
+    def release(self, uuid: str) -> Problem:
         """Ends the daemon of a GPU that is not shared by MPS any more, once nobody uses it."""
         try:
             self._prepare_root()
             if not self._owns():
                 raise MpsError(
-                    f"{uuid}: another process of this plugin keeps its MPS daemon: end that first"
+                    f"{uuid}: another process of this plugin keeps its MPS daemon", "end that first"
                 )
             directory = Path(gpu_directory(self._config, uuid))
             daemon = MpsDaemon(directory, uuid)
@@ -91,7 +91,7 @@ class MpsEnforcer:
         except (HardwareError, OSError) as error:
             return _sentence(uuid, error)
         self._begun.discard(uuid)
-        return ""
+        return NOTHING
 
     def left_over(self) -> list[str]:
         """Every GPU that has a daemon's directory or a changed compute mode."""
@@ -145,8 +145,8 @@ class MpsEnforcer:
         """What is in force; sets the limits first if this process is the `owner`."""
         if any(server.status == FAULT for server in servers):
             raise MpsError(
-                f"{gpu.uuid}: a task's fault has put its MPS server into FAULT: stop the tasks on"
-                " this GPU; the server is started anew once they have ended"
+                f"{gpu.uuid}: a task's fault has put its MPS server into FAULT",
+                "stop the tasks on this GPU; the server is started anew once they have ended",
             )
         limits = server_limits(self._config, gpu, vgpus)
         record = daemon.record()
@@ -158,8 +158,8 @@ class MpsEnforcer:
         self._imposed[gpu.uuid] = imposed
         if unsettled and not owner:
             raise MpsError(
-                f"{gpu.uuid}: another process of this plugin keeps its MPS daemon, with other"
-                " limits: end that process"
+                f"{gpu.uuid}: another process of this plugin keeps its MPS daemon, with other limits",
+                "end that process",
             )
         exclusive, why_not = self._exclusive(gpu, vgpus)
         weaknesses = [
@@ -173,21 +173,26 @@ class MpsEnforcer:
             and exclusive
             and (bool(servers) or not (record and record.multi_user))
             and not any(one.of_memory for one in unsettled),
-            weakness="; ".join(filter(None, dict.fromkeys(weaknesses))),
+            weakness=together(weaknesses),
         )
 
-    def _record_sentence(self, uuid: str, record: Record | None) -> str:
+    def _record_sentence(self, uuid: str, record: Record | None) -> Problem:
         if self._differs(record):
-            return (
-                f"{uuid}: its MPS daemon was started with other mps options and is renewed once"
-                " the tasks that use it have ended"
+            return Problem(
+                f"{uuid}",
+                (
+                    "its MPS daemon was started with other mps options and is renewed once the tasks that use it have ended"
+                ),
             )
         if record is not None and record.multi_user_asked and not record.multi_user:
-            return (
-                f"{uuid}: this driver's MPS has no multi-user mode, so a task waits while tasks of"
-                " another user use this GPU: run them as one user, or set mps.multi_user = false"
+            return Problem(
+                (
+                    f"{uuid}: this driver's MPS has no multi-user mode, so a task waits while tasks of"
+                    " another user use this GPU"
+                ),
+                "run them as one user, or set mps.multi_user = false",
             )
-        return ""
+        return NOTHING
 
     def _hold_gpu(
         self, daemon: MpsDaemon, uuid: str, record: Record | None, servers: list[Server]
@@ -206,8 +211,8 @@ class MpsEnforcer:
             servers = daemon.start_server()
         if not servers and self._without_server[uuid] >= _SERVER_TRIES:
             raise MpsError(
-                f"{uuid}: its MPS server does not start: see who uses the GPU (nvidia-smi), and"
-                f" {gpu_directory(self._config, uuid)}/{SERVER_LOG}"
+                f"{uuid}: its MPS server does not start",
+                f"see who uses the GPU (nvidia-smi), and {gpu_directory(self._config, uuid)}/{SERVER_LOG}",
             )
         return servers
 
@@ -220,25 +225,30 @@ class MpsEnforcer:
         try:
             self._journal.set_exclusive(gpu.uuid)
         except HardwareError as error:
-            raise MpsError(f"{error}; or set mps.exclusive_process = false") from error
+            raise MpsError(
+                error.problem.sentence,
+                f"{error.problem.remedy}; or set mps.exclusive_process = false",
+            ) from error
 
-    def _exclusive(self, gpu: Gpu, vgpus: int) -> tuple[bool, str]:
+    def _exclusive(self, gpu: Gpu, vgpus: int) -> tuple[bool, Problem]:
         """Whether nothing can run beside the MPS server, and if it should and does not, why."""
         if gpu.parent_uuid is not None:
-            sentence = (
-                f"{gpu.uuid} is a MIG device, which has no compute mode: a process that drops its"
-                " MPS variables runs beside the MPS server, without limits"
+            sentence = Problem(
+                f"{gpu.uuid} is a MIG device, which has no compute mode",
+                "a process that drops its MPS variables runs beside the MPS server, without limits",
             )
-            return False, sentence if vgpus > 1 else ""
+            return False, sentence if vgpus > 1 else NOTHING
         mode = self._modes.compute_mode(gpu.uuid)
         if mode == EXCLUSIVE_PROCESS:
-            return True, ""
-        sentence = (
-            f"{gpu.uuid} is in compute mode {mode or 'unknown'}, so a process can run beside its"
-            f" MPS server, without limits: nvidia-smi -i {gpu.uuid} -c {EXCLUSIVE_PROCESS}, or"
-            " restart the Nomad agent"
+            return True, NOTHING
+        sentence = Problem(
+            (
+                f"{gpu.uuid} is in compute mode {mode or 'unknown'}, so a process can run beside its"
+                " MPS server, without limits"
+            ),
+            f"nvidia-smi -i {gpu.uuid} -c {EXCLUSIVE_PROCESS}, or restart the Nomad agent",
         )
-        return False, sentence if self._config.exclusive_process else ""
+        return False, sentence if self._config.exclusive_process else NOTHING
 
     def _owns(self) -> bool:
         """Whether this process is the one that changes things; it stays so until it ends."""
@@ -257,15 +267,18 @@ class MpsEnforcer:
                 self._owner = lock
             return True
 
-    def _unreachable(self, uuid: str) -> str:
+    def _unreachable(self, uuid: str) -> Problem:
         """Why tasks that are not root's could not get to the daemon, if they could not."""
         for path in (self._root, *self._root.parents):
             if not path.stat().st_mode & stat.S_IXOTH:
-                return (
-                    f"{uuid}: only root can enter {path}, so tasks of other users cannot reach its"
-                    f" MPS daemon: chmod o+x {path}, or set another mps.root"
+                return Problem(
+                    (
+                        f"{uuid}: only root can enter {path}, so tasks of other users cannot reach its MPS"
+                        " daemon"
+                    ),
+                    f"chmod o+x {path}, or set another mps.root",
                 )
-        return ""
+        return NOTHING
 
     def _prepare_root(self) -> None:
         """Makes the directory, and sees that no other user can put anything into it; MpsError.
@@ -284,8 +297,8 @@ class MpsEnforcer:
         found = self._root.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise MpsError(
-                f"mps.root {self._root} is not a directory of the user that the Nomad agent runs"
-                " as: remove it, or set another"
+                f"mps.root {self._root} is not a directory of the user that the Nomad agent runs as",
+                "remove it, or set another",
             )
         self._check_way(self._root)
 
@@ -293,8 +306,8 @@ class MpsEnforcer:
         """Sees that nobody else can put a link in its place after any look at it; MpsError."""
         if (why := unsafe(str(path), {0, os.geteuid()})) is not None:
             raise MpsError(
-                f"mps.root {self._root} can be changed by other users ({why}): mend that, or"
-                " set another"
+                f"mps.root {self._root} can be changed by other users ({why})",
+                "mend that, or set another",
             )
 
 
@@ -302,8 +315,11 @@ def _running(daemon: MpsDaemon, uuid: str) -> list[Server]:
     """The servers of a daemon that another process keeps."""
     if not daemon.running():
         raise MpsError(
-            f"{uuid} has no MPS daemon, and another process of this plugin keeps the daemons of"
-            " this node: end that process"
+            (
+                f"{uuid} has no MPS daemon, and another process of this plugin keeps the daemons of"
+                " this node"
+            ),
+            "end that process",
         )
     return daemon.servers()
 
@@ -315,22 +331,27 @@ def _end(daemon: MpsDaemon, uuid: str) -> None:
     daemon.stop()
 
 
-def _still_shared(uuid: str) -> str:
-    return (
-        f"{uuid} is still shared by MPS, for tasks that were started before the config changed:"
-        " stop them, or drain the node"
+def _still_shared(uuid: str) -> Problem:
+    return Problem(
+        (f"{uuid} is still shared by MPS, for tasks that were started before the config changed"),
+        "stop them, or drain the node",
     )
 
 
-def _unsettled_sentence(uuid: str, one: Unsettled) -> str:
-    return (
-        f"{uuid}: {one.setting} was set to {one.wanted} and reads back as {one.read}, so this limit"
-        " may not hold: check the version of the driver's MPS tools"
+def _unsettled_sentence(uuid: str, one: Unsettled) -> Problem:
+    return Problem(
+        (
+            f"{uuid}: {one.setting} was set to {one.wanted} and reads back as {one.read}, so"
+            " this limit may not hold"
+        ),
+        "check the version of the driver's MPS tools",
     )
 
 
-def _sentence(uuid: str, error: Exception) -> str:
+def _sentence(uuid: str, error: Exception) -> Problem:
     if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
-        return f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where}): mend that"
-    return str(error)
+        where = f" {error.filename}" if error.filename else NOTHING
+        return Problem(
+            f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where})", "mend that"
+        )
+    return problem_of(error.problem if isinstance(error, HardwareError) else str(error))

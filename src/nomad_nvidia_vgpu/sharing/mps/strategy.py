@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.errors import RequestError
+from nomad_nvidia_vgpu.errors import NOTHING, Problem, RequestError
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant, Mount
@@ -41,25 +41,31 @@ class Mps:
     enforced = True
     one_gpu_per_group = True  # a process has one MPS server
 
-    def problem(self, gpu: Gpu, vgpus: int) -> str:
+    def problem(self, gpu: Gpu, vgpus: int) -> Problem:
         """A GPU without limits, or with fewer clients than vGPUs."""
         capability = gpu.cuda_compute_capability
         if capability is not None and capability < _VOLTA:
-            return (
-                f"{gpu.uuid} has compute capability {capability:.1f}, and MPS has limits from"
-                f' {_VOLTA:.1f} (Volta) on: set sharing to "time-slicing"'
+            return Problem(
+                (
+                    f"{gpu.uuid} has compute capability {capability:.1f}, and MPS has limits from {_VOLTA:.1f}"
+                    " (Volta) on"
+                ),
+                'set sharing to "time-slicing"',
             )
         clients = max_clients(gpu)
         if vgpus > clients:
-            return (
-                f"{gpu.uuid} is divided into {vgpus} vGPUs, and its MPS server takes {clients}"
-                f" clients: set vgpus to at most {clients}"
+            return Problem(
+                (
+                    f"{gpu.uuid} is divided into {vgpus} vGPUs, and its MPS server takes {clients}"
+                    " clients"
+                ),
+                f"set vgpus to at most {clients}",
             )
-        return ""
+        return NOTHING
 
-    def weakness(self, gpu: Gpu, vgpus: int) -> str:  # noqa: ARG002
+    def weakness(self, gpu: Gpu, vgpus: int) -> Problem:  # noqa: ARG002
         """Nothing that is not read back from the server."""
-        return ""
+        return NOTHING
 
     def expected(self, config: PluginConfig, gpu: Gpu) -> Enforcement:
         """Limits hold memory where there are any, and where no process can run beside the server."""
@@ -78,9 +84,11 @@ class Mps:
         most = largest_grant(config.mps, grant.vgpus)
         if grant.granted > most:
             raise RequestError(
-                f"cannot reserve {grant.granted} vGPUs of {grant.gpu.uuid}: this node gives a task"
-                f" at most {most} (mps.max_vgpus_per_task): lower count in the job's device block,"
-                " or raise the option"
+                (
+                    f"cannot reserve {grant.granted} vGPUs of {grant.gpu.uuid}: this node gives a task"
+                    f" at most {most} (mps.max_vgpus_per_task)"
+                ),
+                "lower count in the job's device block, or raise the option",
             )
         pipe = pipe_directory(config.mps, grant.gpu.uuid)
         limits = limits_of(config.mps, grant)

@@ -126,7 +126,7 @@ def test_what_only_root_reads_says_so(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(*call, closed)
-    with pytest.raises(ConfigError, match=r"Permission denied; run this command as root$"):
+    with pytest.raises(ConfigError, match=r"Permission denied: run this command as root$"):
         read_agent_config([tmp_path])
 
 
@@ -138,7 +138,7 @@ def test_every_wrong_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_agent_config([tmp_path, tmp_path / "absent"])
     first, second, third, fourth = caught.value.problems
-    assert "absent cannot be read: No such file or directory; say --agent-config" in first
+    assert "absent cannot be read: No such file or directory: say --agent-config" in first
     assert "a.hcl is not valid HCL" in second
     assert "b.json is not valid JSON" in third
     assert fourth == f'{tmp_path}/c.hcl: gpu "*" is there twice: make one block of them'

@@ -13,6 +13,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, Verdict
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
 from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, RunningAgent
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, SeenGpu
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.example_gpus import inventory
@@ -80,7 +81,7 @@ def facts(  # noqa: PLR0913  each has a default, and is named
     )
 
 
-def unread(root: Path, *problems: str) -> Facts:
+def unread(root: Path, *problems: Problem) -> Facts:
     """A node whose agent's configuration has these problems."""
     return Facts(node(root), Configured(problems=problems), driver(), (), NO_NOMAD)
 

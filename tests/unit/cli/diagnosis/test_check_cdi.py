@@ -12,6 +12,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.check_cdi import found, specification
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
+from nomad_nvidia_vgpu.errors import Problem
 from unit.cli.diagnosis.nodes import driver, facts, one, said, written
 from unit.example_gpus import gpu
 
@@ -71,7 +72,7 @@ def test_a_specification_of_an_older_driver_is_found(
 def test_without_a_driver_its_age_is_not_judged(tmp_path: Path) -> None:
     """There is nothing to compare with."""
     written(tmp_path / "etc/cdi/nvidia.yaml", YAML)
-    one(specification, facts(tmp_path, look=driver(problem="x: y")), Level.OK)
+    one(specification, facts(tmp_path, look=driver(problem=Problem("x", "y"))), Level.OK)
 
 
 @pytest.mark.parametrize(("options", "level"), [(NONE, Level.WARNING), (CDI, Level.ERROR)])

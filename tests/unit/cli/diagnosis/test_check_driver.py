@@ -11,6 +11,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.check_driver import library, module
 from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import division
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running, RunningPlugin
+from nomad_nvidia_vgpu.errors import Problem
 from unit.cli.diagnosis.nodes import agent, driver, facts, levels, one, said, written
 from unit.example_gpus import gpu
 
@@ -79,7 +80,7 @@ def test_the_agents_way_to_libraries_counts_where_no_plugin_runs(tmp_path: Path)
 
 def test_a_driver_that_cannot_be_used_is_an_error_with_its_remedy(tmp_path: Path) -> None:
     """With the file, if one was loaded: a stub of CUDA is one."""
-    look = driver(problem="NVML says 'x' (9): load the kernel module", library=FILE)
+    look = driver(problem=Problem("NVML says 'x' (9)", "load the kernel module"), library=FILE)
     one(library, facts(tmp_path, look=look), Level.ERROR, "'x' (9)", FILE, "| load the kernel")
 
 
@@ -101,20 +102,20 @@ def test_module_and_library_are_of_one_version(tmp_path: Path, text: str) -> Non
 def test_a_driver_that_was_upgraded_in_place_is_an_error(tmp_path: Path) -> None:
     """The library says nothing then but the number of its file."""
     written(tmp_path / "proc/driver/nvidia/version", CLOSED.replace("590.48.01", "580.95.05"))
-    look = driver(library=FILE, problem="NVML says 'mismatch' (18): reload it")
+    look = driver(library=FILE, problem=Problem("NVML says 'mismatch' (18)", "reload it"))
     one(module, facts(tmp_path, look=look), Level.ERROR, "580.95.05", "590.48.01", "reload")
 
 
 def test_a_module_that_is_not_loaded_is_an_error(tmp_path: Path) -> None:
     """Unless the driver works without telling, as in some containers."""
-    look = driver(library=FILE, problem="x: y")
+    look = driver(library=FILE, problem=Problem("x", "y"))
     one(module, facts(tmp_path, look=look), Level.ERROR, "modprobe nvidia")
     one(module, facts(tmp_path, look=driver(gpu())), Level.OK)
 
 
 def test_without_a_driver_its_module_is_not_asked_for(tmp_path: Path) -> None:
     """To load it would be no remedy; that the driver is missing is said of the library."""
-    assert levels(module, facts(tmp_path, look=driver(problem="x: y"))) == []
+    assert levels(module, facts(tmp_path, look=driver(problem=Problem("x", "y")))) == []
 
 
 def test_an_odd_version_file_is_a_warning(tmp_path: Path) -> None:

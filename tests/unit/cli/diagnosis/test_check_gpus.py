@@ -12,6 +12,7 @@ from nomad_nvidia_vgpu.cli.diagnosis import check_gpus
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import PhysicalGpu
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, Verdict
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
 from nomad_nvidia_vgpu.gpu.nvml.record import FailedQuery
 from unit.cli.diagnosis.nodes import driver, facts, levels, one
@@ -37,12 +38,15 @@ def test_without_a_driver_nothing_is_judged(
     tmp_path: Path, check: Callable[[Facts], Iterable[Verdict]]
 ) -> None:
     """Its absence has a finding of its own, and "ok" would be a lie."""
-    assert levels(check, facts(tmp_path, look=driver(problem="no driver: install it"))) == []
+    assert (
+        levels(check, facts(tmp_path, look=driver(problem=Problem("no driver", "install it"))))
+        == []
+    )
 
 
 def test_a_gpu_that_does_not_say_who_it_is_is_an_error(tmp_path: Path) -> None:
     """The others are listed all the same."""
-    look = driver(gpu(), problems=("GPU 1: lost: reboot",))
+    look = driver(gpu(), problems=(Problem("GPU 1: lost", "reboot"),))
     assert levels(check_gpus.answers, facts(tmp_path, look=look)) == [Level.ERROR, Level.OK]
 
 

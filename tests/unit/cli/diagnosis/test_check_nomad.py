@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running
+from nomad_nvidia_vgpu.errors import Problem
 from unit.cli.diagnosis.nodes import (
     NO_NOMAD,
     agent,
@@ -107,7 +108,7 @@ def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     one(agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| say --agent-config")
     broken = written(tmp_path / "a.hcl", "plugin {{{")
     problems = read_config([broken]).problems
-    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| fix it")
+    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| fix what")
 
 
 def test_a_missing_block_is_an_error(tmp_path: Path) -> None:
@@ -220,8 +221,13 @@ def test_each_wrong_option_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_only_root_reads_is_not_spoilt(tmp_path: Path) -> None:
     """Whoever looks must become root; the agent starts."""
-    problem = f"{tmp_path}/a.hcl cannot be read: Permission denied; run this command as root"
-    one(agent_config, unread(tmp_path, problem), Level.ERROR, "denied | run this command as root")
+    problem = Problem(f"{tmp_path}/a.hcl: Permission denied", "run this command as root")
+    one(
+        agent_config,
+        unread(tmp_path, problem),
+        Level.ERROR,
+        "denied | run this command as root",
+    )
 
 
 def test_a_block_that_offers_nothing_is_said(tmp_path: Path) -> None:
@@ -299,7 +305,7 @@ def test_a_folder_that_cannot_be_found_is_an_error(tmp_path: Path, text: str, wo
 
 def test_without_the_configuration_nothing_is_judged(tmp_path: Path) -> None:
     """The folder is not known."""
-    assert levels(plugin_files, unread(tmp_path, "x")) == []
+    assert levels(plugin_files, unread(tmp_path, Problem("x"))) == []
 
 
 OFFICIAL = 'plugin "nomad-device-nvidia" {{\n config {{\n  {}\n }}\n}}\n'
@@ -318,7 +324,9 @@ def with_official(tmp_path: Path, official: str | None, *, file: bool, **says: A
 
 def test_hashicorps_plugin_beside_ours_is_a_warning(tmp_path: Path) -> None:
     """By its file or its block, with neither a driver nor an agent that runs."""
-    found = with_official(tmp_path, "", file=False, look=driver(problem="no driver: install it"))
+    found = with_official(
+        tmp_path, "", file=False, look=driver(problem=Problem("no driver", "install it"))
+    )
     one(plugin_files, found, Level.WARNING, f'{tmp_path}/nomad.d/b.hcl has a plugin "nomad-device')
     found = with_official(tmp_path, None, file=True, look=driver(gpu("GPU-a")))
     words = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nomad_nvidia_vgpu.cli.diagnosis.check_offers import groups, sold_twice
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
+from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 from unit.cli.diagnosis.nodes import driver, facts, group, levels, offered, one, said, unread
@@ -87,9 +88,11 @@ def test_without_api_driver_or_config_nothing_is_judged(tmp_path: Path) -> None:
     """Each has a finding of its own."""
     nomad = offered(group(L4, ids()))
     assert levels(groups, facts(tmp_path, look=ONE)) == []
-    assert levels(groups, facts(tmp_path, look=driver(problem="x: y"), nomad=nomad)) == []
+    assert (
+        levels(groups, facts(tmp_path, look=driver(problem=Problem("x", "y")), nomad=nomad)) == []
+    )
     assert levels(groups, facts(tmp_path, options="vgpus = 0", look=ONE, nomad=nomad)) == []
-    assert levels(groups, unread(tmp_path, "x")) == []
+    assert levels(groups, unread(tmp_path, Problem("x"))) == []
 
 
 # sold twice
@@ -128,5 +131,5 @@ def test_a_gpu_and_its_mig_device_are_one_card(tmp_path: Path) -> None:
 def test_it_is_found_without_a_driver_too(tmp_path: Path) -> None:
     """UUIDs have a form of their own."""
     nomad = offered(group("A", ids(UUID)), group("A", [UUID], vendor="nvidia"), group("B", ["x"]))
-    found = facts(tmp_path, look=driver(problem="x: y"), nomad=nomad)
+    found = facts(tmp_path, look=driver(problem=Problem("x", "y")), nomad=nomad)
     one(sold_twice, found, Level.ERROR, f"{UUID} is sold twice")

@@ -11,6 +11,7 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis.checks import CHECKS, Check
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running
+from nomad_nvidia_vgpu.errors import Problem
 from unit.cli.diagnosis.nodes import agent, driver, facts, group, node, offered, said, written
 from unit.example_gpus import gpu
 
@@ -46,5 +47,5 @@ def test_a_good_node_is_ok_in_every_respect(tmp_path: Path, check: Check) -> Non
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_an_empty_node_breaks_no_check(tmp_path: Path, check: Check) -> None:
     """Where nothing is there, nothing is raised."""
-    known = facts(tmp_path, options=None, look=driver(problem="no driver: install it"))
+    known = facts(tmp_path, options=None, look=driver(problem=Problem("no driver", "install it")))
     said(check.look, known)

@@ -13,9 +13,9 @@ from nomad_nvidia_vgpu.cli.agent import plugin_dir
 from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, mislabelled
 from nomad_nvidia_vgpu.cli.agent.given import checked_config
 from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir, Program
-from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, error, error_of, ok, warning
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, error, error_of, ok, warning, warning_of
 from nomad_nvidia_vgpu.config.options import options
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 from nomad_nvidia_vgpu.gpu.nvml import source
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 from unit.example_gpus import gpu, inventory
@@ -31,27 +31,18 @@ def test_only_what_is_well_needs_no_remedy() -> None:
     assert error("a", "b") == (Level.ERROR, "a", "b")
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence", "remedy"),
-    [
-        ("GPU-a: lost: drain it", "GPU-a: lost", "drain it"),
-        ('x cannot be "a: b" (c: d): set "e: f"', 'x cannot be "a: b" (c: d)', 'set "e: f"'),
-        ("x has no y: run `z --a: b` on it", "x has no y", "run `z --a: b` on it"),
-    ],
-)
-def test_an_error_text_of_this_program_ends_with_its_remedy(
-    text: str, sentence: str, remedy: str
-) -> None:
-    """What comes after the last colon is what to do, but for colons in quotes and brackets."""
-    assert error_of(text) == error(sentence, remedy)
+def test_an_error_is_told_with_its_remedy() -> None:
+    """Each in its own field, whatever the sentences hold."""
+    assert error_of(Problem("GPU-a: lost", "drain it")) == error("GPU-a: lost", "drain it")
+    assert warning_of(Problem("a: b", "c: d")) == warning("a: b", "c: d")
 
 
-def test_a_text_without_a_remedy_gets_one() -> None:
-    """And is not cut."""
-    assert error_of("it is odd") == error("it is odd", "mend that")
+def test_an_error_without_a_remedy_leads_to_the_log() -> None:
+    """Nothing is guessed from its words."""
+    assert error_of(Problem("it is: odd")) == error("it is: odd", "see the log of the Nomad agent")
 
 
-def problems(given: dict[str, Any]) -> tuple[str, ...]:
+def problems(given: dict[str, Any]) -> tuple[Problem, ...]:
     """What is wrong with these options; at least one thing."""
     with pytest.raises(ConfigError) as refused:
         checked_config(given)
@@ -89,7 +80,7 @@ def test_a_missing_library_has_the_driver_as_its_remedy(monkeypatch: pytest.Monk
     """The trial without a GPU comes after it, in the same sentence."""
     monkeypatch.setattr(source, "_LIBRARY", "libno-such-driver.so.1")
     error = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-    said = error_of(str(source._init_error(pynvml, error)))
+    said = error_of(source._init_error(pynvml, error).problem)
     assert said.remedy.startswith("install the NVIDIA driver on this client")
     assert "simulate" in said.remedy
 
@@ -97,7 +88,7 @@ def test_a_missing_library_has_the_driver_as_its_remedy(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("number", [1, 4, 6, 9, 12, 13, 15, 16, 17, 18, 19, 999])
 def test_each_error_of_the_driver_has_its_remedy(number: int) -> None:
     """NVML's own words are in quotes of another kind, before the remedy."""
-    said = error_of(f"GPU-a: {source._remedy(pynvml, pynvml.NVMLError(number))}")
+    said = error_of(source._problem(pynvml, pynvml.NVMLError(number)).about("GPU-a"))
     assert f"({number})" in said.sentence
     assert said.remedy.split()[0] in {"load", "reload", "take", "run", "give", "drain", "see"}
 

@@ -10,7 +10,6 @@ import pytest
 
 from nomad_nvidia_vgpu.sharing.mps import logs as mps_logs
 from nomad_nvidia_vgpu.sharing.mps.logs import bound_logs
-from unit.sharing.mps.mps_node import A, MpsNode, Plugins
 
 LINE = b"[2026-11-25 10:00:00.000 Control     7] Cmd:get_server_list\n"
 
@@ -63,16 +62,3 @@ def test_without_room_for_the_end_it_is_emptied_all_the_same(tmp_path: Path) -> 
     log.with_name("server.log.1").mkdir()  # it cannot be written
     bound_logs(tmp_path)
     assert log.stat().st_size == 0
-
-
-def test_whoever_keeps_a_daemon_keeps_its_logs_small(node: MpsNode, plugins: Plugins) -> None:
-    """At each pass; another process only looks."""
-    enforcer = plugins.start()
-    enforcer.keep(A, 4)
-    log = node.directory() / "log/control.log"
-    log.write_bytes(LINE * 9000)
-    plugins.start_another().keep(A, 4)
-    assert log.stat().st_size >= len(LINE) * 9000
-    enforcer.keep(A, 4)
-    assert log.stat().st_size < 1 << 16
-    assert node.pid()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
-from nomad_nvidia_vgpu.errors import RequestError
+from nomad_nvidia_vgpu.errors import Problem, RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.gpu.profiles import parse_simulated
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, Enforcement
@@ -114,7 +114,7 @@ def test_a_gpu_before_volta_cannot_be_held_to_shares() -> None:
 
 def test_memory_is_held_only_while_it_was_read_back() -> None:
     """`mps` says what is true now; hardware that holds more is not called less."""
-    weak = Enforcement(weakness="odd")
+    weak = Enforcement(weakness=Problem("odd"))
     assert Mps().memory_isolation(gpu(), 4, IN_FORCE) == "mps"
     assert Mps().memory_isolation(gpu(), 4, weak) == "none"
     assert Mps().memory_isolation(gpu(), 1, weak) == "whole"

@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 from mps_control.node import wait_until
-
-from nomad_nvidia_vgpu.errors import GpuError
-from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
-from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
-from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon
 from unit.example_gpus import mig
-from unit.sharing.mps.mps_node import (
+
+from contract.mps.mps_node import (
     DEFAULT,
     EXCLUSIVE,
     A,
@@ -28,6 +24,10 @@ from unit.sharing.mps.mps_node import (
     weak,
     without_sentence,
 )
+from nomad_nvidia_vgpu.errors import GpuError
+from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
+from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
+from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon
 
 PROHIBITED = "PROHIBITED"
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from contract.mps.mps_node import MpsNode
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
 from nomad_nvidia_vgpu.sharing.mps import daemon as mps_daemon
 from nomad_nvidia_vgpu.sharing.mps.control import find_program
 from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon, Record, known_uuids
 from nomad_nvidia_vgpu.sharing.mps.limits import Limits
-from unit.sharing.mps.mps_node import MpsNode
 
 SOON_S = 3.0
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from cuda_process import CudaProcess, cuda_process
 from mps_control.control import FakeMps
-
-from nomad_nvidia_vgpu.config.options import MpsConfig
-from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
-from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
+
+from nomad_nvidia_vgpu.config.options import MpsConfig
+from nomad_nvidia_vgpu.errors import NOTHING
+from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
+from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 
 A, B = gpu("GPU-a", memory_mib=16000), gpu("GPU-b", memory_mib=16000)
 DEFAULT, EXCLUSIVE = "DEFAULT", "EXCLUSIVE_PROCESS"
@@ -131,4 +132,4 @@ def weak(*, holds_memory: bool) -> Enforcement:
 def without_sentence(enforcement: Enforcement) -> Enforcement:
     """Gives the same without the words about its weakness, of which there must be some."""
     assert enforcement.weakness
-    return enforcement._replace(weakness="")
+    return enforcement._replace(weakness=NOTHING)

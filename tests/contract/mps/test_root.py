@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 
 import pytest
-
-from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon
 from unit.example_gpus import mig
-from unit.sharing.mps.mps_node import MpsNode, Plugins
+
+from contract.mps.mps_node import MpsNode, Plugins
+from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon
 
 
 def test_the_root_is_made_open_to_all_and_written_by_us(node: MpsNode, plugins: Plugins) -> None:

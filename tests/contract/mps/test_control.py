@@ -11,6 +11,7 @@ import psutil
 import pytest
 from mps_control.control import LimitForm
 
+from contract.mps.mps_node import MpsNode
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
 from nomad_nvidia_vgpu.sharing.mps.control import (
@@ -21,7 +22,6 @@ from nomad_nvidia_vgpu.sharing.mps.control import (
 )
 from nomad_nvidia_vgpu.sharing.mps.layout import PROGRAM
 from nomad_nvidia_vgpu.sharing.mps.limits import Limits
-from unit.sharing.mps.mps_node import MpsNode
 
 UUID = "GPU-a"
 QUARTER = Limits(3840, 25)

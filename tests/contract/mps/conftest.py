@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from mps_control.control import install
 
+from contract.mps.mps_node import MpsNode, Plugins
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
 from nomad_nvidia_vgpu.sharing.mps import daemon as mps_daemon
-from unit.sharing.mps.mps_node import MpsNode, Plugins
 
 PATIENT_S = 60.0
 

@@ -8,14 +8,15 @@ import threading
 import psutil
 import pytest
 from mps_control.node import wait_until
+from unit.example_gpus import gpu, mig
 
+from contract.mps.mps_node import EXCLUSIVE, A, B, MpsNode, Plugins, weak, without_sentence
 from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
+from nomad_nvidia_vgpu.sharing.mps import logs as mps_logs
 from nomad_nvidia_vgpu.sharing.mps.strategy import Mps
-from unit.example_gpus import gpu, mig
-from unit.sharing.mps.mps_node import EXCLUSIVE, A, B, MpsNode, Plugins, weak, without_sentence
 
 MEMORY, PERCENTAGE = "default_device_pinned_mem_limit", "default_active_thread_percentage"
 SOON_S = 3.0
@@ -354,3 +355,19 @@ def test_a_daemon_without_a_record_is_adopted(node: MpsNode, plugins: Plugins) -
     (node.directory() / "daemon.json").unlink()
     assert plugins.keep() == IN_FORCE
     assert node.pid() == before
+
+
+def test_the_process_that_keeps_a_daemon_keeps_its_logs_small(
+    node: MpsNode, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each pass; another process only looks."""
+    monkeypatch.setattr(mps_logs, "LARGEST_BYTES", 1 << 16)
+    enforcer = plugins.start()
+    enforcer.keep(A, 4)
+    log = node.directory() / "log/control.log"
+    log.write_bytes(b"Cmd:get_server_list\n" * 9000)
+    plugins.start_another().keep(A, 4)
+    assert log.stat().st_size > 1 << 16
+    enforcer.keep(A, 4)
+    assert log.stat().st_size < 1 << 16
+    assert node.pid()

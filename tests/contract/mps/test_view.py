@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from mps_control.control import FakeMps, install
+from unit.example_gpus import gpu
+from unit.gpu.scripted_source import ScriptedSource
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView, daemon_views
-from unit.example_gpus import gpu
-from unit.gpu.scripted_source import ScriptedSource
 
 
 @pytest.fixture
