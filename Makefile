@@ -8,6 +8,7 @@ STAMP  := $(VENV)/.ready
 GO     ?= go
 FLOOR  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10 /usr/bin/python3.10))
 NOMAD_DIR := build/nomad
+NOMAD  ?=
 # Most tests wait most of the time, for processes and deadlines: more of them run than there are cores.
 JOBS   ?= $(shell echo $$((2 * $$(nproc))))
 PYTEST := pytest -n $(JOBS) --dist worksteal
@@ -47,8 +48,9 @@ unit: setup      ## pure code, the fake driver and the fake MPS
 contract: setup  ## the installed program, spoken to as Nomad would
 	$(BIN)/$(PYTEST) tests/contract
 
-e2e: setup nomad ## real Nomad agents
-	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) $(BIN)/pytest tests/e2e --timeout 600
+e2e: setup nomad ## real Nomad agents; of another version: NOMAD=/usr/bin/nomad
+	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) NVIDIA_VGPU_NOMAD=$(abspath $(NOMAD)) \
+	  $(BIN)/pytest tests/e2e --timeout 600
 
 nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
 	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh

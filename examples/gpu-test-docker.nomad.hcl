@@ -3,7 +3,8 @@
 # The client needs docker and the NVIDIA Container Toolkit. The agent: agent.hcl.
 
 job "gpu-test-docker" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

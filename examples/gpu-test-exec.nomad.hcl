@@ -3,7 +3,8 @@
 # given, and the GPU. The agent: agent-cdi.hcl.
 
 job "gpu-test-exec" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

@@ -3,7 +3,8 @@
 # The agent: agent-podman.hcl.
 
 job "gpu-test-podman" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

@@ -3,7 +3,8 @@
 # The agent: agent.hcl. For the same with docker: gpu-test-docker.nomad.hcl
 
 job "gpu-test" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

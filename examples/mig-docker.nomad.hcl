@@ -3,7 +3,8 @@
 # The agent: agent-mig.hcl; docker needs the NVIDIA Container Toolkit.
 
 job "mig-docker" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

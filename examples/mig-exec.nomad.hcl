@@ -3,7 +3,8 @@
 # The agent: agent-mig-cdi.hcl.
 
 job "mig-exec" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

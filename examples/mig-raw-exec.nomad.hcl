@@ -3,7 +3,8 @@
 # ignores the variable from the others. The agent: agent-mig.hcl.
 
 job "mig-raw-exec" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

@@ -4,7 +4,8 @@
 # agent-mixed.hcl, or any other.
 
 job "mixed-fleet" {
-  type = "service"
+  datacenters = ["dc1"]
+  type        = "service"
 
   group "worker" {
     count = 2

@@ -3,7 +3,8 @@
 # so that the task keeps it when it restarts; docker's `volumes` must be enabled. The agent: agent-mps.hcl.
 
 job "mps-docker" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

@@ -3,7 +3,8 @@
 # The agent: agent-mps-cdi.hcl.
 
 job "mps-exec" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

@@ -3,7 +3,8 @@
 # makes it. The agent: agent-podman-mps.hcl.
 
 job "mps-podman" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

@@ -3,7 +3,8 @@
 # The agent: agent-mps.hcl.
 
 job "mps-raw-exec" {
-  type = "batch"
+  datacenters = ["dc1"]
+  type        = "batch"
 
   group "smi" {
     task "smi" {

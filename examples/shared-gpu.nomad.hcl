@@ -3,7 +3,8 @@
 # it was given, and stays. The agent: agent-simulated.hcl.
 
 job "shared-gpu" {
-  type = "service"
+  datacenters = ["dc1"]
+  type        = "service"
 
   group "sharer" {
     count = 2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
-# Builds into $NOMAD_DIR: nomad and launcher of tests/e2e/nomad/go.mod, nomad-1.9 of the other.
+# Builds into $NOMAD_DIR: nomad and launcher of tests/e2e/nomad, nomad-1.1 of tests/e2e/nomad-1.1.
 # Without Go it does nothing: the tests then use a nomad on PATH, or skip and say why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,14 +11,15 @@ if ! command -v "${GO:-go}" >/dev/null; then
   exit 0
 fi
 
-build() { # folder of the go.mod, package, name of the binary
+build() { # folder of the go.mod, package, name of the binary, build tags
   local stamp=$out/$3.built-from
   if [ -x "$out/$3" ] && cmp -s "tests/e2e/$1/go.mod" "$stamp"; then return; fi
   echo "building $3 from tests/e2e/$1 (minutes, once)"
-  (cd "tests/e2e/$1" && "${GO:-go}" build -buildvcs=false -o "$out/$3" "$2")
+  (cd "tests/e2e/$1" && "${GO:-go}" build -buildvcs=false -tags "${4:-}" -o "$out/$3" "$2")
   cp "tests/e2e/$1/go.mod" "$stamp"
 }
 
 build nomad github.com/hashicorp/nomad nomad
 build nomad github.com/hashicorp/nomad/plugins/shared/cmd/launcher launcher
-build nomad-1.9 github.com/hashicorp/nomad nomad-1.9
+# Without the tag its own NVIDIA plugin ends the agent where an NVML can be loaded.
+build nomad-1.1 github.com/hashicorp/nomad nomad-1.1 nonvidia

@@ -23,7 +23,7 @@ _AROUND = {
     "resources": 'task "main" {{\ndriver = "raw_exec"\nconfig {{\ncommand = "/bin/true"\n}}\n{}}}\n',
     "env": 'task "main" {{\ndriver = "raw_exec"\nconfig {{\ncommand = "/bin/true"\n}}\n{}}}\n',
     "task": 'group "docs" {{\n{}}}\n',
-    "group": 'job "docs" {{\n{}}}\n',
+    "group": 'job "docs" {{\ndatacenters = ["dc1"]\n{}}}\n',
 }
 """What a part of a job stands in."""
 

@@ -29,7 +29,7 @@ MARK = {"VGPU_TEST_RUN": TOKEN}
 CGROUP = "nvidia-vgpu-test-{token}"
 """How the cgroups of a run begin that stand at the top of a hierarchy."""
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 10.0
 _POLL_S = 0.1
 _LOOKS = 2
 """A process can start another one while it is ended: so often nothing must be found in a row."""

@@ -16,7 +16,7 @@ from e2e.waiting import wait_until
 TIMEOUT_S = 180.0
 """How long anything may take on a machine that is busy with other things."""
 
-_LOOPBACK = """
+LOOPBACK = """
 bind_addr = "127.0.0.1"
 
 advertise {
@@ -28,7 +28,7 @@ advertise {
 
 # A client counts as lost when no heartbeat came for its time to live and this grace: no less,
 # or a client that only has to wait for its turn on the processor would be taken for lost.
-_SERVER = """
+SERVER = """
 server {
   enabled          = true
   bootstrap_expect = 1
@@ -36,7 +36,7 @@ server {
 }
 """
 
-_CLIENT = """
+CLIENT = """
 name = "{name}"
 
 client {{
@@ -171,7 +171,7 @@ def started(
     `environments` are those of clients that need one, by name.
     """
     with ExitStack() as agents:
-        server = Agent(binary, root / "s", "", dev=False, roles=_LOOPBACK + _SERVER)
+        server = Agent(binary, root / "s", "", dev=False, roles=LOOPBACK + SERVER)
         clients = {
             name: Agent(
                 binary,
@@ -179,7 +179,7 @@ def started(
                 config,
                 environment=(environments or {}).get(name),
                 dev=False,
-                roles=_LOOPBACK + _CLIENT.format(name=name, server_rpc=server.ports.rpc),
+                roles=LOOPBACK + CLIENT.format(name=name, server_rpc=server.ports.rpc),
             )
             for number, (name, config) in enumerate(fleets.items())
         }

@@ -24,6 +24,11 @@ A100 = "NVIDIA A100-SXM4-80GB"
 T4 = "Tesla T4"
 VGPUS = 16
 
+every_nomad = pytest.mark.parametrize(
+    "nomad", [binaries.CHOSEN, binaries.OLD], indirect=True, scope="session"
+)
+"""Runs a test on the Nomad that the run is for, and on the oldest: the suite of compatibility."""
+
 
 def plugin_block(options: str) -> str:
     """The `plugin` block of an agent's configuration, with these options."""
@@ -75,6 +80,12 @@ def one_file() -> Path:
     return single_file.built()
 
 
+@pytest.fixture(scope="session")
+def nomad(request: pytest.FixtureRequest) -> Path:
+    """The program that the agents run."""
+    return binaries.named(getattr(request, "param", binaries.CHOSEN))
+
+
 class StartAgent(Protocol):
     """Makes an agent, and starts it unless told not to."""
 
@@ -82,7 +93,6 @@ class StartAgent(Protocol):
         self,
         config: str | Path,
         *,
-        binary: Path | None = None,
         environment: dict[str, str] | None = None,
         dev: bool = True,
         start: bool = True,
@@ -90,18 +100,16 @@ class StartAgent(Protocol):
         """`config` is the agent's configuration, HCL or a file of it."""
 
 
-def _agents() -> Iterator[StartAgent]:
+def _agents(nomad: Path) -> Iterator[StartAgent]:
     with ExitStack() as open_agents:
 
         def make(
             config: str | Path,
             *,
-            binary: Path | None = None,
             environment: dict[str, str] | None = None,
             dev: bool = True,
             start: bool = True,
         ) -> Agent:
-            nomad = binary or binaries.nomad()
             root = this_run.new_folder("a")
             agent = Agent(nomad, root, config, environment=environment, dev=dev)
             open_agents.callback(agent.close)
@@ -113,22 +121,22 @@ def _agents() -> Iterator[StartAgent]:
 
 
 @pytest.fixture
-def start_agent() -> Iterator[StartAgent]:
+def start_agent(nomad: Path) -> Iterator[StartAgent]:
     """Agents for one test."""
-    yield from _agents()
+    yield from _agents(nomad)
 
 
 @pytest.fixture(scope="module")
-def start_module_agent() -> Iterator[StartAgent]:
+def start_module_agent(nomad: Path) -> Iterator[StartAgent]:
     """Agents for all tests of a module."""
-    yield from _agents()
+    yield from _agents(nomad)
 
 
 @pytest.fixture(scope="session")
-def two_model_agent() -> Iterator[Agent]:
+def two_model_agent(nomad: Path) -> Iterator[Agent]:
     """One agent with two A100 and one T4, each 16 vGPUs, for all tests that leave it as it is."""
     options = f'vgpus = {VGPUS}\n    simulate = ["a100-sxm4-80gb:2", "t4"]'
-    for make in _agents():
+    for make in _agents(nomad):
         agent = make(plugin_block(options))
         agent.api.wait_for_groups(2)
         yield agent

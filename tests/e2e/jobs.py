@@ -9,7 +9,8 @@ _PRINT = f"echo {PID}=$$; env; echo {END_OF_ENVIRONMENT}"
 
 _JOB = """
 job "{name}" {{
-  type = "{kind}"
+  datacenters = ["dc1"]
+  type        = "{kind}"
 
   group "work" {{
     count = {count}
@@ -104,7 +105,8 @@ def staying_job(
 
 _MOCK_JOB = """
 job "{name}" {{
-  type = "service"
+  datacenters = ["dc1"]
+  type        = "service"
 
   group "work" {{
     count = {count}

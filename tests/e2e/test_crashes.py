@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: MPL-2.0
 """SIGKILL to the plugin, and SIGKILL to the agent: tasks run on, and new ones can be placed."""
 
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
 import pytest
+import this_run
 
 from e2e.agent import Agent
-from e2e.conftest import StartAgent, plugin_block, stay
+from e2e.cluster import CLIENT, LOOPBACK, SERVER
+from e2e.conftest import StartAgent, every_nomad, plugin_block, stay
 from e2e.jobs import device, printing_job
 from e2e.waiting import wait_until
 
-pytestmark = pytest.mark.nomad
+pytestmark = [pytest.mark.nomad, every_nomad]
 
 CONFIG = plugin_block('vgpus = 4\n simulate = ["t4"]')
 
@@ -41,9 +47,30 @@ def _taken_at(agent: Agent) -> set[str]:
     return {vgpu["Timestamp"] for group in groups for vgpu in group["InstanceStats"].values()}
 
 
-def test_a_killed_agent_finds_its_task_again(start_agent: StartAgent) -> None:
+@pytest.fixture
+def server(nomad: Path) -> Iterator[Agent]:
+    """A server alone: Nomad 1.1 forgets its allocations where client and server start again as one."""
+    with closing(
+        Agent(nomad, this_run.new_folder("s"), "", dev=False, roles=LOOPBACK + SERVER)
+    ) as made:
+        made.launch()
+        wait_until("the server has a leader", made.api.answers, seen=made.log_tail)
+        yield made
+
+
+@pytest.fixture
+def client(server: Agent, nomad: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """Its one client."""
+    roles = LOOPBACK + CLIENT.format(name="client", server_rpc=server.ports.rpc)
+    root = this_run.new_folder("c")
+    with closing(Agent(nomad, root, CONFIG, dev=False, roles=roles)) as made:
+        made.start()
+        yield made
+
+
+def test_a_killed_agent_finds_its_task_again(client: Agent) -> None:
     """A killed agent starts again: its task ran on, a new one is placed, one plugin is left."""
-    agent = start_agent(CONFIG, dev=False)
+    agent = client
     task = stay(agent)
     orphan = agent.the_plugin()
     agent.kill()

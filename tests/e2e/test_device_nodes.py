@@ -12,12 +12,10 @@ import pytest
 from cdi_node.node import CdiNode
 from libnvidia_ml.driver import FakeDriver
 
-from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
 from e2e.conftest import T4, StartAgent, plugin_block
 from e2e.jobs import device, on_model, printing_job
-from e2e.waiting import wait_until
 
 pytestmark = pytest.mark.nomad
 
@@ -108,22 +106,3 @@ def test_a_task_on_a_gpu_without_a_specification_is_told_what_to_do(node: GpuNod
     assert f"cannot reserve {node.a100}: no CDI specification in" in why
     assert "nvidia-ctk cdi generate --output=" in why
     assert all(node.agent.api.device_groups()[A100].healthy.values())
-
-
-def test_nomad_1_9_gives_them_too(
-    nvml: Path, gpu_node: GpuNode, tmp_path: Path, start_agent: StartAgent
-) -> None:
-    """An exec task of an older Nomad opens the files: the rule of its cgroup is there since 1.8.1."""
-    driver = FakeDriver(nvml, tmp_path, "mixed")
-    directories = ", ".join(f'"{directory}"' for directory in gpu_node.cdi.directories)
-    options = f'vgpus = 2\n device_nodes = "cdi"\n cdi_spec_dirs = [{directories}]'
-    agent = start_agent(
-        plugin_block(options),
-        binary=binaries.built("nomad-1.9"),
-        environment=driver.environment(),
-    )
-    needs_exec(agent)
-    wait_until("the T4 is offered", lambda: T4 in agent.api.device_groups())
-    job = printing_job("old-files", device(on_model(T4)), driver="exec", first=LOOK)
-    (allocation,) = agent.api.wait_for(agent.api.submit(job), "complete")
-    assert agent.api.environment(allocation).get("opened:") == "yes"

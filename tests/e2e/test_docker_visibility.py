@@ -4,6 +4,7 @@
 The image asks for every GPU, as NVIDIA's own images do.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from e2e.conftest import GpuMachine, StartAgent, plugin_block
 from e2e.docker_host import DockerHost, device_files
 from e2e.docker_jobs import LOOK, docker_job, docker_plugin
 from e2e.jobs import END_OF_ENVIRONMENT, constraint, device
+from e2e.test_doctor import Diagnosis
 
 pytestmark = pytest.mark.nomad
 
@@ -122,6 +124,32 @@ def test_nvidias_runtime_as_default_shows_every_gpu_unless_the_job_says_void(
     """With device files from the reservation, `void` is what the docs and `doctor` tell to write."""
     assert default_node.gpus_seen("unwary", WHOLE) == EVERY_GPU
     assert only_one(default_node.gpus_seen("wary", WHOLE, task=VOID))
+
+
+def test_the_doctor_asks_the_dockerd_that_runs(
+    default_node: Node, closed_node: Node, runtime_node: Node, gpu_machine: GpuMachine
+) -> None:
+    """No file says how these run: the same GPUs are shown by one, and by the others not."""
+    found = {
+        name: dict(verdicts(Diagnosis(node.agent, gpu_machine.driver)))
+        for name, node in (
+            ("default", default_node),
+            ("closed", closed_node),
+            ("runtime", runtime_node),
+        )
+    }
+    assert "every GPU that its image asks for" in found["default"]["error"]
+    assert 'env { NVIDIA_VISIBLE_DEVICES = "void" } in every job' in found["default"]["error"]
+    assert set(found["closed"]) == {"ok"}
+    assert set(found["runtime"]) == {"ok"}
+    assert "nvidia-container-runtime" in found["runtime"]["ok"]
+
+
+def verdicts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
+    """Level and words of what `doctor` says of docker."""
+    for finding in diagnosis.document["findings"]:
+        if (finding["subject"], finding["check"]) == ("containers", "docker"):
+            yield finding["level"], f"{finding['sentence']}: {finding['remedy']}"
 
 
 def test_device_files_and_runc_alone_show_the_reservation(closed_node: Node) -> None:

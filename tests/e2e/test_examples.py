@@ -14,21 +14,34 @@ import pytest
 from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
-from e2e.conftest import StartAgent
+from e2e.conftest import StartAgent, every_nomad
 from e2e.jobs import device, printing_job
 from e2e.waiting import wait_until
 
 pytestmark = pytest.mark.nomad
 
 EXAMPLES = binaries.REPOSITORY / "examples"
+JOBS = sorted(EXAMPLES.glob("*.nomad.hcl"))
+PLANNED = (0, 1)
+"""What `nomad job plan` ends with where it worked: nothing to do, or something."""
 MIG = "a100-sxm4-40gb:1:3g.20gb,3g.20gb"
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.nomad.hcl")), ids=lambda p: p.name)
+@every_nomad
+@pytest.mark.parametrize("path", JOBS, ids=lambda p: p.name)
 def test_the_examples_are_valid_jobs(agent: Agent, path: Path) -> None:
     """Nomad finds no fault in any example job, whatever driver it is for."""
     done = agent.cli("job", "validate", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@every_nomad
+@pytest.mark.parametrize("path", JOBS, ids=lambda p: p.name)
+def test_the_examples_are_planned(agent: Agent, path: Path) -> None:
+    """The scheduler takes each example job as it stands, and says what it would do."""
+    done = agent.cli("job", "plan", "-no-color", str(path))
+    assert done.returncode in PLANNED, done.stdout + done.stderr
+    assert "Scheduler dry-run" in done.stdout
 
 
 def on_simulated(name: str, gpus: str) -> str:
@@ -43,11 +56,12 @@ AGENTS = sorted(EXAMPLES.glob("agent*.hcl"))
 
 
 @pytest.mark.parametrize("path", AGENTS, ids=lambda p: p.name)
-def test_nomad_reads_an_agents_file_as_it_stands(tmp_path: Path, path: Path) -> None:
+def test_nomad_reads_an_agents_file_as_it_stands(nomad: Path, tmp_path: Path, path: Path) -> None:
     """It lacks only what the agent's own file has: where its data is, and that it is a client."""
+    binaries.needs(nomad, 1, 3)
     own = tmp_path / "nomad.hcl"
     own.write_text(f'data_dir = "{tmp_path}"\nclient {{\n  enabled = true\n}}\n')
-    command = [str(binaries.nomad()), "config", "validate", str(own), str(path)]
+    command = [str(nomad), "config", "validate", str(own), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -11,7 +11,7 @@ import pytest
 
 from e2e import binaries
 from e2e.agent import Agent
-from e2e.conftest import StartAgent
+from e2e.conftest import StartAgent, every_nomad
 
 pytestmark = pytest.mark.nomad
 
@@ -51,14 +51,14 @@ def installed(file: str, agent: Agent, environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
+@every_nomad
 @pytest.mark.parametrize("form", ["hcl", "json"])
-@pytest.mark.parametrize("nomad", ["nomad", "nomad-1.9"])
 def test_every_option_reaches_the_plugin(
-    form: str, nomad: str, file: str, start_agent: StartAgent, tmp_path: Path
+    form: str, file: str, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     """Written into a folder, or printed for an agent whose one file is JSON."""
     unpacked = {UNPACK_DIR: str(tmp_path / "unpacked")}
-    agent = start_agent("", binary=binaries.built(nomad), environment=unpacked, start=False)
+    agent = start_agent("", environment=unpacked, start=False)
     if form == "hcl":
         folder = agent.root / "nomad.d"
         folder.mkdir()

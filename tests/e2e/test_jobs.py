@@ -6,10 +6,10 @@ import pytest
 from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
-from e2e.conftest import A100, T4, VGPUS
+from e2e.conftest import A100, T4, VGPUS, every_nomad
 from e2e.jobs import affinity, constraint, device, on_model, printing_job, staying_job
 
-pytestmark = pytest.mark.nomad
+pytestmark = [pytest.mark.nomad, every_nomad]
 
 EXAMPLE = binaries.REPOSITORY / "examples/gpu-test.nomad.hcl"
 

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from e2e.agent import Agent
-from e2e.conftest import A100, T4, VGPUS
+from e2e.conftest import A100, T4, VGPUS, every_nomad
 from e2e.waiting import wait_until
 
-pytestmark = pytest.mark.nomad
+pytestmark = [pytest.mark.nomad, every_nomad]
 
 OFFICIAL_STATS = {
     "Power usage",

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.nomad
 
 _JOB = """
 job "{name}" {{
-  type = "service"
+  datacenters = ["dc1"]
+  type        = "service"
 
   group "work" {{
     {volume}

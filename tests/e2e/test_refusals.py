@@ -3,10 +3,10 @@
 
 import pytest
 
-from e2e.conftest import StartAgent, plugin_block
+from e2e.conftest import StartAgent, every_nomad, plugin_block
 from e2e.waiting import wait_until
 
-pytestmark = pytest.mark.nomad
+pytestmark = [pytest.mark.nomad, every_nomad]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from e2e import binaries
 from e2e.api import granted_ids
-from e2e.conftest import StartAgent, plugin_block
+from e2e.conftest import StartAgent, every_nomad, plugin_block
 from e2e.jobs import device, printing_job
 
 UNPACK_DIR = "NVIDIA_VGPU_UNPACK_DIR"
@@ -18,15 +18,12 @@ UNPACK_DIR = "NVIDIA_VGPU_UNPACK_DIR"
 pytestmark = pytest.mark.nomad
 
 
-@pytest.mark.parametrize("nomad", ["nomad", "nomad-1.9"])
-def test_a_job_runs_on_a_vgpu(
-    nomad: str, one_file: Path, start_agent: StartAgent, tmp_path: Path
-) -> None:
+@every_nomad
+def test_a_job_runs_on_a_vgpu(one_file: Path, start_agent: StartAgent, tmp_path: Path) -> None:
     """Installed by itself; of the three starts, without HOME, the first unpacks."""
     unpacked = tmp_path / "unpacked"
     agent = start_agent(
         plugin_block('vgpus = 2\n simulate = ["t4"]'),
-        binary=binaries.built(nomad),
         environment={UNPACK_DIR: str(unpacked)},
         start=False,
     )

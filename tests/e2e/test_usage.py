@@ -15,7 +15,6 @@ import psutil
 import pytest
 from libnvidia_ml.driver import FakeDriver
 
-from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
 from e2e.conftest import StartAgent, plugin_block
@@ -34,9 +33,8 @@ sure = pytest.mark.skipif(
     reason="only as root does Nomad make cgroups, and only the host's pids are those of the driver",
 )
 
-WARN, KILL = ("warn", ""), ("kill", "")
-WARN_ON_NOMAD_1_9 = ("warn", "nomad-1.9")
-"""What the guard does, and which Nomad runs."""
+WARN, KILL = "warn", "kill"
+"""What the guard does."""
 
 
 class Node:
@@ -105,21 +103,15 @@ def node(
     driver: FakeDriver, start_agent: StartAgent, request: pytest.FixtureRequest
 ) -> Iterator[Node]:
     """An agent on that machine, with the memory guard that a test asks for."""
-    action, nomad = request.param
-    guard = f'memory_guard {{\n action = "{action}"\n grace = "1s"\n }}'
+    guard = f'memory_guard {{\n action = "{request.param}"\n grace = "1s"\n }}'
     block = plugin_block(f"vgpus = {VGPUS}\n    {guard}")
-    binary = binaries.built(nomad) if nomad else None
-    made = Node(start_agent(block, environment=driver.environment(), binary=binary), driver)
+    made = Node(start_agent(block, environment=driver.environment()), driver)
     yield made
     made.agent.api.stop_all()
 
 
-@pytest.mark.parametrize(
-    ("node", "task_driver"),
-    [(WARN, "raw_exec"), (WARN, "exec"), (WARN_ON_NOMAD_1_9, "raw_exec")],
-    indirect=["node"],
-    ids=["raw_exec", "exec", "raw_exec-1.9"],
-)
+@pytest.mark.parametrize("node", [WARN], indirect=True)
+@pytest.mark.parametrize("task_driver", ["raw_exec", "exec"])
 def test_a_process_is_traced_to_its_allocation_and_vgpu(node: Node, task_driver: str) -> None:
     """What a task uses shows on its vGPU; using too much, it is named in the log and lives."""
     if task_driver == "exec" and not node.agent.api.node()["Drivers"]["exec"]["Healthy"]:

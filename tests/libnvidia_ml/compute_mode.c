@@ -69,15 +69,6 @@ FAKE_EXPORT nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, unsigned 
     return call_end(status);
 }
 
-/* Newer drivers are documented to set the mode of an instance; others refuse. */
-static bool can_set(const struct section *section)
-{
-    if (section->kind == SECTION_MIG &&
-        section_number_or(profile_driver(), "mig_compute_mode", 0) == 0)
-        return false;
-    return has_mode(section);
-}
-
 FAKE_EXPORT nvmlReturn_t nvmlDeviceSetComputeMode(nvmlDevice_t device, unsigned int mode)
 {
     struct call call = ON_ANY(device);
@@ -86,7 +77,8 @@ FAKE_EXPORT nvmlReturn_t nvmlDeviceSetComputeMode(nvmlDevice_t device, unsigned 
         return status;
     if (mode >= NVML_COMPUTEMODE_COUNT)
         return call_end(NVML_ERROR_INVALID_ARGUMENT);
-    if (!can_set(call.section) || mode == NVML_COMPUTEMODE_EXCLUSIVE_THREAD)
+    if (call.section->kind == SECTION_MIG || !has_mode(call.section) ||
+        mode == NVML_COMPUTEMODE_EXCLUSIVE_THREAD)
         return call_end(NVML_ERROR_NOT_SUPPORTED);
     return call_end(write_mode(section_text(call.section, "uuid"), mode));
 }

@@ -36,7 +36,6 @@ DRIVER_KEYS = frozenset(
         "nvml_version",
         "init_error",
         "wait_error",
-        "mig_compute_mode",
         "count",
         "process_record_bytes",
     )

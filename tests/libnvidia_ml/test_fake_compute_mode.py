@@ -3,11 +3,9 @@
 
 from contextlib import closing
 
-import pytest
-
 from .driver import Call
 from .probe import Probe
-from .queries import INVALID_ARGUMENT, NO_PERMISSION, NOT_SUPPORTED, Start
+from .queries import NO_PERMISSION, NOT_SUPPORTED, Start
 
 DEFAULT, EXCLUSIVE_THREAD, PROHIBITED, EXCLUSIVE_PROCESS = range(4)
 
@@ -66,16 +64,6 @@ def test_an_administrator_can_change_a_mode(start: Start) -> None:
     assert probe.ask(f"{MODE}(gpu(0))") == DEFAULT
 
 
-@pytest.mark.parametrize(
-    ("mode", "code"), [(EXCLUSIVE_THREAD, NOT_SUPPORTED), (4, INVALID_ARGUMENT)]
-)
-def test_modes_that_are_none(start: Start, mode: int, code: int) -> None:
-    """The mode that drivers gave up and numbers beyond the last are refused and change nothing."""
-    _, probe = start("h100x8")
-    assert probe.ask(f"fails({SET}, gpu(0), {mode})") == code
-    assert probe.ask(f"{MODE}(gpu(0))") == DEFAULT
-
-
 def test_a_user_without_permission_changes_nothing(start: Start) -> None:
     """A permission fault on the setter leaves the mode as it is, and readable."""
     driver, probe = start("h100x8")
@@ -101,15 +89,6 @@ def test_a_gpu_in_mig_mode_has_no_mode_of_its_own(start: Start) -> None:
     for device in ("gpu(0)", "mig(0, 0)"):
         assert probe.ask(f"fails({SET}, {device}, {EXCLUSIVE_PROCESS})") == NOT_SUPPORTED
     assert probe.ask(f"fails({SET}, gpu(1), {EXCLUSIVE_PROCESS})") == 0
-
-
-def test_newer_drivers_set_the_mode_of_an_instance(start: Start) -> None:
-    """Where the driver can, an instance takes a mode of its own, and its parent still none."""
-    driver, probe = start("a100_mig")
-    driver.set("driver", "mig_compute_mode", 1)
-    probe.ask(f"{SET}(mig(0, 0), {EXCLUSIVE_PROCESS})")
-    assert probe.ask(f"[{MODE}(mig(0, i)) for i in (0, 2)]") == [EXCLUSIVE_PROCESS, DEFAULT]
-    assert probe.ask(f"fails({SET}, gpu(0), {EXCLUSIVE_PROCESS})") == NOT_SUPPORTED
 
 
 def test_setting_a_mode_is_logged(start: Start) -> None:

@@ -32,24 +32,6 @@ def test_calls_before_init_are_refused(start: Start) -> None:
     assert probe.ask("fails(n.nvmlShutdown)") == 0
 
 
-def test_init_is_counted(start: Start) -> None:
-    """Two inits need two shutdowns before the library closes."""
-    _, probe = start("h100x8")
-    probe.ask("n.nvmlInit()")
-    probe.ask("n.nvmlShutdown()")
-    assert probe.ask("fails(n.nvmlDeviceGetCount)") == 0
-    probe.ask("n.nvmlShutdown()")
-    assert probe.ask("fails(n.nvmlDeviceGetCount)") == UNINITIALIZED
-
-
-def test_too_many_shutdowns_do_not_eat_the_next_init(start: Start) -> None:
-    """A shutdown too many leaves the library usable after the next init."""
-    _, probe = start("h100x8")
-    probe.ask("[n.nvmlShutdown() for _ in range(3)]")
-    probe.ask("n.nvmlInit()")
-    assert probe.ask("n.nvmlDeviceGetCount()") == 8
-
-
 def test_old_handles_die_with_the_session(start: Start) -> None:
     """A handle from before a shutdown/init pair is an invalid argument, a new one works."""
     _, probe = start("h100x8")
@@ -68,15 +50,6 @@ def test_init_fails_with_the_profiles_error_and_recovers(start: Start) -> None:
     assert probe.ask("fails(n.nvmlInit)") == 18
     driver.clear("driver", "init_error")
     assert probe.ask("fails(n.nvmlInit)") == 0
-
-
-def test_an_open_library_can_be_opened_again_whatever_the_driver_says(start: Start) -> None:
-    """An init error concerns the first init, a further one only counts."""
-    driver, probe = start("h100x8")
-    driver.set("driver", "init_error", DRIVER_NOT_LOADED)
-    assert probe.ask("fails(n.nvmlInit)") == 0
-    probe.ask("[n.nvmlShutdown() for _ in range(2)]")
-    assert probe.ask("fails(n.nvmlInit)") == DRIVER_NOT_LOADED
 
 
 def test_init_without_gpus_passes_when_it_asks_for_none(start: Start) -> None:
@@ -149,13 +122,6 @@ def test_the_current_driver_has_the_newer_functions(start: Start) -> None:
     missing = f"[f for f in {sorted(functions())!r} if not hasattr(n.nvmlLib, f)]"
     assert probe.ask(missing) == []
     assert probe.ask("n.nvmlDeviceGetTemperatureV(gpu(0), 0)") == 41
-
-
-def test_only_nvml_names_are_exported(start: Start) -> None:
-    """The library's own helpers cannot collide with names of the program that loads it."""
-    _, probe = start("none")
-    helpers = ["call_begin", "profile_refresh", "handle_for", "get_text"]
-    assert probe.ask(f"[f for f in {helpers!r} if hasattr(n.nvmlLib, f)]") == []
 
 
 def test_calls_are_logged_by_process_function_and_device(start: Start) -> None:

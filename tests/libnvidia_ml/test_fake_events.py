@@ -47,17 +47,6 @@ def test_events_from_before_registration_are_never_delivered(start: Start) -> No
     assert probe.ask("n.nvmlEventSetWait_v2(s, 120000).eventData") == 95
 
 
-def test_registering_again_keeps_pending_events(start: Start) -> None:
-    """A second registration of a GPU adds types and loses no event that waits."""
-    driver, probe = start("h100x8")
-    listen(probe, 0)
-    driver.push_event(0, XID, 79)
-    probe.ask("n.nvmlDeviceRegisterEvents(gpu(0), 2, s)")
-    driver.push_event(0, 2, 0)
-    assert probe.ask("n.nvmlEventSetWait_v2(s, 120000).eventData") == 79
-    assert probe.ask("n.nvmlEventSetWait_v2(s, 120000).eventType") == 2
-
-
 def test_events_come_in_the_order_they_happened(start: Start) -> None:
     """Events of several GPUs are delivered oldest first."""
     driver, probe = start("h100x8")

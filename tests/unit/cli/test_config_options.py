@@ -190,7 +190,7 @@ def test_a_folder_with_another_label_is_told_of_that(tmp_path: Path) -> None:
     """As a file is: a second block beside it would be wrong advice."""
     (tmp_path / "a.hcl").write_text('plugin "vgpu" {\n config {\n vgpus = 4\n }\n}\n')
     with pytest.raises(
-        ConfigError, match=r'a\.hcl has a plugin "vgpu" block, but the label must be'
+        ConfigError, match=r'a\.hcl line 1 has a plugin "vgpu" block, but the label must be'
     ):
         given_by("--config", str(tmp_path))
 

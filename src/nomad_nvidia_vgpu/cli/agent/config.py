@@ -6,18 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent.config_file import (
     LABEL,
-    block,
     is_meant,
     mislabelled,
     options_of,
+    others_options,
     outside_config,
     parsed_file,
-    plugin_blocks,
+    plugins_in,
 )
+from nomad_nvidia_vgpu.cli.agent.hcl1 import Body
+from nomad_nvidia_vgpu.cli.agent.hcl1_values import is_true, literals, settings_of
 from nomad_nvidia_vgpu.cli.agent.http import AgentHttp
 from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
@@ -41,6 +43,12 @@ class PluginBlock(NamedTuple):
     outside: tuple[str, ...] = ()
     """Options that stand beside the config block."""
     has_args: bool = False
+    line: int = 1
+
+    @property
+    def where(self) -> str:
+        """Its file and line."""
+        return f"{self.file} line {self.line}"
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,17 @@ class AgentConfig:
         return self.block_of(LABEL)
 
     def block_of(self, label: str) -> PluginBlock | None:
-        """The block that Nomad will use for a plugin: of several the last."""
-        return next((block for block in reversed(self.blocks) if block.label == label), None)
+        """The block that Nomad will use for a plugin: of several the last, unless it is empty.
+
+        Of two in one file it is the last even then.
+        """
+        found: PluginBlock | None = None
+        for block in self.blocks:
+            if block.label != label:
+                continue
+            if found is None or found.file == block.file or block.options:
+                found = block
+        return found
 
     @property
     def mislabelled(self) -> list[Problem]:
@@ -83,10 +100,15 @@ class AgentConfig:
         if self.ours is not None:
             return []
         return [
-            mislabelled(block.file, block.label)
-            for block in self.blocks
-            if is_meant(block.label, {*block.options, *block.outside})
+            mislabelled(plugin.file, plugin.line, plugin.label)
+            for plugin in self.blocks
+            if is_meant(plugin.label, {*plugin.options, *plugin.outside})
         ]
+
+    @property
+    def twice(self) -> list[PluginBlock]:
+        """The blocks for this plugin that Nomad does not use, because another is there."""
+        return [block for block in self.blocks if block.label == LABEL and block != self.ours]
 
     @property
     def without_effect(self) -> list[Problem]:
@@ -94,19 +116,13 @@ class AgentConfig:
         ours = self.ours
         if ours is None:
             return []
-        earlier = [block for block in self.blocks if block.label == LABEL][:-1]
         said = [
             Problem(
-                f'plugin "{LABEL}" stands twice in {ours.file}, and Nomad takes the later alone',
-                "take out the earlier",
+                f'plugin "{LABEL}" stands in {other.where} and in {ours.where}, and Nomad takes the'
+                " latter alone",
+                f"take out the one in {other.where}",
             )
-            if file == ours.file
-            else Problem(
-                f'plugin "{LABEL}" stands in {file} and later in {ours.file}, and Nomad takes the'
-                " later alone",
-                f"take out the one in {file}",
-            )
-            for file in dict.fromkeys(block.file for block in earlier)
+            for other in self.twice
         ]
         if ours.has_args:
             said.append(
@@ -148,9 +164,10 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         http.merge(parsed)
         values.update(_strings(parsed, "plugin_dir", "data_dir"))
         # Once such a value is true, no later file takes that back.
-        metrics = metrics or _is_true(block(parsed, "telemetry").get("publish_allocation_metrics"))
-        if (enabled := block(parsed, "client").get("enabled")) is not None:
-            client_enabled = client_enabled or _is_true(enabled)
+        telemetry = literals(settings_of(parsed, "telemetry"))
+        metrics = metrics or is_true(telemetry.get("publish_allocation_metrics"))
+        if (enabled := literals(settings_of(parsed, "client")).get("enabled")) is not None:
+            client_enabled = client_enabled or is_true(enabled)
     if problems:
         raise ConfigError(problems)
     folders = [path for path in paths if path.is_dir()]
@@ -166,18 +183,20 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
     )
 
 
-def _blocks(file: Path, parsed: dict[str, Any]) -> list[PluginBlock]:
-    """The plugin blocks in a file; ConfigError if labelled options in one are there twice."""
+def _blocks(file: Path, parsed: Body) -> list[PluginBlock]:
+    """The plugin blocks in a file; ConfigError for what in them ends the agent."""
     return [
         PluginBlock(
-            label,
+            plugin.label,
             file,
-            "config" in body,
-            options_of(file, body),
-            outside_config(body),
-            bool(body.get("args")),
+            bool(plugin.body.of("config")),
+            # What is wrong in others' blocks is not ours to judge.
+            options_of(file, plugin) if plugin.label == LABEL else others_options(plugin),
+            outside_config(plugin.body),
+            any(item.value for item in plugin.body.of("args")),
+            plugin.line,
         )
-        for label, body in plugin_blocks(parsed)
+        for plugin in plugins_in(file, parsed)
     ]
 
 
@@ -193,14 +212,10 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-def _is_true(value: object) -> bool:
-    """As Nomad reads a boolean, quoted or not."""
-    return str(value).lower() in ("true", "1")
-
-
-def _strings(parsed: dict[str, Any], *names: str) -> Iterator[tuple[str, str]]:
+def _strings(parsed: Body, *names: str) -> Iterator[tuple[str, str]]:
     """Those of the values that are set: an empty one sets nothing."""
+    found = literals(parsed)
     for name in names:
-        value = parsed.get(name)
+        value = found.get(name)
         if isinstance(value, str) and value:
             yield name, value

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from nomad_nvidia_vgpu.cli.agent.hcl1 import Body, Hcl1Error, Item, parse
+from nomad_nvidia_vgpu.cli.agent.hcl1_values import Plugin, merged, plugins
 from nomad_nvidia_vgpu.config.options import options
 from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
@@ -20,8 +20,10 @@ OFFICIAL = "nomad-device-nvidia"
 
 _MAX_BYTES = 4 << 20
 
-_QUOTED_KEY = re.compile(r'(?<![^\s{,])"(?P<name>[^"\n]*)"(?=\s*=[^=])')
-"""`"fingerprint.denylist" = …` in a block: agents' files are HCL 1, which the parser is not."""
+_TEMPLATE = re.compile(r"(?<!\$)\$\{|(?<!%)%\{")
+"""In a plugin's config, unlike anywhere else in an agent's files."""
+
+_T = TypeVar("_T")
 
 
 def read_config_file(path: Path) -> dict[str, object]:
@@ -32,7 +34,7 @@ def read_config_file(path: Path) -> dict[str, object]:
     return _options_in(path, parsed_file(path))
 
 
-def parsed_file(path: Path) -> dict[str, Any]:
+def parsed_file(path: Path) -> Body:
     """What an agent's file holds; ConfigError if it cannot be read or does not parse."""
     try:
         text = _text(path)
@@ -40,7 +42,7 @@ def parsed_file(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path} is not a text file"]) from error
     except OSError as error:
         raise ConfigError([Problem(f"{path} cannot be read", f"{error.strerror}")]) from error
-    return _parse(path, text)
+    return within(path, lambda: parse(text))
 
 
 def _text(path: Path) -> str:
@@ -52,24 +54,9 @@ def _text(path: Path) -> str:
     return data.decode()
 
 
-def block(parsed: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a block without a label says, of several the last for each name."""
-    merged: dict[str, Any] = {}
-    for body in _maps(parsed.get(name)):
-        merged.update(body)
-    return merged
-
-
-def plugin_blocks(parsed: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Label and body of each plugin block, in the order of the file."""
-    for block in _maps(parsed.get("plugin")):
-        for label, bodies in block.items():
-            yield from ((label, body) for body in _maps(bodies))
-
-
-def outside_config(body: dict[str, Any]) -> tuple[str, ...]:
+def outside_config(body: Body) -> tuple[str, ...]:
     """The options that stand in a plugin block itself, where Nomad knows none of them."""
-    return tuple(option.name for option in options() if option.name in body)
+    return tuple(option.name for option in options() if body.of(option.name))
 
 
 def moved_inside(names: Sequence[str]) -> Problem:
@@ -87,121 +74,148 @@ def is_meant(label: str, names: Container[str]) -> bool:
     return "vgpu" in label.lower() or "vgpus" in names
 
 
-def mislabelled(file: Path, label: str) -> Problem:
+def mislabelled(file: Path, line: int, label: str) -> Problem:
     """What is wrong with a block that is meant for this plugin, as a sentence."""
     return Problem(
-        (
-            f'{file} has a plugin "{label}" block, but the label must be the name of the file in'
-            " plugin_dir"
-        ),
+        f'{file} line {line} has a plugin "{label}" block, but the label must be the name of the file'
+        " in plugin_dir",
         f'write "{LABEL}"',
     )
 
 
-def options_of(file: Path, body: dict[str, Any]) -> dict[str, object]:
-    """The options in the `config` of a plugin block; ConfigError if a labelled one is there twice."""
-    merged: dict[str, object] = {}
-    for config in _maps(body.get("config")):
-        merged.update(_unwrapped(file, config))
-    return merged
+def options_of(file: Path, plugin: Plugin) -> dict[str, object]:
+    """The options in the `config` of a plugin block; ConfigError for what ends the agent."""
+    return _options(file, plugin.line, within(file, lambda: merged(plugin.body, "config")))
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    if path.suffix == ".json" or text.lstrip().startswith("{"):
-        try:
-            parsed = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError([Problem(f"{path} is not valid JSON", f"{error}")]) from error
-    else:
-        parsed = _parse_hcl(path, text)
-    if not isinstance(parsed, dict):
-        raise ConfigError([f"{path} must hold a map of options, got {type(parsed).__name__}"])
-    return parsed
-
-
-def _parse_hcl(path: Path, text: str) -> dict[str, Any]:
-    # Imported late: its grammar takes a tenth of a second to load.
-    import hcl2  # noqa: PLC0415
-    from hcl2.utils import SerializationOptions  # noqa: PLC0415
-    from lark.exceptions import LarkError  # noqa: PLC0415
-
-    plain = SerializationOptions(
-        with_comments=False, explicit_blocks=False, strip_string_quotes=True
-    )
+def others_options(plugin: Plugin) -> dict[str, Any]:
+    """The same of a plugin whose options are not ours to judge; none if they are not as they must be."""
     try:
-        return hcl2.loads(text, serialization_options=plain)
-    except LarkError as error:
-        with contextlib.suppress(LarkError):
-            rewritten = _QUOTED_KEY.sub(_unquoted, text)
-            return hcl2.loads(rewritten, serialization_options=plain)
-        line = getattr(error, "line", None)
-        where = f" (line {line})" if isinstance(line, int) and line > 0 else ""
-        # Not the parser's words, which quote the file: it may hold tokens and keys of the agent's.
-        found = getattr(error, "token", "") or getattr(error, "char", "")
-        why = "fix what does not belong there" if found else "it ends too early, close what is open"
-        raise ConfigError([Problem(f"{path} is not valid HCL{where}", f"{why}")]) from error
+        return merged(plugin.body, "config")
+    except Hcl1Error:
+        return {}
 
 
-def _unquoted(key: re.Match[str]) -> str:
-    """A key that HCL 2 takes: no option of ours has a name that must be quoted."""
-    name = key["name"]
-    return name if name.isidentifier() else f"quoted_{key.start()}"
+def within(file: Path, read: Callable[[], _T]) -> _T:
+    """What `read` finds in a file; ConfigError naming file and line if that is not as it must be."""
+    try:
+        return read()
+    except Hcl1Error as error:
+        form = "JSON" if file.suffix == ".json" else error.form
+        where = f"{file} is not valid {form} (line {error.line}): "
+        raise ConfigError([Problem(where + error.why, error.remedy)]) from error
 
 
-def _options_in(path: Path, parsed: dict[str, Any]) -> dict[str, object]:
-    if "plugin" not in parsed:
-        if set(parsed) == {"config"}:
-            return options_of(path, parsed)
-        if parsed and not {option.name for option in options()} & set(parsed):
+def plugins_in(file: Path, parsed: Body) -> list[Plugin]:
+    """The plugin blocks of a file, in the order in which Nomad takes them; ConfigError."""
+    found = within(file, lambda: list(plugins(parsed)))
+    if said := [text for plugin in found for text in _unexpected(file, plugin)]:
+        raise ConfigError(said)
+    return found
+
+
+def _unexpected(file: Path, plugin: Plugin) -> Iterator[Problem]:
+    """What in a plugin block ends the agent, but options of ours, for which there is a better remedy."""
+    where = f'{file} line {plugin.line}: plugin "{plugin.label}"'
+    if plugin.is_swallowed:
+        yield Problem(
+            f"{where} has a config that holds blocks alone, whose names Nomad's JSON takes for labels",
+            'set an option beside them, such as "enabled": true',
+        )
+    elif names := [name for name in plugin.unexpected if name not in outside_config(plugin.body)]:
+        yield Problem(
+            f"{where} has {', '.join(names)}, and may have config and args alone", "take that out"
+        )
+
+
+def _options_in(path: Path, parsed: Body) -> dict[str, object]:
+    names = {item.keys[0] for item in parsed}
+    blocks = plugins_in(path, parsed)
+    if not blocks:
+        if names == {"config"}:
+            return options_of(path, Plugin(LABEL, parsed, 1))
+        if names and not {option.name for option in options()} & names:
             raise ConfigError([Problem(f'{path} has no plugin "{LABEL}" block', "add one")])
-        return _unwrapped(path, parsed)
-    blocks = list(plugin_blocks(parsed))
-    ours = [body for label, body in blocks if label == LABEL]
+        whole = Body([Item(("config",), parsed, 1)])
+        return options_of(path, Plugin(LABEL, whole, 1))
+    ours = [block for block in blocks if block.label == LABEL]
     if ours:
-        body = ours[-1]  # of two blocks Nomad takes the later one whole
-        if names := outside_config(body):
-            raise ConfigError([Problem(f"{path}", f"{moved_inside(names)}")])
-        return options_of(path, body)
-    meant = [label for label, body in blocks if is_meant(label, {*body, *options_of(path, body)})]
+        block = ours[-1]  # of two blocks Nomad takes the later one whole
+        if said := outside_config(block.body):
+            raise ConfigError([moved_inside(said).about(f"{path} line {block.line}")])
+        return options_of(path, block)
+    meant = [block for block in blocks if is_meant(block.label, _names(path, block))]
     if meant:
-        raise ConfigError([mislabelled(path, label) for label in meant])
-    labels = ", ".join(sorted({label for label, _ in blocks})) or "none"
+        raise ConfigError([mislabelled(path, block.line, block.label) for block in meant])
+    labels = ", ".join(sorted({block.label for block in blocks}))
     raise ConfigError([Problem(f'{path} has no plugin "{LABEL}" block, only {labels}', "add one")])
 
 
-def _unwrapped(file: Path, given: dict[str, Any]) -> dict[str, object]:
-    """The options, with a block that HCL gives as a list of one map as that map.
+def _names(path: Path, block: Plugin) -> set[str]:
+    return {*(item.keys[0] for item in block.body), *options_of(path, block)}
 
-    Blocks with labels become one map of label to block; ConfigError if a label is there twice.
+
+def _options(file: Path, line: int, given: dict[str, Any]) -> dict[str, object]:
+    """The options, each block in them as one map, and those with labels as a map of label to block.
+
+    ConfigError if a label is there twice, or a text would be a template.
     """
+    where = f"{file} line {line}"
+    for name, text in _templates(given):
+        raise ConfigError(
+            [
+                Problem(
+                    f"{where}: {name} has {text} in it, which a plugin's config cannot",
+                    "write the value itself",
+                )
+            ]
+        )
     labelled = {option.name for option in options() if option.label}
     found: dict[str, object] = {}
     for name, value in given.items():
         if name in labelled and any(_maps(value)):
-            found[name] = _by_label(file, name, value)
+            found[name] = _by_label(where, name, value)
         else:
             found[name] = _block(value)
     return found
 
 
-def _by_label(file: Path, name: str, value: object) -> dict[str, object]:
+def _templates(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Texts that Nomad would take for templates, each with the option that it stands in."""
+    if isinstance(value, str):
+        if mark := _TEMPLATE.search(value):
+            yield name, f"{mark[0]}…}}"
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _templates(inner, name)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _templates(inner, key)
+
+
+def _by_label(where: str, name: str, value: object) -> dict[str, object]:
     found: dict[str, object] = {}
     for blocks in _maps(value):
         for label, body in blocks.items():
             if label in found or (isinstance(body, list) and len(body) > 1):
                 raise ConfigError(
-                    [Problem(f'{file}: {name} "{label}" is there twice', "make one block of them")]
+                    [Problem(f'{where}: {name} "{label}" is there twice', "make one block of them")]
                 )
             found[label] = _block(body)
     return found
 
 
 def _block(value: object) -> object:
-    return value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
+    """A block that may be there once; of a text the doubled marks are those of no template."""
+    if isinstance(value, str):
+        return value.replace("$${", "${").replace("%%{", "%{")
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return {name: _block(inner) for name, inner in value[0].items()}
+    return [_block(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _maps(value: object) -> Iterator[dict[str, Any]]:
-    """The maps in a block, which HCL gives as a list of maps and JSON often as one map."""
+    """The maps in a block, which is a list of maps."""
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
             yield item

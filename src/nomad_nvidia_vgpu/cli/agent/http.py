@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from nomad_nvidia_vgpu.cli.agent.config_file import block
+from nomad_nvidia_vgpu.cli.agent.hcl1 import Body
+from nomad_nvidia_vgpu.cli.agent.hcl1_values import is_true, literals, settings_of
 
 _PORT = 4646
 _LOOPBACK = "127.0.0.1"
@@ -24,18 +24,19 @@ class AgentHttp:
         self._port = _PORT
         self._tls: dict[str, Any] = {}
 
-    def merge(self, parsed: Mapping[str, Any]) -> None:
+    def merge(self, parsed: Body) -> None:
         """Takes over what a further file says."""
-        self._host = _text(block(parsed, "addresses").get("http")) or self._host
-        self._bind = _text(parsed.get("bind_addr")) or self._bind
-        port = block(parsed, "ports").get("http")
-        if type(port) is int and port > 0:
-            self._port = port
-        self._tls.update({name: value for name, value in block(parsed, "tls").items() if value})
+        self._host = _text(literals(settings_of(parsed, "addresses")).get("http")) or self._host
+        self._bind = _text(literals(parsed).get("bind_addr")) or self._bind
+        port = str(literals(settings_of(parsed, "ports")).get("http"))
+        if port.isdecimal() and int(port) > 0:
+            self._port = int(port)
+        tls = literals(settings_of(parsed, "tls"))
+        self._tls.update({name: value for name, value in tls.items() if value})
 
     def environment(self) -> dict[str, str]:
         """The variables that would lead Nomad's own command line there."""
-        secure = self._tls.get("http") is True
+        secure = is_true(self._tls.get("http"))
         host = (self._host or self._bind or _LOOPBACK).split()[0]
         if "{{" in f"{self._host or self._bind}":
             host = _LOOPBACK  # only the agent works out its templates

@@ -30,7 +30,10 @@ def block_text(given: Mapping[str, Any]) -> str:
 
 def block_json(given: Mapping[str, Any]) -> str:
     """The same in JSON, for an agent that has one file of that form; ConfigError too."""
-    return json.dumps({"plugin": {LABEL: {"config": _checked(_typed(given))}}}, indent=2)
+    config = dict(_checked(_typed(given)))
+    if all(isinstance(value, Mapping) for value in config.values()):
+        config = {"enabled": True, **config}  # of blocks alone Nomad takes the names for labels
+    return json.dumps({"plugin": {LABEL: {"config": config}}}, indent=2)
 
 
 def settings(given: Mapping[str, Any]) -> dict[str, str]:

@@ -1,94 +1,56 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Container runtimes: whether docker and podman tasks get the GPUs that they are given."""
+"""NVIDIA's container toolkit and podman: whether containers get the GPUs that they are given."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from nomad_nvidia_vgpu.cdi.delivery import generate
 from nomad_nvidia_vgpu.cli.diagnosis import check_cdi
 from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
+from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 
-RUNTIME = "nvidia"
 PROGRAM = "nvidia-container-runtime"
 
-_CONFIGURE = "nvidia-ctk runtime configure --runtime=docker, then systemctl restart docker"
 _FOR_PODMAN = "/etc/cdi/nvidia.yaml"
 _ENVVAR = "accept-nvidia-visible-devices-envvar-when-unprivileged"
+_MOUNTS = "accept-nvidia-visible-devices-as-volume-mounts"
+_BY_CDI = (1, 18)
+"""Since then the toolkit adds devices to what runc is told."""
+_VERSION = re.compile(r"version (\d+(?:\.\d+)+)")
 _SETTING = re.compile(r"^\s*([a-z-]+)\s*=\s*\"?([^\"#\n]*?)\"?\s*(?:#.*)?$", re.MULTILINE)
 
 
-def docker(facts: Facts) -> Iterator[Verdict]:
-    """Whether dockerd has NVIDIA's runtime, which Nomad demands of it for our variable."""
-    if not _has_dockerd(facts):
-        yield ok("dockerd is not on this node")
-        return
-    if facts.config.device_nodes == "cdi":
-        yield ok('with device_nodes = "cdi" docker needs no runtime of NVIDIA\'s')
-        return
-    path = facts.node.etc / "docker/daemon.json"
-    try:
-        settings = json.loads(path.read_text())
-    except FileNotFoundError:
-        settings = {}
-    except OSError as why:
-        yield warning(f"{path} cannot be read: {why.strerror}", "run this command as root")
-        return
-    except (ValueError, RecursionError) as why:
-        yield error(f"{path} is not valid JSON: {why}", "fix it: dockerd does not start with it")
-        return
-    runtimes = settings.get("runtimes") if isinstance(settings, dict) else None
-    own = runtimes.get(RUNTIME) if isinstance(runtimes, dict) else None
-    if not isinstance(own, dict):
-        yield warning(
-            f'dockerd has no runtime "{RUNTIME}" ({path}), so docker tasks with a vGPU fail:'
-            f' requested docker runtime "{RUNTIME}" was not found',
-            f"install NVIDIA's container toolkit; {_CONFIGURE}",
-        )
-        return
-    yield from _runtime(facts, own, settings)
-
-
-def _runtime(facts: Facts, own: dict[str, Any], settings: dict[str, Any]) -> Iterator[Verdict]:
-    program = str(own.get("path") or PROGRAM)
-    there = Path(program).exists() if program.startswith("/") else facts.node.which(program)
-    if not there:
-        yield error(
-            f'dockerd\'s runtime "{RUNTIME}" is {program}, which is not there',
-            f"install NVIDIA's container toolkit; {_CONFIGURE}",
-        )
-    elif settings.get("default-runtime") == RUNTIME:
-        yield warning(
-            f'dockerd\'s default runtime is "{RUNTIME}", so a job without a device block can take'
-            " every GPU by NVIDIA_VISIBLE_DEVICES=all",
-            'take "default-runtime" out of daemon.json: Nomad asks for the runtime where it needs it',
-        )
-    else:
-        yield ok(f'dockerd has the runtime "{RUNTIME}" ({program})')
-
-
 def toolkit(facts: Facts) -> Iterator[Verdict]:
-    """Whether NVIDIA's container runtime is set to listen to our variable."""
-    path = facts.node.etc / "nvidia-container-runtime/config.toml"
-    if facts.config.device_nodes == "cdi":
-        yield ok('with device_nodes = "cdi" NVIDIA\'s container runtime is not used')
-        return
+    """Whether NVIDIA's container runtime gives containers the GPUs that their variable names."""
+    path = _config(facts)
     try:
-        given = dict(_SETTING.findall(path.read_text()))
-    except FileNotFoundError:
+        given = _toolkit_settings(facts)
+    except (OSError, UnicodeDecodeError) as why:
+        yield warning(f"{path} cannot be read: {why}", "run this command as root")
+        return
+    if given is None:
         there = facts.node.which(PROGRAM) is not None
         how = "as it was delivered" if there else "not on this node"
         yield ok(f"NVIDIA's container runtime is {how}")
         return
-    except (OSError, UnicodeDecodeError) as why:
-        yield warning(f"{path} cannot be read: {why}", "run this command as root")
-        return
+    found = [*_more_than_granted(path, given)]
+    refuses = given.get(_ENVVAR) == "false"
+    if facts.config.device_nodes != "cdi":
+        found += _less_than_granted(path, given)
+    yield from found or [
+        ok(
+            f"NVIDIA's container runtime takes {'no ' if refuses else ''}GPUs from the environment ({path})"
+        )
+    ]
+
+
+def _less_than_granted(path: Path, given: Mapping[str, str]) -> Iterator[Verdict]:
+    """What keeps a container from the GPUs that its variable names."""
     if given.get(_ENVVAR) == "false":
         yield error(
             f"{path} has {_ENVVAR} = false, so NVIDIA_VISIBLE_DEVICES is refused to containers that"
@@ -100,8 +62,53 @@ def toolkit(facts: Facts) -> Iterator[Verdict]:
             f"{path} has no-cgroups = true, so containers may not open their GPUs",
             "set it to false, unless dockerd is rootless",
         )
-    else:
-        yield ok(f"NVIDIA's container runtime takes GPUs from the environment ({path})")
+
+
+def _more_than_granted(path: Path, given: Mapping[str, str]) -> Iterator[Verdict]:
+    """Ways to name GPUs that a reservation does not set, and so cannot fence."""
+    if given.get(_MOUNTS) == "true":
+        yield warning(
+            f"{path} has {_MOUNTS} = true, so a job that may mount can name every GPU by a mount",
+            "set it to false, unless another orchestrator on this node needs it",
+        )
+    if resource := given.get("swarm-resource"):
+        yield warning(
+            f"{path} has swarm-resource = {resource}, so a job can name every GPU by that variable,"
+            " which wins over the reservation's",
+            "take it out, unless docker swarm on this node needs it",
+        )
+
+
+def adds_devices_late(facts: Facts) -> bool:
+    """Whether the toolkit adds devices by a hook, after the container's cgroup was made."""
+    try:
+        mode = (_toolkit_settings(facts) or {}).get("mode", "auto")
+    except (OSError, UnicodeDecodeError):
+        return False
+    version = toolkit_version(facts.node)
+    return mode == "legacy" or (mode == "auto" and version is not None and version < _BY_CDI)
+
+
+def toolkit_version(node: Node) -> tuple[int, ...] | None:
+    """Of NVIDIA's container toolkit; None: it is not there or does not say."""
+    try:
+        said = node.output(["nvidia-ctk", "--version"])
+    except OSError:
+        return None
+    match = _VERSION.search(said)
+    return tuple(int(part) for part in match[1].split(".")) if match else None
+
+
+def _toolkit_settings(facts: Facts) -> Mapping[str, str] | None:
+    """Those that are not commented out; None: there is no file. OSError, UnicodeDecodeError."""
+    try:
+        return dict(_SETTING.findall(_config(facts).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def _config(facts: Facts) -> Path:
+    return facts.node.etc / "nvidia-container-runtime/config.toml"
 
 
 def podman(facts: Facts) -> Iterator[Verdict]:
@@ -128,9 +135,3 @@ def podman(facts: Facts) -> Iterator[Verdict]:
             " get GPUs",
             generate(_FOR_PODMAN, by_uuid=True),
         )
-
-
-def _has_dockerd(facts: Facts) -> bool:
-    node = facts.node
-    there = (node.run / "docker.sock", node.etc / "docker/daemon.json")
-    return node.which("dockerd") is not None or any(path.exists() for path in there)

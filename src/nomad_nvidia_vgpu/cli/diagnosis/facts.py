@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, read_agent_config
 from nomad_nvidia_vgpu.cli.agent.given import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.diagnosis.docker_api import NOT_ASKED, DockerLook
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
@@ -60,6 +61,7 @@ class Facts:
     """Those under `mps.root`; or why they are not known, as half a sentence."""
     nomad: NomadLook
     running: Running = NOBODY
+    docker: DockerLook = NOT_ASKED
 
     @property
     def agent_uid(self) -> int:
@@ -112,6 +114,8 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
         daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
         running = stack.enter_context(Child(lambda: look_at_running(node.proc, configured.agent)))
+        socket = _docker_socket(node, configured.agent)
+        docker = stack.enter_context(Child(lambda: node.docker(socket)))
         deadline = time.monotonic() + limit_s
         nomad = ask(limit_s)
         facts = Facts(
@@ -129,8 +133,16 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             _within(daemons, deadline, lambda why: why),
             nomad,
             _within(running, deadline, lambda why: Running(problem=why)),
+            _within(docker, deadline, lambda why: DockerLook(str(socket), why)),
         )
     return _settled(facts, ask)
+
+
+def _docker_socket(node: Node, agent: AgentConfig | None) -> Path:
+    """Where Nomad's docker driver meets dockerd."""
+    block = agent.block_of("docker") if agent is not None else None
+    scheme, _, path = str(block.options.get("endpoint") if block else "").partition("://")
+    return Path(path) if scheme == "unix" and path else node.run / "docker.sock"
 
 
 def _asked_nomad(node: Node, environment: Mapping[str, str], limit_s: float) -> NomadLook:

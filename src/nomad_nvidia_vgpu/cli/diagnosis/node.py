@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nomad_nvidia_vgpu.cli.diagnosis.docker_api import DockerLook, look_at_docker
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, look_at_driver
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook, look_at_nomad
 from nomad_nvidia_vgpu.config.options import MpsConfig
@@ -60,6 +61,7 @@ class Node:
     sys: Path = Path("/sys")
     etc: Path = Path("/etc")
     run: Path = Path("/run")
+    dev: Path = Path("/dev")
     name: str = field(default_factory=platform.node)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     uid: int = field(default_factory=os.geteuid)
@@ -71,5 +73,7 @@ class Node:
     """The SELinux label of a file."""
     driver: Callable[[Sequence[SimulatedGpus]], DriverLook] = look_at_driver
     daemons: Callable[[MpsConfig], Sequence[DaemonView]] = daemon_views
+    docker: Callable[[Path], DockerLook] = look_at_docker
+    """Asks the dockerd behind a socket."""
     nomad: Callable[[Mapping[str, str], str], NomadLook] = look_at_nomad
     """Asks the agent's API; takes the environment and the node's name."""

@@ -63,6 +63,8 @@ class NomadLook(NamedTuple):
     """Whether the agent that was asked is a client; None: it does not say."""
     early: bool = False
     """Whether it may be that the agent has only just started."""
+    docker_runtimes: tuple[str, ...] | None = None
+    """Those that Nomad's docker driver has found; None: it has found no docker, or does not say."""
 
 
 class ApiError(Exception):
@@ -113,6 +115,7 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
         node_id=node_id,
         groups=tuple(_group(raw) for raw in devices if isinstance(raw, dict)),
         client=client,
+        docker_runtimes=_runtimes(_at(node, "Attributes", "driver.docker.runtimes")),
     )
 
 
@@ -159,6 +162,10 @@ def _group(raw: Mapping[str, Any]) -> ApiGroup:
     }
     vendor, kind, name = (str(raw.get(part, "")) for part in ("Vendor", "Type", "Name"))
     return ApiGroup(vendor, kind, name, instances)
+
+
+def _runtimes(attribute: object) -> tuple[str, ...] | None:
+    return tuple(attribute.split(",")) if isinstance(attribute, str) and attribute else None
 
 
 def _at(document: Any, *path: str) -> Any:

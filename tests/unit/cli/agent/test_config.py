@@ -74,24 +74,37 @@ def test_the_figures_of_tasks_are_asked_for_in_any_of_the_files(tmp_path: Path) 
 
 def test_our_block_is_the_last_of_its_name(tmp_path: Path) -> None:
     """Nomad takes a later block whole in place of an earlier one."""
-    other = 'plugin "nvidia-vgpu" {\n}\nplugin "raw_exec" {\n  config {}\n}\n'
+    other = 'plugin "nvidia-vgpu" {\n config {\n vgpus = 2\n }\n}\nplugin "raw_exec" {\n  config {}\n}\n'
     agent = read_agent_config([written(tmp_path, a_hcl=OURS, b_hcl=other)])
     assert [block.label for block in agent.blocks] == ["nvidia-vgpu", "nvidia-vgpu", "raw_exec"]
     assert agent.ours is not None
-    assert (agent.ours.file.name, agent.ours.has_config) == ("b.hcl", False)
+    assert (agent.ours.file.name, agent.ours.options) == ("b.hcl", {"vgpus": 2})
+
+
+def test_an_empty_block_in_a_later_file_takes_no_place(tmp_path: Path) -> None:
+    """Nomad keeps what the earlier file says; in one file the last block counts, empty or not."""
+    empty = 'plugin "nvidia-vgpu" {\n}\n'
+    agent = read_agent_config([written(tmp_path, a_hcl=OURS, b_hcl=empty)])
+    assert agent.ours is not None
+    assert agent.ours.file.name == "a.hcl"
+    agent = read_agent_config([written(tmp_path, a_hcl=OURS + empty, b_hcl="")])
+    assert agent.ours is not None
+    assert not agent.ours.has_config
 
 
 def test_a_block_that_has_no_effect_is_named_once(tmp_path: Path) -> None:
-    """With the file to edit; two in one file are one above the other."""
+    """With the file and the line to edit."""
     written(tmp_path, a_hcl=OURS + OURS, b_hcl=OURS)
-    (said,) = read_agent_config([tmp_path]).without_effect
     first, last = tmp_path / "a.hcl", tmp_path / "b.hcl"
-    assert said.startswith(f'plugin "nvidia-vgpu" stands in {first} and later in {last}, and')
+    second = OURS.count("\n") + 1
+    last_of_all = f"{last} line 1"
+    assert read_agent_config([tmp_path]).without_effect == [
+        f'plugin "nvidia-vgpu" stands in {one} and in {last_of_all}, and Nomad takes the latter alone:'
+        f" take out the one in {one}"
+        for one in (f"{first} line 1", f"{first} line {second}")
+    ]
     (said,) = read_agent_config([first]).without_effect
-    assert said == (
-        f'plugin "nvidia-vgpu" stands twice in {first}, and Nomad takes the later alone: take out the'
-        " earlier"
-    )
+    assert said.endswith(f"takes the latter alone: take out the one in {first} line 1")
 
 
 def test_the_options_of_a_block_are_read(tmp_path: Path) -> None:
@@ -134,11 +147,11 @@ def test_every_wrong_file_is_named(tmp_path: Path) -> None:
     """What does not parse or is not there, all at once."""
     twice = 'config {\n gpu "*" {\n vgpus = 1\n }\n gpu "*" {\n vgpus = 2\n }\n }'
     ours = f'plugin "nvidia-vgpu" {{\n {twice}\n}}'
-    written(tmp_path, a_hcl="x = = 1", b_json="{", c_hcl=ours)
+    written(tmp_path, a_hcl="x = = 1", b_json="{4}", c_hcl=ours)
     with pytest.raises(ConfigError) as caught:
         read_agent_config([tmp_path, tmp_path / "absent"])
     first, second, third, fourth = caught.value.problems
     assert "absent cannot be read: No such file or directory: say --agent-config" in first
     assert "a.hcl is not valid HCL" in second
     assert "b.json is not valid JSON" in third
-    assert fourth == f'{tmp_path}/c.hcl: gpu "*" is there twice: make one block of them'
+    assert fourth == f'{tmp_path}/c.hcl line 1: gpu "*" is there twice: make one block of them'

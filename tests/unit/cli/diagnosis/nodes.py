@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nomad_nvidia_vgpu.cli.diagnosis.docker_api import DockerLook
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, PhysicalGpu
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Configured, Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, Verdict
@@ -31,6 +32,7 @@ def node(root: Path, programs: Iterable[str] = (), **ways: Any) -> Node:
         "sys": root / "sys",
         "etc": root / "etc",
         "run": root / "run",
+        "dev": root / "dev",
         "name": "n1",
         "environment": {},
         "which": lambda program: f"/usr/bin/{program}" if program in there else None,
@@ -66,11 +68,16 @@ def facts(  # noqa: PLR0913  each has a default, and is named
     nomad: NomadLook = NO_NOMAD,
     on: Node | None = None,
     running: Running = NOBODY,
+    docker: DockerLook | None = None,
+    more: str = "",
 ) -> Facts:
-    """What is known of a node below `root` whose plugin block has these options (None: no block)."""
+    """What is known of a node below `root` whose plugin block has these options (None: no block).
+
+    `more` is HCL beside that block. Without `docker` nobody listens at docker's socket.
+    """
     block = "" if options is None else f'plugin "nvidia-vgpu" {{\n config {{\n{options}\n }}\n}}\n'
     rest = f'plugin_dir = "{root}/plugins"\nclient {{\n enabled = true\n}}\n{FIGURES}'
-    file = written(root / "nomad.d" / "agent.hcl", f"{rest}{block}")
+    file = written(root / "nomad.d" / "agent.hcl", f"{rest}{block}{more}")
     return Facts(
         on or node(root),
         read_config([file]),
@@ -78,6 +85,7 @@ def facts(  # noqa: PLR0913  each has a default, and is named
         daemons if isinstance(daemons, str) else tuple(daemons),
         nomad,
         running,
+        docker or DockerLook(str(root / "run/docker.sock"), "is not there"),
     )
 
 

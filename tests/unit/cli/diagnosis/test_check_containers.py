@@ -3,77 +3,22 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.diagnosis.check_containers import docker, podman, toolkit
-from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
+from nomad_nvidia_vgpu.cli.diagnosis.check_containers import (
+    adds_devices_late,
+    podman,
+    toolkit,
+    toolkit_version,
+)
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from unit.cli.diagnosis.nodes import driver, facts, node, one, written
 from unit.example_gpus import gpu
 
 RUNTIME = "nvidia-container-runtime"
-
-
-def with_docker(tmp_path: Path, settings: object, *programs: str) -> Facts:
-    """A node with dockerd, set so."""
-    text = settings if isinstance(settings, str) else json.dumps(settings)
-    written(tmp_path / "etc/docker/daemon.json", text)
-    return facts(tmp_path, on=node(tmp_path, ["dockerd", *programs]))
-
-
-def runtimes(path: str = RUNTIME, **more: str) -> dict[str, object]:
-    """Settings with NVIDIA's runtime."""
-    return {"runtimes": {"nvidia": {"path": path, "args": []}}, **more}
-
-
-def test_a_node_without_docker_is_ok(tmp_path: Path) -> None:
-    """The docker command alone makes no daemon."""
-    one(docker, facts(tmp_path, on=node(tmp_path, ["docker"])), Level.OK, "not on this node")
-
-
-def test_a_dockerd_with_the_runtime_is_ok(tmp_path: Path) -> None:
-    """By name or by path."""
-    one(docker, with_docker(tmp_path, runtimes(), RUNTIME), Level.OK, RUNTIME)
-    program = written(tmp_path / "usr/bin/r", "")
-    one(docker, with_docker(tmp_path, runtimes(str(program))), Level.OK, str(program))
-
-
-@pytest.mark.parametrize("settings", [{}, {"runtimes": {"runc": {}}}, {"runtimes": 7}, []])
-def test_a_dockerd_without_the_runtime_is_a_warning(tmp_path: Path, settings: object) -> None:
-    """In the words by which a task fails, for those who search for them."""
-    found = with_docker(tmp_path, settings)
-    one(
-        docker,
-        found,
-        Level.WARNING,
-        'requested docker runtime "nvidia" was not found',
-        "nvidia-ctk",
-    )
-
-
-def test_a_dockerd_without_settings_is_a_warning(tmp_path: Path) -> None:
-    """As it is after its installation."""
-    one(docker, facts(tmp_path, on=node(tmp_path, ["dockerd"])), Level.WARNING, "no runtime")
-
-
-def test_a_runtime_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    """The toolkit was removed and the setting was not."""
-    one(docker, with_docker(tmp_path, runtimes()), Level.ERROR, "not there")
-    one(docker, with_docker(tmp_path, runtimes("/no/such")), Level.ERROR, "/no/such")
-
-
-def test_settings_that_do_not_parse_are_an_error(tmp_path: Path) -> None:
-    """A dockerd does not start with them."""
-    one(docker, with_docker(tmp_path, "{,"), Level.ERROR, "not valid JSON")
-
-
-def test_the_runtime_as_default_is_a_warning(tmp_path: Path) -> None:
-    """It opens all GPUs to any job."""
-    settings = runtimes(**{"default-runtime": "nvidia"})
-    one(docker, with_docker(tmp_path, settings, RUNTIME), Level.WARNING, "NVIDIA_VISIBLE_DEVICES")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +32,8 @@ def test_the_runtime_as_default_is_a_warning(tmp_path: Path) -> None:
             "true",
         ),
         ("[nvidia-container-cli]\nno-cgroups = true\n", Level.WARNING, "no-cgroups"),
+        ("accept-nvidia-visible-devices-as-volume-mounts = true\n", Level.WARNING, "by a mount"),
+        ('swarm-resource = "DOCKER_RESOURCE_GPU"\n', Level.WARNING, "DOCKER_RESOURCE_GPU"),
     ],
 )
 def test_the_toolkit_listens_to_our_variable(
@@ -110,12 +57,60 @@ def test_settings_that_are_no_text_are_a_warning(tmp_path: Path) -> None:
     one(toolkit, facts(tmp_path), Level.WARNING, "cannot be read")
 
 
-def test_with_device_nodes_docker_needs_nothing_of_nvidias(tmp_path: Path) -> None:
-    """Tasks are given files then, by any runtime."""
-    written(tmp_path / "etc/docker/daemon.json", "{}")
-    found = facts(tmp_path, options='vgpus = 2\ndevice_nodes = "cdi"')
-    one(docker, found, Level.OK, "cdi")
-    one(toolkit, found, Level.OK, "cdi")
+def test_with_device_nodes_the_toolkit_may_refuse_but_not_show_more(tmp_path: Path) -> None:
+    """No task of ours needs its variable then, and any job could use what it takes besides."""
+    path = tmp_path / "etc/nvidia-container-runtime/config.toml"
+    written(path, "accept-nvidia-visible-devices-envvar-when-unprivileged = false\n")
+    by_files = facts(tmp_path, options='vgpus = 2\ndevice_nodes = "cdi"')
+    one(toolkit, by_files, Level.OK, "takes no GPUs from the environment")
+    written(path, "accept-nvidia-visible-devices-as-volume-mounts = true\n")
+    one(toolkit, by_files, Level.WARNING, "can name every GPU")
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("NVIDIA Container Toolkit CLI version 1.20.2\ncommit: 0000000", (1, 20, 2)),
+        ("something else", None),
+        (OSError("no such file"), None),
+    ],
+)
+def test_the_toolkit_says_its_version(
+    tmp_path: Path, said: str | OSError, version: tuple[int, ...] | None
+) -> None:
+    """Nothing is guessed where it does not."""
+    assert toolkit_version(node(tmp_path, output=answering(said))) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "mode", "late"),
+    [
+        ("1.17.8", None, True),
+        ("1.18.0", None, False),
+        ("1.20.2", "legacy", True),
+        ("1.17.8", "cdi", False),
+    ],
+)
+def test_an_old_toolkit_adds_devices_late(
+    tmp_path: Path, version: str, mode: str | None, *, late: bool
+) -> None:
+    """Until 1.18 by default, and later where it is set to."""
+    if mode is not None:
+        text = f'[nvidia-container-runtime]\nmode = "{mode}"\n'
+        written(tmp_path / "etc/nvidia-container-runtime/config.toml", text)
+    on = node(tmp_path, output=answering(f"CLI version {version}"))
+    assert adds_devices_late(facts(tmp_path, on=on)) is late
+
+
+def answering(said: str | OSError) -> Callable[[Sequence[str]], str]:
+    """Any program says this, or cannot be run."""
+
+    def output(_command: Sequence[str]) -> str:
+        if isinstance(said, OSError):
+            raise said
+        return said
+
+    return output
 
 
 def test_podman_needs_a_specification(tmp_path: Path) -> None:

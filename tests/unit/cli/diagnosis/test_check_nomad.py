@@ -108,7 +108,7 @@ def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     one(agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| say --agent-config")
     broken = written(tmp_path / "a.hcl", "plugin {{{")
     problems = read_config([broken]).problems
-    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| fix what")
+    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| take it out")
 
 
 def test_a_missing_block_is_an_error(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_a_second_block_is_a_warning(tmp_path: Path) -> None:
     """Nomad says nothing of the earlier one, which is the one that people may look at."""
     found = said(agent_config, with_config(tmp_path, a=OURS.format(""), b=OURS.format("")))
     assert [level for level, _ in found] == [Level.WARNING, Level.OK]
-    assert f"in {tmp_path}/etc.d/a.hcl and later in {tmp_path}/etc.d/b.hcl" in found[0][1]
-    assert found[0][1].endswith(f"| take out the one in {tmp_path}/etc.d/a.hcl")
+    assert f"in {tmp_path}/etc.d/a.hcl line 1 and in {tmp_path}/etc.d/b.hcl line 1" in found[0][1]
+    assert found[0][1].endswith(f"| take out the one in {tmp_path}/etc.d/a.hcl line 1")
 
 
 def test_args_are_a_warning(tmp_path: Path) -> None:

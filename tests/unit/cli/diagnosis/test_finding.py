@@ -98,7 +98,7 @@ def test_a_colon_in_the_name_of_a_file_is_no_remedy() -> None:
     folder = PluginDir("/a: b", exists=True, programs=(Program("c: d", Kind.ORIGINAL),))
     (text,) = plugin_dir.problems(folder)
     assert error_of(text).remedy == "remove it"
-    said = error_of(mislabelled(Path("/a: b"), "c: d"))
+    said = error_of(mislabelled(Path("/a: b"), 3, "c: d"))
     assert said.remedy == f'write "{LABEL}"'
 
 
