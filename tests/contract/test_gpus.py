@@ -49,6 +49,7 @@ def test_eight_h100_are_one_group_with_true_attributes(node: FakeDriver, start: 
         "instances": 128,
         "healthy_instances": 128,
         "cuda_compute_capability": 9.0,
+        "compute_capability": 9.0,
         "cuda_driver_version": 13.1,
         "architecture": "hopper",
     }

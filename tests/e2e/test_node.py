@@ -51,6 +51,7 @@ def test_attributes_carry_nomads_units(agent: Agent) -> None:
         "cores_clock": (1410, "MHz"),
         "pci_bandwidth": (31507, "MB/s"),
         "cuda_compute_capability": (8.0, ""),
+        "compute_capability": (8.0, ""),
         "driver_version": ("580.95.05", ""),
         "memory_isolation": ("none", ""),
         "sharing": ("time-slicing", ""),

@@ -5,7 +5,7 @@ The schema that Nomad gets, the decoder, the command line and the table in
 `docs/configuration.md` are made from these declarations. To add an option, add a field.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -121,7 +121,13 @@ class MpsConfig(NamedTuple):
 
 
 _GROUP_BY = values.word("model", "gpu")
-_SHARING = values.word("time-slicing", "mps")
+SHARING: Mapping[str, str] = {
+    "time-slicing": "time_slicing.TimeSlicing",
+    "mps": "mps.strategy.Mps",
+}
+"""The ways to share a GPU, each with its `Strategy` below `sharing/`: a new way is a line here."""
+
+_SHARING = values.word(*SHARING)
 
 
 class GpuConfig(NamedTuple):
@@ -256,6 +262,24 @@ class PluginConfig(NamedTuple):
             shown='"model"',
         ),
     ] = "model"
+    publish_load: Annotated[
+        bool,
+        option(
+            values.boolean(),
+            "also publish how many vGPUs of a device group of one GPU are free, as"
+            " `unique.free_vgpus` and `unique.free_memory`, for jobs that spread or pack by it",
+            shown="false",
+        ),
+    ] = False
+    publish_load_interval_s: Annotated[
+        float,
+        option(
+            values.duration(timedelta(seconds=1)),
+            "how often that may change at most: each change costs the servers a write, and an"
+            " evaluation for each job on the node",
+            shown='"10s"',
+        ),
+    ] = 10.0
     sharing: Annotated[
         str,
         option(

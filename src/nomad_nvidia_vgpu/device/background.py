@@ -22,6 +22,7 @@ from nomad_nvidia_vgpu.tasks.accountant import Accountant, Tools
 if TYPE_CHECKING:
     from nomad_nvidia_vgpu.device.upkeep import Upkeep
     from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch
+    from nomad_nvidia_vgpu.tasks.load import LoadWatch
 
 METRICS_SAMPLE_S = 10.0
 """How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
@@ -39,6 +40,8 @@ class Background(NamedTuple):
     """Whether the processes on the GPUs are listed though nobody reads stats."""
     upkeep: Upkeep | None = None
     """None: no GPU of this node needs, or has left, more than the driver holds."""
+    load: LoadWatch | None = None
+    """None: what tasks have is not published."""
     holdings: HoldingsWatch | None = None
     """None: nothing is kept on the GPUs, because they are simulated."""
     metrics: threading.Thread | None = None
@@ -51,6 +54,8 @@ class Background(NamedTuple):
             if self.holdings is not None:
                 self.catalog.expect_holdings()
                 self.holdings.start()
+            if self.load is not None:
+                self.load.start()
             self.watch.start()
             listing = self.watch.sampling(LIST_EVERY_S) if self.lists_always else None
             self.accountant.start(listing or contextlib.nullcontext())
@@ -65,7 +70,7 @@ class Background(NamedTuple):
 
     def stop(self) -> None:
         """Tells all threads to end, but for that of the metrics; waits for none."""
-        for part in (self.accountant, self.watch, self.holdings, self.upkeep):
+        for part in (self.accountant, self.watch, self.load, self.holdings, self.upkeep):
             if part is not None:
                 part.stop()
 
@@ -97,6 +102,17 @@ def background_of(
             target=serve_metrics, args=(config, catalog, tally, watch), name="metrics", daemon=True
         )
     background = Background(catalog, watch, accountant, lists_always=acts, metrics=metrics)
+    if config.publish_load:
+        # Imported late: few nodes publish it.
+        from nomad_nvidia_vgpu.tasks.load import LoadWatch  # noqa: PLC0415
+
+        load = LoadWatch(
+            catalog.take_load,
+            config.publish_load_interval_s,
+            proc,
+            only_own=bool(config.simulate),
+        )
+        background = background._replace(load=load)
     # Simulated GPUs have the same UUIDs in every agent, and nothing is kept on them.
     if config.simulate:
         return background

@@ -130,6 +130,7 @@ def _attributes(group: Group) -> dict[str, Attribute]:
         "instances": Attribute(published),
         "healthy_instances": Attribute(healthy),
         "cuda_compute_capability": _least(g.cuda_compute_capability for g in gpus),
+        "compute_capability": _least(g.cuda_compute_capability for g in gpus),
         "cuda_driver_version": _least(g.cuda_driver_version for g in gpus),
         "architecture": _common(g.architecture for g in gpus),
         "mig": _common(g.mig_profile for g in gpus),
@@ -139,7 +140,20 @@ def _attributes(group: Group) -> dict[str, Attribute]:
     if len(gpus) == 1:
         found["gpu_uuid"] = Attribute(gpus[0].uuid)
         found["pci_bus_id"] = _common([gpus[0].pci_bus_id])
+        found.update(_load(group.gpus[0]))
     return {name: attribute for name, attribute in found.items() if attribute is not None}
+
+
+def _load(shared: SharedGpu) -> dict[str, Attribute | None]:
+    """What moves with the tasks. Nomad leaves names with `unique.` out of a node's computed class."""
+    free = shared.free
+    if free is None:
+        return {}
+    memory_mib = shared.memory_mib(free)
+    return {
+        "unique.free_vgpus": Attribute(free),
+        "unique.free_memory": None if memory_mib is None else Attribute(memory_mib, "MiB"),
+    }
 
 
 def _least(values: Iterable[_T | None], unit: str = "") -> Attribute | None:

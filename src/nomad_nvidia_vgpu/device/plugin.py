@@ -83,6 +83,9 @@ class Plugin:
             self._tally.reserved(REFUSED)
             raise
         self._tally.reserved(MADE)
+        load = self._background.load if self._background else None
+        if load is not None:
+            load.reserved(ids)
         return reservation
 
     def stats(self, hang_up: "HangUp", asked_s: float) -> Iterator[tuple[stats.GroupStats, ...]]:

@@ -48,6 +48,8 @@ class SharedGpu(NamedTuple):
     """The numbers of the vGPUs that must not be given away now."""
     fit: bool = True
     """Whether it can be shared as the config asks, so far as the GPU itself is concerned."""
+    held: frozenset[int] | None = None
+    """The numbers of the vGPUs that tasks have; None: it is not asked for."""
 
     @property
     def strategy(self) -> Strategy:
@@ -68,6 +70,16 @@ class SharedGpu(NamedTuple):
     def offered(self) -> int:
         """How many of its vGPUs can be used or given away now."""
         return self.published - len(self.withheld) if self.health.healthy else 0
+
+    @property
+    def free(self) -> int | None:
+        """How many of its vGPUs can be given away now and are nobody's; None: not asked for."""
+        if self.held is None:
+            return None
+        return sum(
+            number not in self.held and self.health_of(number).healthy
+            for number in range(self.published)
+        )
 
     def ids(self) -> list[VgpuId]:
         """Its published vGPUs, by number."""
@@ -100,25 +112,27 @@ class Plan(NamedTuple):
     @property
     def starting(self) -> bool:
         """Whether it is not known yet what holds the shares of some GPU."""
-        return any(shared.enforcement is STARTING for group in self.groups for shared in group.gpus)
+        return any(shared.enforcement.starting for group in self.groups for shared in group.gpus)
 
     def by_uuid(self) -> Mapping[str, SharedGpu]:
         """Each GPU by its UUID."""
         return {shared.gpu.uuid: shared for group in self.groups for shared in group.gpus}
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  each is found out by somebody else
     config: PluginConfig,
     inventory: Inventory,
     enforced: Mapping[str, Enforcement] | None = None,
     holdings: Collection[Holding] = (),
     before: Plan | None = None,
+    *,
+    load: Collection[VgpuId] = (),
 ) -> Plan:
     """The groups that `config` makes of `inventory`, ordered by name.
 
     `enforced` says by UUID what is in force on GPUs whose sharing needs more than the driver;
     None: assume that all is as the config asks. `holdings` is what running tasks say that they
-    hold; `before` the plan that this one follows.
+    hold; `before` the plan that this one follows. `load` is what tasks have, as far as it is published.
     """
     if not config.configured:
         return Plan()
@@ -130,10 +144,12 @@ def make_plan(
     if holdings:
         earlier = before.by_uuid() if before else {}
         groups = (_without_held(config, group, holdings, earlier) for group in groups)
-    return Plan(
-        groups=tuple(groups),
-        warnings=tuple(_warnings(config, inventory, shared)),
-    )
+    made = tuple(groups)
+    warnings = list(_warnings(config, inventory, shared))
+    if config.publish_load:
+        made = tuple(_with_load(group, load) for group in made)
+        warnings += _without_load(made)
+    return Plan(made, tuple(warnings))
 
 
 def _divide(
@@ -148,7 +164,7 @@ def _divide(
     if enforced is not None and not gpu.simulated:
         enforcement = enforced.get(gpu.uuid, STARTING if strategy.enforced else enforcement)
     unfit = policy.problem or strategy.problem(gpu, policy.vgpus)
-    if unfit and enforcement is STARTING:
+    if unfit and enforcement.starting:
         enforcement = Enforcement()  # nothing is started for it
     problem = unfit or enforcement.problem
     if health.healthy and problem:
@@ -195,6 +211,25 @@ def _without_held(
         before = earlier[uuid].withheld if uuid in earlier else frozenset()
         gpus.append(shared._replace(withheld=withheld(now, holdings, before)))
     return Group(group.name, tuple(gpus))
+
+
+def _with_load(group: Group, load: Collection[VgpuId]) -> Group:
+    """The group; with what tasks have of it, if it is of one GPU: else a mean would mislead."""
+    if len(group.gpus) != 1:
+        return group
+    (shared,) = group.gpus
+    held = frozenset(vgpu.number for vgpu in load if vgpu.gpu_uuid == shared.gpu.uuid)
+    return group._replace(gpus=(shared._replace(held=held),))
+
+
+def _without_load(groups: Iterable[Group]) -> Iterable[Problem]:
+    for group in groups:
+        if len(group.gpus) > 1:
+            count = len(group.gpus)
+            yield Problem(
+                f"publish_load says nothing of {group.name}, a device group of {count} GPUs",
+                'set group_by = "gpu" for them',
+            )
 
 
 class _Stem(NamedTuple):

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The ways to share a GPU. A new one is one file and one line in `STRATEGIES`."""
+"""The ways to share a GPU. A new way is one file here and one line in `config.options.SHARING`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Protocol
 
-from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.config.options import SHARING, PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
-from nomad_nvidia_vgpu.sharing.mps.strategy import Mps
-from nomad_nvidia_vgpu.sharing.time_slicing import TimeSlicing
 
 ISOLATION = ("none", "guard", "mps", "mig", "whole")
 """What may hold a task to its share of the memory, weakest first."""
@@ -65,10 +64,13 @@ class Strategy(Protocol):
         """The machinery for the GPUs of a node, not started; None if this needs none."""
 
 
-STRATEGIES: Mapping[str, Strategy] = {
-    "time-slicing": TimeSlicing(),
-    "mps": Mps(),
-}
+def _made(path: str) -> Strategy:
+    module, _, kind = path.rpartition(".")
+    made: Strategy = getattr(import_module(f"nomad_nvidia_vgpu.sharing.{module}"), kind)()
+    return made
+
+
+STRATEGIES: Mapping[str, Strategy] = {name: _made(path) for name, path in SHARING.items()}
 
 
 def enforcers_of(config: PluginConfig, modes: ComputeModes) -> dict[str, Enforcer]:

@@ -13,6 +13,7 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.state.usage import Usage
 
@@ -56,6 +57,7 @@ class Catalog:
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
         self._holdings: frozenset[Holding] | None = frozenset()
+        self._load: frozenset[VgpuId] = frozenset()
 
     @property
     def edition(self) -> Edition:
@@ -128,11 +130,20 @@ class Catalog:
                 self._holdings = holdings
                 self._plan_again()
 
+    def take_load(self, load: frozenset[VgpuId]) -> None:
+        """Which vGPUs tasks have; plans again if it has changed."""
+        with self._changed:
+            if self._load != load:
+                self._load = load
+                self._plan_again()
+
     def _plan_again(self) -> None:
         """Replaces the edition; the lock is held."""
         before = self._edition
         held = self._holdings or ()
-        plan = make_plan(self._config, self._inventory, self._enforced, held, before.plan)
+        plan = make_plan(
+            self._config, self._inventory, self._enforced, held, before.plan, load=self._load
+        )
         uuids = frozenset(seen.gpu.uuid for seen in self._inventory.gpus)
         # A GPU that has not answered yet may be the one that is missed.
         complete = self._answered and not plan.starting and self._holdings is not None

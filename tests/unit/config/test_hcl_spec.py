@@ -16,6 +16,8 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "fingerprint_period": "string",
         "vendor": "string",
         "group_by": "string",
+        "publish_load": "bool",
+        "publish_load_interval": "string",
         "sharing": "string",
         "visible_devices_envs": "list(string)",
         "device_nodes": "string",

@@ -44,6 +44,8 @@ def test_every_option_of_the_design_is_there() -> None:
         "fingerprint_period": 60.0,
         "vendor": "letmutx",
         "group_by": "model",
+        "publish_load": False,
+        "publish_load_interval": 10.0,
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
         "device_nodes": "none",
         "cdi_spec_dirs": ("/etc/cdi", "/var/run/cdi"),

@@ -62,7 +62,7 @@ def in_parts(refused: str = "") -> tuple[Background, list[str]]:
     calls: list[str] = []
     parts: Any = {
         name: Part(name, calls, refused)
-        for name in ("catalog", "watch", "accountant", "upkeep", "holdings", "metrics")
+        for name in ("catalog", "watch", "accountant", "upkeep", "load", "holdings", "metrics")
     }
     return Background(**parts, lists_always=False), calls
 
@@ -94,6 +94,17 @@ def test_what_tasks_hold_is_looked_for_on_real_gpus_only() -> None:
     """Simulated ones have the same UUIDs in every agent of a machine."""
     assert built(CONFIG).holdings is not None
     assert built(SIMULATED).holdings is None
+
+
+def test_what_tasks_have_is_watched_where_it_is_published() -> None:
+    """On simulated GPUs too; and it is stopped with the rest."""
+    assert built(CONFIG).load is None
+    assert built(CONFIG._replace(publish_load=True)).load is not None
+    assert built(SIMULATED._replace(publish_load=True)).load is not None
+    background, calls = in_parts()
+    background.start()
+    background.stop()
+    assert {"load.start", "load.stop"} <= set(calls)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_one_gpu_has_every_attribute() -> None:
         "instances": Attribute(4),
         "healthy_instances": Attribute(4),
         "cuda_compute_capability": Attribute(8.9),
+        "compute_capability": Attribute(8.9),
         "cuda_driver_version": Attribute(13.0),
         "architecture": Attribute("ada"),
         "gpu_uuid": Attribute("GPU-a"),
@@ -102,6 +103,7 @@ def test_unknown_facts_are_left_out() -> None:
         ("memory_clock_mhz", "memory_clock"),
         ("pci_bandwidth_mb_s", "pci_bandwidth"),
         ("cuda_compute_capability", "cuda_compute_capability"),
+        ("cuda_compute_capability", "compute_capability"),
         ("cuda_driver_version", "cuda_driver_version"),
     ],
 )
@@ -208,3 +210,33 @@ def test_withheld_vgpus_are_unhealthy_instances() -> None:
     assert group.instances[3].health_description == WITHHELD
     assert group.attributes["instances"] == Attribute(4)
     assert group.attributes["healthy_instances"] == Attribute(3)
+
+
+def loaded(*gpus: Gpu | SeenGpu, load: frozenset[VgpuId] = frozenset()) -> dict[str, Attribute]:
+    """Gives the attributes of one group whose load is published."""
+    config = PluginConfig(vgpus=4, publish_load=True)
+    (group,) = device_groups(make_plan(config, inventory(*gpus), load=load), "letmutx")
+    return group.attributes
+
+
+def test_what_is_free_of_one_gpu_is_told_where_asked_for() -> None:
+    """Under names that Nomad leaves out of a node's computed class."""
+    attributes = loaded(gpu("GPU-a", memory_mib=4000), load=frozenset({VgpuId("GPU-a", 1)}))
+    assert attributes["unique.free_vgpus"] == Attribute(3)
+    assert attributes["unique.free_memory"] == Attribute(3000, "MiB")
+    assert not [name for name in group_of(gpu()).attributes if name.startswith("unique.")]
+
+
+def test_what_cannot_be_given_away_is_not_free() -> None:
+    """An unhealthy GPU has nothing free."""
+    assert loaded(SeenGpu(gpu("GPU-a"), LOST))["unique.free_vgpus"] == Attribute(0)
+
+
+def test_a_group_of_several_gpus_tells_no_load() -> None:
+    """It would be of none of them."""
+    assert not [name for name in loaded(gpu("GPU-a"), gpu("GPU-b")) if name.startswith("unique.")]
+
+
+def test_no_attribute_is_called_shared() -> None:
+    """A scheduler of Nomad's to come would give one vGPU to any number of tasks."""
+    assert "shared" not in loaded(gpu("GPU-a"))

@@ -264,6 +264,17 @@ def test_reservations_are_counted(tried: Tried) -> None:
     assert tried.plugin._tally.reservations == {"made": 1, "refused": 1}
 
 
+@pytest.mark.parametrize(
+    "tried", [CONFIG._replace(publish_load=True, group_by="gpu")], indirect=True
+)
+def test_a_reservation_is_part_of_the_load(tried: Tried) -> None:
+    """So that the next task is placed with it in mind."""
+    tried.plugin.reserve(["GPU-a-1"])
+    catalog = tried.plugin._catalog
+    edition = catalog.wait(lambda e: e.plan.groups[0].gpus[0].free == 1, DEADLINE_S)
+    assert edition.plan.groups[0].gpus[0].held == frozenset({1})
+
+
 def own_threads(before: set[threading.Thread]) -> list[str]:
     """Gives the names of the threads that were started since, when those told to end have ended."""
     for thread in set(threading.enumerate()) - before:

@@ -14,4 +14,7 @@ def test_a_gpu_that_is_being_started_cannot_be_used() -> None:
 
 def test_all_in_force_has_nothing_to_say() -> None:
     """The enforcement that a plan assumes holds all and has no complaint."""
-    assert IN_FORCE == ("", True, "")
+    assert IN_FORCE.holds_memory
+    assert not IN_FORCE.problem
+    assert not IN_FORCE.weakness
+    assert not IN_FORCE.starting

@@ -155,3 +155,11 @@ def test_a_group_is_true_for_each_of_its_gpus(
     )
     shuffle.shuffle(gpus)
     assert names(make_plan(config, inventory(*gpus))) == names(plan)
+
+
+def test_load_that_cannot_be_published_is_a_warning() -> None:
+    """A group of several GPUs has none; whoever asks for it is told how to have it."""
+    config = PluginConfig(vgpus=4, publish_load=True)
+    (warning,) = make_plan(config, inventory(*A100S, T4)).warnings
+    assert "publish_load says nothing of A100, a device group of 4 GPUs" in warning
+    assert make_plan(config._replace(group_by="gpu"), inventory(*A100S, T4)).warnings == ()

@@ -43,6 +43,19 @@ def test_an_inventory_makes_a_new_edition() -> None:
     assert catalog.edition == Edition(2, complete=True, plan=Plan())
 
 
+def test_a_load_that_changed_makes_a_new_edition() -> None:
+    """And the same load once more makes none."""
+    catalog = Catalog(CONFIG._replace(publish_load=True))
+    catalog.take_inventory(FOUND, complete=True)
+    first = catalog.edition.plan.groups[0].gpus[0]
+    held = frozenset({VgpuId(first.gpu.uuid, 0)})
+    catalog.take_load(held)
+    catalog.take_load(held)
+    assert catalog.edition.number == 2
+    shared = catalog.edition.plan.groups[0].gpus[0]
+    assert (first.free, shared.free) == (first.published, first.published - 1)
+
+
 def test_samples_are_kept_until_replaced() -> None:
     """The newest sample of each GPU is kept, also when others are sampled."""
     catalog = Catalog(CONFIG)
