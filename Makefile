@@ -12,6 +12,8 @@ NOMAD  ?=
 # Most tests wait most of the time, for processes and deadlines: more of them run than there are cores.
 JOBS   ?= $(shell echo $$((2 * $$(nproc))))
 PYTEST := pytest -n $(JOBS) --dist worksteal
+# Agents work more, and those of one file are shared by its tests.
+E2E_JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 AUDIT  := build/audit
 
 .PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist audit proto proto-check eval docs lock clean

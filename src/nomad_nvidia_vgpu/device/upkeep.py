@@ -11,9 +11,11 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import Problem
+from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.periodic import PeriodicThread
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
@@ -166,7 +168,11 @@ class Upkeep:
         told, problem = self._told.get(uuid, ""), enforcement.problem
         self._told[uuid] = problem
         if problem != told:
-            _log.warning("%s", problem) if problem else _log.info("%s can be shared again", uuid)
+            say = partial(_log.log, extra=fields(gpu=uuid))
+            if problem:
+                say(logging.WARNING, "%s", problem)
+            else:
+                say(logging.INFO, "%s can be shared again", uuid)
         self._catalog.take_enforcement(uuid, enforcement)
 
     def _enforce(self, uuid: str, target: _Target) -> Enforcement:
@@ -181,7 +187,9 @@ class Upkeep:
                 return IN_FORCE
             return self._enforcers[target.sharing].keep(target.gpu, target.vgpus)
         except Exception as error:  # noqa: BLE001  the thread must live
-            _log.exception("the upkeep of %s failed in an unforeseen way", uuid)
+            _log.exception(
+                "the upkeep of %s failed in an unforeseen way", uuid, extra=fields(gpu=uuid)
+            )
             return Enforcement(
                 problem=Problem(f"{uuid}: unforeseen ({error!r})", "report this as a bug")
             )

@@ -59,8 +59,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def fields(**known: int | str | None) -> dict[str, dict[str, int | str]]:
+    """The `extra` of a log call: what the host shows as keys of their own; None is left out."""
+    return {"fields": {name: value for name, value in known.items() if value is not None}}
+
+
 class HclogFormatter(logging.Formatter):
-    """Formats a record as one JSON line; `extra={"fields": {...}}` become keys of their own."""
+    """Formats a record as one JSON line; `fields` of the call become keys of their own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON without its newline, whatever the record holds."""
@@ -73,8 +78,7 @@ class HclogFormatter(logging.Formatter):
             "@timestamp": _timestamp(record.created),
         }
         with contextlib.suppress(Exception):  # a field's own __str__ may do anything
-            fields = getattr(record, "fields", None) or {}
-            full = {**line, **_fields(fields)}
+            full = {**line, **_fields(getattr(record, "fields", None) or {})}
             if len(text := json.dumps(full)) <= _MAX_LINE:
                 return text
         return json.dumps(line)

@@ -35,6 +35,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.host.cgroups import Members, TaskCgroup, task_cgroup
 from nomad_nvidia_vgpu.host.proc import Identity, Proc
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
@@ -258,7 +259,9 @@ class Attributor:
         self._disputes = disputes
         strays = frozenset((s.pid, s.reason) for use in found.values() for s in use.strays)
         for pid, reason in sorted(strays - self._strays):
-            _log.info("GPU process %d is not attributed to a task: %s", pid, reason)
+            _log.info(
+                "GPU process %d is not attributed to a task: %s", pid, reason, extra=fields(pid=pid)
+            )
         self._strays = strays
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.state.usage import Task, TaskProcess
 
 if TYPE_CHECKING:
@@ -59,9 +60,18 @@ class Doomed:
                 self.process.pid,
                 self.task.label,
                 error,
+                extra=self._fields(),
             )
             return False
         return True
+
+    def say(self, message: str, *more: str) -> None:
+        """Logs what happens to it; `message` begins with the pid and the task."""
+        _log.warning(message, self.process.pid, self.task.label, *more, extra=self._fields())
+
+    def _fields(self) -> dict[str, dict[str, int | str]]:
+        task = self.task
+        return fields(pid=self.process.pid, job=task.job, alloc=task.allocation, task=task.name)
 
     def ended(self) -> bool:
         """Whether it has."""
@@ -104,14 +114,12 @@ def end(
         asked = []
         for victim in doomed:
             if victim.signal(signal.SIGTERM):
-                _log.warning(
-                    "ending pid %d of %s: %s", victim.process.pid, victim.task.label, reason
-                )
+                victim.say("ending pid %d of %s: %s", reason)
                 sent(signal.SIGTERM)
                 asked.append(victim)
         for victim in _still_running(asked, grace_s):
             if victim.signal(signal.SIGKILL):
-                _log.warning("killing pid %d of %s", victim.process.pid, victim.task.label)
+                victim.say("killing pid %d of %s")
                 sent(signal.SIGKILL)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
+from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.host.proc import Identity
 from nomad_nvidia_vgpu.state.usage import GpuUse, Share, TaskProcess, Usage
 from nomad_nvidia_vgpu.tasks.ending import GRACE_S, Belongs, end
@@ -196,6 +197,14 @@ class Guard:
             too_much.budget_mib,
             pids,
             spared,
+            extra=fields(
+                gpu=share.gpu_uuid,
+                job=share.task.job,
+                alloc=share.task.allocation,
+                task=share.task.name,
+                used_mib=too_much.used_mib,
+                budget_mib=too_much.budget_mib,
+            ),
         )
 
     def _end(self, response: Response) -> None:

@@ -20,6 +20,7 @@ from nomad_nvidia_vgpu.goplugin.logs import (
     HclogFormatter,
     StderrHandler,
     configure,
+    fields,
     level_name,
     printable,
 )
@@ -86,6 +87,13 @@ def test_a_cut_message_says_so() -> None:
 def test_many_large_fields_are_cut() -> None:
     """Fields of any number and size fit the host's line buffer."""
     line_of(record("m", fields={str(n): "y" * 100_000 for n in range(1000)}))
+
+
+def test_unknown_fields_are_left_out() -> None:
+    """And the others become keys of the line."""
+    assert fields(gpu="GPU-a", alloc=None, used_mib=0) == {
+        "fields": {"gpu": "GPU-a", "used_mib": 0}
+    }
 
 
 def test_fields_are_keys_of_their_own() -> None:

@@ -13,6 +13,7 @@ import os
 import threading
 from pathlib import Path
 
+from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, ComputeModes
 from nomad_nvidia_vgpu.host.files import read_bounded
 
@@ -43,7 +44,13 @@ class ComputeModeJournal:
         with self._lock:
             self._write({**self._read(), uuid: now})
         self._modes.set_compute_mode(uuid, EXCLUSIVE_PROCESS)
-        _log.info("%s was in compute mode %s, is now in %s", uuid, now, EXCLUSIVE_PROCESS)
+        _log.info(
+            "%s was in compute mode %s, is now in %s",
+            uuid,
+            now,
+            EXCLUSIVE_PROCESS,
+            extra=fields(gpu=uuid),
+        )
 
     def restore(self, uuid: str) -> None:
         """Gives a GPU back the mode that it had, if it is still in ours; HardwareError, OSError."""
@@ -53,7 +60,7 @@ class ComputeModeJournal:
             return
         if self._modes.compute_mode(uuid) == EXCLUSIVE_PROCESS:
             self._modes.set_compute_mode(uuid, before)
-            _log.info("%s is in compute mode %s again", uuid, before)
+            _log.info("%s is in compute mode %s again", uuid, before, extra=fields(gpu=uuid))
         # Else a reboot or somebody has changed it since: what stands is theirs.
         with self._lock:
             self._write({u: mode for u, mode in self._read().items() if u != uuid})
