@@ -17,6 +17,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
 )
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
+from nomad_nvidia_vgpu.cli.tables.policy import by_index
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio, SeenGpu
@@ -52,13 +53,14 @@ def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> 
     config = _config(paths, flags)
     found = survey(source_of(config.simulate))
     daemons = () if config.simulate else daemon_views(config.mps)
+    in_order = sorted(found.inventory.gpus, key=lambda seen: by_index(seen.gpu))
     if as_json:
         style.show_json({**_document(found), "mps": [view._asdict() for view in daemons]})
     elif facts:
-        style.show(*(_facts(seen) for seen in found.inventory.gpus), *mps_tables(daemons))
+        style.show(*(_facts(seen) for seen in in_order), *mps_tables(daemons))
     else:
-        rows = [_row(s, found.samples.get(s.gpu.uuid)) for s in found.inventory.gpus]
-        style.show(style.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))
+        rows = [_row(s, found.samples.get(s.gpu.uuid)) for s in in_order]
+        style.show(style.table("GPUs", _COLUMNS, rows, common_once=True), *mps_tables(daemons))
     for problem in found.problems:
         style.note(f"nvidia-vgpu: {problem}")
     if not found.inventory.gpus and not found.problems:

@@ -25,6 +25,7 @@ MAX_VGPUS_PER_NODE = 4096
 """Above this, a node's registration would exceed what Nomad's Raft log takes in one entry."""
 
 _MAX_SHOWN = 8
+_UUIDS = ("gpu-", "mig-")
 
 
 _HELD = Health(False, WITHHELD)
@@ -314,7 +315,12 @@ def _warnings(
             "fix it",
         )
     for uuid in config.ignored_gpu_ids:
-        if known and uuid.lower() not in known:
+        if not uuid.lower().startswith(_UUIDS):
+            yield Problem(
+                f"ignored_gpu_ids has {uuid}, which is no UUID, so no GPU is ignored by it",
+                "write the UUID as nvidia-vgpu gpus shows it",
+            )
+        elif known and uuid.lower() not in known:
             yield Problem(
                 f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID", "fix it"
             )

@@ -189,9 +189,10 @@ class Guard:
             doubt = share.doubt or "no cgroup of a task proves whose processes these are"
             spared = f"; none of them is ended: {doubt}"
         _log.warning(
-            "task %s of allocation %s uses %d MiB of %s, its budget is %d MiB: pids %s%s",
+            "task %s of allocation %s%s uses %d MiB of %s, its budget is %d MiB: pids %s%s",
             share.task.name or "?",
             share.task.allocation or share.task.label,
+            f" (job {share.task.job})" if share.task.job else "",
             too_much.used_mib,
             share.gpu_uuid,
             too_much.budget_mib,
