@@ -120,6 +120,7 @@ class MpsConfig(NamedTuple):
     ] = True
 
 
+_OVERCOMMIT = values.factor(16)
 _GROUP_BY = values.word("model", "gpu")
 SHARING: Mapping[str, str] = {
     "time-slicing": "time_slicing.TimeSlicing",
@@ -141,6 +142,9 @@ class GpuConfig(NamedTuple):
     ] = None
     vgpu_memory_mib: Annotated[
         int | None, option(values.size(), "how much memory a vGPU of these GPUs has at least")
+    ] = None
+    memory_overcommit: Annotated[
+        float | None, option(_OVERCOMMIT, "how many times its share a task on these GPUs may use")
     ] = None
     sharing: Annotated[
         str | None, option(_SHARING, "how the tasks of these GPUs are kept apart")
@@ -228,6 +232,15 @@ class PluginConfig(NamedTuple):
             " many as fit",
         ),
     ] = None
+    memory_overcommit: Annotated[
+        float,
+        option(
+            _OVERCOMMIT,
+            "how many times its share of the memory a task may use while the GPU has room; what it is"
+            " promised stays its share",
+            shown="1",
+        ),
+    ] = 1.0
     ignored_gpu_ids: Annotated[
         tuple[str, ...],
         option(

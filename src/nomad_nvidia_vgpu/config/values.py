@@ -133,6 +133,19 @@ def whole_number(low: int, high: int) -> Kind:
     return Kind("number", allowed, read)
 
 
+def factor(high: int) -> Kind:
+    """A number from 1 to `high`, such as 1.5."""
+    allowed = f"1 to {high}"
+
+    def read(value: object) -> float:
+        number = _number(value)
+        if number is None or not 1 <= number <= high:
+            raise WrongValueError(f"a number from {allowed}", value)
+        return float(number)
+
+    return Kind("number", allowed, read)
+
+
 def word(*choices: str) -> Kind:
     """One of a few words."""
     allowed = " or ".join(f'"{c}"' for c in choices)

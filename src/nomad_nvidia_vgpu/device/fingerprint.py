@@ -9,7 +9,7 @@ only when something changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Group, Plan, SharedGpu
@@ -124,6 +124,7 @@ def _attributes(group: Group) -> dict[str, Attribute]:
         "model": _common(g.model for g in gpus),
         "vgpus": _least(shared.vgpus for shared in group.gpus),
         "vgpu_memory": _least((shared.memory_mib(1) for shared in group.gpus), "MiB"),
+        "vgpu_memory_limit": _limit(group.gpus),
         "sharing": _common(shared.sharing for shared in group.gpus),
         "memory_isolation": _weakest(group.gpus),
         # These two change the node's computed class, which wakes jobs that wait for a GPU.
@@ -142,6 +143,13 @@ def _attributes(group: Group) -> dict[str, Attribute]:
         found["pci_bus_id"] = _common([gpus[0].pci_bus_id])
         found.update(_load(group.gpus[0]))
     return {name: attribute for name, attribute in found.items() if attribute is not None}
+
+
+def _limit(gpus: Sequence[SharedGpu]) -> Attribute | None:
+    """What one vGPU may use, where that is more than it is promised."""
+    if not any(shared.overcommitted for shared in gpus):
+        return None
+    return _least((shared.limit_mib(1) for shared in gpus), "MiB")
 
 
 def _load(shared: SharedGpu) -> dict[str, Attribute | None]:

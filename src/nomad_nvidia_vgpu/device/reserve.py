@@ -89,7 +89,9 @@ def reserve(
             "give the job one device block whose count fits on one GPU",
         )
     deliveries = [
-        shared.strategy.deliver(config, Grant(shared.gpu, shared.vgpus, count))
+        shared.strategy.deliver(
+            config, Grant(shared.gpu, shared.vgpus, count, shared.memory_percent)
+        )
         for shared, count in shares
     ]
     by_nodes = nodes.deliver([shared.gpu for shared, _count in shares]) if nodes else Delivery()

@@ -44,6 +44,7 @@ class _Target(NamedTuple):
     """None: not at all."""
     vgpus: int = 0
     sharing: str = ""
+    memory_percent: int = 100
 
 
 _NOTHING = _Target(None)
@@ -185,7 +186,9 @@ class Upkeep:
                         return Enforcement(problem=problem)
             if target.gpu is None or target.sharing not in self._enforcers:
                 return IN_FORCE
-            return self._enforcers[target.sharing].keep(target.gpu, target.vgpus)
+            return self._enforcers[target.sharing].keep(
+                target.gpu, target.vgpus, target.memory_percent
+            )
         except Exception as error:  # noqa: BLE001  the thread must live
             _log.exception(
                 "the upkeep of %s failed in an unforeseen way", uuid, extra=fields(gpu=uuid)
@@ -198,7 +201,7 @@ class Upkeep:
 def _targets(plan: Plan) -> dict[str, _Target]:
     """How each GPU is to be shared; a GPU that cannot be shared as asked is left alone."""
     return {
-        uuid: _Target(shared.gpu, shared.vgpus, shared.sharing)
+        uuid: _Target(shared.gpu, shared.vgpus, shared.sharing, shared.memory_percent)
         for uuid, shared in plan.by_uuid().items()
         if shared.fit
     }

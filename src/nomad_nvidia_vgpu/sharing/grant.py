@@ -17,6 +17,8 @@ class Grant(NamedTuple):
     """N: how many the GPU has."""
     granted: int
     """k: how many of them, from 1 to N."""
+    memory_percent: int = 100
+    """What the task may use of the memory, of its share."""
 
 
 class Mount(NamedTuple):
@@ -47,3 +49,8 @@ class Delivery(NamedTuple):
 def share_of(total: int, granted: int, vgpus: int) -> int:
     """`granted / vgpus` of `total`, rounded down: all shares together never exceed `total`."""
     return total * granted // vgpus
+
+
+def limit_of(total: int, granted: int, vgpus: int, percent: int) -> int:
+    """`percent` of a share, rounded down, and never more than there is."""
+    return min(total, share_of(total, granted, vgpus) * percent // 100)

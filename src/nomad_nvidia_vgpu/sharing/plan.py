@@ -10,7 +10,7 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
-from nomad_nvidia_vgpu.sharing.grant import share_of
+from nomad_nvidia_vgpu.sharing.grant import limit_of, share_of
 from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
@@ -24,6 +24,7 @@ MANY_VGPUS = 1024
 MAX_VGPUS_PER_NODE = 4096
 """Above this, a node's registration would exceed what Nomad's Raft log takes in one entry."""
 
+_SHARE_PERCENT = 100
 _MAX_SHOWN = 8
 _UUIDS = ("gpu-", "mig-")
 
@@ -49,6 +50,8 @@ class SharedGpu(NamedTuple):
     """The numbers of the vGPUs that must not be given away now."""
     fit: bool = True
     """Whether it can be shared as the config asks, so far as the GPU itself is concerned."""
+    memory_percent: int = 100
+    """What a task may use of the memory, of its share: more than 100 where it is overcommitted."""
     held: frozenset[int] | None = None
     """The numbers of the vGPUs that tasks have; None: it is not asked for."""
 
@@ -61,7 +64,14 @@ class SharedGpu(NamedTuple):
     def memory_isolation(self) -> str:
         """What holds a task to its share of the memory; one of `strategy.ISOLATION`."""
         held = self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
+        if self.overcommitted and held == "mps":
+            held = "none"  # a neighbour may take what this task was promised
         return "guard" if held == "none" and self.guarded else held
+
+    @property
+    def overcommitted(self) -> bool:
+        """Whether tasks may use more than they are promised."""
+        return self.memory_percent > _SHARE_PERCENT and self.vgpus > 1
 
     def health_of(self, number: int) -> Health:
         """The health of one of its vGPUs."""
@@ -90,6 +100,13 @@ class SharedGpu(NamedTuple):
         """The memory that `granted` of its vGPUs entitle a task to, rounded down."""
         total = self.gpu.own_memory_mib
         return None if total is None else share_of(total, granted, self.vgpus)
+
+    def limit_mib(self, granted: int) -> int | None:
+        """The memory that a task with so many of its vGPUs may use while there is room."""
+        total = self.gpu.own_memory_mib
+        if total is None:
+            return None
+        return limit_of(total, granted, self.vgpus, self.memory_percent)
 
 
 class Group(NamedTuple):
@@ -181,6 +198,7 @@ def _divide(
         enforcement,
         guarded,
         fit=not unfit,
+        memory_percent=policy.memory_percent,
     )
 
 

@@ -33,6 +33,7 @@ class DecidedBy(NamedTuple):
     group_by: str = NODE
     ignored: str = NODE
     name: str = NODE
+    memory_overcommit: str = NODE
 
 
 class Policy(NamedTuple):
@@ -52,6 +53,8 @@ class Policy(NamedTuple):
     """Whether it is divided otherwise than its model, by a block for this very GPU."""
     problem: Problem = NOTHING
     """Why it cannot be decided, and what to do; empty: it is."""
+    memory_percent: int = 100
+    """What a task may use of the memory, of its share."""
 
 
 class _Size(NamedTuple):
@@ -81,11 +84,14 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
     group_by = _field("group_by", matching, lambda g: g.group_by, config.group_by)
     ignored = _field("ignored", matching, lambda g: g.ignored, default=False)
     name = _field("name", matching, lambda g: g.name, default=None)
+    factor = _field(
+        "memory_overcommit", matching, lambda g: g.memory_overcommit, config.memory_overcommit
+    )
     by_id = {id.lower() for id in config.ignored_gpu_ids}  # noqa: A001
     if by_id & {gpu.uuid.lower(), (gpu.parent_uuid or "").lower()}:
         ignored = _Found(True, "ignored_gpu_ids")
     vgpus, too_small = _divided(gpu, size)
-    decisions = (size, sharing, group_by, ignored, name)
+    decisions = (size, sharing, group_by, ignored, name, factor)
     problems = [found.problem for found in decisions if found.problem] or [too_small]
     general = _field("", _general(matching), _size_of, _Size(config.vgpus, config.vgpu_memory_mib))
     return Policy(
@@ -98,6 +104,7 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
         asked=str(size.value),
         own_size=_divided(gpu, general)[0] != vgpus,
         problem=problems[0].about(gpu.uuid) if problems[0] else NOTHING,
+        memory_percent=round(factor.value * 100),
     )
 
 

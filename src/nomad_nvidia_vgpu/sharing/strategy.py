@@ -24,8 +24,11 @@ class Enforcer(Protocol):
     survives this process, because tasks depend on it.
     """
 
-    def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
-        """Brings into force what is not, and reads back what is."""
+    def keep(self, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Enforcement:
+        """Brings into force what is not, and reads back what is.
+
+        `memory_percent`: what a task may use of the memory, of its share.
+        """
 
     def holds(self, uuid: str) -> bool:
         """Whether anything of an earlier config is left on a GPU; cheap."""

@@ -86,6 +86,8 @@ class Share(NamedTuple):
     """What its vGPUs of this GPU entitle it to together; None: the GPU's memory is not known."""
     doubt: str = ""
     """Why the budget may not be what the task was promised; empty: it is."""
+    limit_mib: int | None = None
+    """What it may use while the GPU has room, where that is more than the budget."""
 
     @property
     def certain(self) -> bool:
@@ -128,6 +130,18 @@ class GpuUse(NamedTuple):
     """Ids that more than one live task claims: they belong to nobody."""
     servers: tuple[MpsServer, ...] = ()
     """By pid; no task's, and no strays."""
+    memory_mib: int | None = None
+    """The GPU's own; None: not known."""
+
+    @property
+    def free_mib(self) -> int | None:
+        """What no process uses; None: of one of them, or of the GPU, it is not known."""
+        used = [share.used_mib for share in self.shares]
+        used += [stray.memory_mib for stray in self.strays]
+        used += [server.memory_mib for server in self.servers]
+        if self.memory_mib is None or None in used:
+            return None
+        return self.memory_mib - sum(mib for mib in used if mib is not None)
 
     @property
     def processes(self) -> int:

@@ -245,6 +245,7 @@ class Attributor:
             disputed=tuple(
                 str(v) for v in sorted(judged.disputed) if v.gpu_uuid == shared.gpu.uuid
             ),
+            memory_mib=shared.gpu.own_memory_mib,
         )
 
     def _log_changes(self, judged: _Judged, found: Mapping[str, GpuUse]) -> None:
@@ -331,6 +332,7 @@ def _share(shared: SharedGpu, claim: Claim, processes: list[TaskProcess]) -> Sha
         processes=tuple(sorted(processes)),
         used_mib=None if None in memory else sum(mib for mib in memory if mib is not None),
         budget_mib=budget_mib,
+        limit_mib=shared.limit_mib(len(published)) if shared.overcommitted else None,
         doubt=doubt,
     )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import Share, TaskProcess, Usage
-from nomad_nvidia_vgpu.tasks.guard import Excess, excess, identity, victims
+from nomad_nvidia_vgpu.tasks.guard import Excess, excess, identity, limit_of, victims
 
 
 class Forecast(NamedTuple):
@@ -17,7 +17,7 @@ class Forecast(NamedTuple):
 
     share: Share
     limit_mib: int | None
-    """Its budget and the tolerance; None: not known."""
+    """What it may use and the tolerance; None: not known."""
     over_s: float | None
     """For how long it has been seen above that; None: it is not."""
     victims: tuple[TaskProcess, ...]
@@ -53,9 +53,7 @@ class Foresight:
         return found
 
     def _forecast(self, share: Share, too_much: Excess | None, over_s: float | None) -> Forecast:
-        limit = None
-        if share.budget_mib is not None:
-            limit = share.budget_mib * (100 + self._config.tolerance_percent) // 100
+        limit = limit_of(share, self._config.tolerance_percent)
         if too_much is None:
             return Forecast(share, limit, None, (), _harmless(share, limit))
         known = {identity(process) for process in share.processes}
@@ -86,4 +84,6 @@ def _harmless(share: Share, limit: int | None) -> str:
         return "nothing happens: the driver does not tell how much memory it uses"
     if limit is None:
         return "nothing happens: the memory of the GPU is not known"
+    if (share.used_mib or 0) > (share.budget_mib or 0) and share.limit_mib is not None:
+        return "nothing happens while the GPU has room: it is above its share and within its limit"
     return "nothing happens: it is within its limit"

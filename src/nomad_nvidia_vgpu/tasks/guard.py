@@ -20,6 +20,9 @@ from nomad_nvidia_vgpu.host.proc import Identity
 from nomad_nvidia_vgpu.state.usage import GpuUse, Share, TaskProcess, Usage
 from nomad_nvidia_vgpu.tasks.ending import GRACE_S, Belongs, end
 
+SHORT_PERCENT = 5
+"""A GPU of whose memory its processes leave less runs short: the driver itself needs some of that."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +33,9 @@ class Excess(NamedTuple):
     used_mib: int
     budget_mib: int
     limit_mib: int
-    """The budget and the tolerance."""
+    """What it may use and the tolerance."""
+    short: bool = False
+    """Whether it is too much only because the GPU itself runs short of memory."""
 
 
 class Response(NamedTuple):
@@ -46,10 +51,42 @@ class Response(NamedTuple):
 def excess(share: Share, tolerance_percent: int) -> Excess | None:
     """How much too much a task uses now; None: nothing, or it is not known."""
     used, budget = share.used_mib, share.budget_mib
-    if used is None or budget is None:
+    limit = limit_of(share, tolerance_percent)
+    if used is None or budget is None or limit is None:
         return None
-    limit = budget * (100 + tolerance_percent) // 100
     return Excess(share, used, budget, limit) if used > limit else None
+
+
+def limit_of(share: Share, tolerance_percent: int) -> int | None:
+    """From where on a task uses too much though the GPU has room; None: not known."""
+    may_use = share.budget_mib if share.limit_mib is None else share.limit_mib
+    return None if may_use is None else may_use * (100 + tolerance_percent) // 100
+
+
+def furthest(use: GpuUse, tolerance_percent: int) -> Excess | None:
+    """On an overcommitted GPU that runs short: the task that is furthest above its promise.
+
+    Its limit is what makes room again, and never below the promise and the tolerance. None: the
+    GPU has room, nobody is above, or not all of that is known.
+    """
+    free = use.free_mib
+    if free is None or use.memory_mib is None:
+        return None
+    needed = use.memory_mib * SHORT_PERCENT // 100 - free
+    if needed <= 0:
+        return None
+    above = []
+    for share in use.shares:
+        used, budget = share.used_mib, share.budget_mib
+        if share.limit_mib is None or used is None or budget is None:
+            continue
+        promised = budget * (100 + tolerance_percent) // 100
+        if used > promised and excess(share, tolerance_percent) is None:
+            limit = max(promised, used - needed)
+            above.append(
+                (used - budget, share.task.key, Excess(share, used, budget, limit, short=True))
+            )
+    return max(above, key=lambda entry: entry[:2])[2] if above else None
 
 
 def victims(
@@ -104,12 +141,14 @@ class ExcessWatch:
         if self._config.action == "off":
             return []
         states, found = {}, []
+        tolerance = self._config.tolerance_percent
         for use in usage.gpus.values():
-            for share in use.shares:
-                too_much = excess(share, self._config.tolerance_percent)
+            in_excess = [excess(share, tolerance) for share in use.shares]
+            for too_much in (*in_excess, furthest(use, tolerance)):
                 if too_much is None:
                     continue
-                key = (share.task.key, use.uuid)
+                # Who is furthest may change from pass to pass; that the GPU runs short does not.
+                key = ("" if too_much.short else too_much.share.task.key, use.uuid)
                 states[key], response = self._follow(too_much, use, self._states.get(key), doomed)
                 if response is not None:
                     found.append(response)
@@ -184,10 +223,10 @@ class Guard:
             f"{p.pid} ({'?' if p.memory_mib is None else p.memory_mib} MiB)"
             for p in share.processes
         )
-        spared = ""
+        spared = "; the GPU itself runs short of memory" if too_much.short else ""
         if self._config.action == "kill" and not share.certain:
             doubt = share.doubt or "no cgroup of a task proves whose processes these are"
-            spared = f"; none of them is ended: {doubt}"
+            spared += f"; none of them is ended: {doubt}"
         _log.warning(
             "task %s of allocation %s%s uses %d MiB of %s, its budget is %d MiB: pids %s%s",
             share.task.name or "?",
@@ -216,6 +255,8 @@ class Guard:
             f"its task uses {too_much.used_mib} MiB of {share.gpu_uuid}, its budget is"
             f" {too_much.budget_mib} MiB"
         )
+        if too_much.short:
+            reason += ", and the GPU itself runs short of memory"
 
         def sent(number: signal.Signals) -> None:
             act = "killed" if number == signal.SIGKILL else "terminated"

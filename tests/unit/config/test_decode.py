@@ -36,6 +36,7 @@ FULL: dict[str, Any] = {
     "fingerprint_period": "30s",
     "vendor": "nvidia",
     "group_by": "gpu",
+    "memory_overcommit": 1.5,
     "publish_load": True,
     "publish_load_interval": "30s",
     "visible_devices_envs": ["CUDA_VISIBLE_DEVICES"],
@@ -75,6 +76,7 @@ FULL_CONFIG = PluginConfig(
     fingerprint_period_s=30.0,
     vendor="nvidia",
     group_by="gpu",
+    memory_overcommit=1.5,
     publish_load=True,
     publish_load_interval_s=30.0,
     visible_devices_envs=("CUDA_VISIBLE_DEVICES",),
@@ -240,7 +242,7 @@ def test_a_plugin_that_is_off_needs_no_vgpus(rest: dict[str, Any]) -> None:
 def test_all_problems_are_reported_together() -> None:
     """A config that is wrong everywhere is refused once, with one sentence per option."""
     with pytest.raises(ConfigError) as refused:
-        decode(dict.fromkeys(NAMES, 5.5))
+        decode(dict.fromkeys(NAMES, 99.5))
     assert [problem.split(" ")[0] for problem in refused.value.problems] == NAMES
 
 

@@ -16,6 +16,7 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "fingerprint_period": "string",
         "vendor": "string",
         "group_by": "string",
+        "memory_overcommit": "number",
         "publish_load": "bool",
         "publish_load_interval": "string",
         "sharing": "string",
@@ -38,6 +39,7 @@ def test_the_schema_has_the_blocks_with_their_options() -> None:
             (
                 Attr("vgpus", "number"),
                 Attr("vgpu_memory", "string"),
+                Attr("memory_overcommit", "number"),
                 Attr("sharing", "string"),
                 Attr("group_by", "string"),
                 Attr("ignored", "bool"),

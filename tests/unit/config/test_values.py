@@ -64,6 +64,21 @@ def test_what_is_no_whole_number_in_range_is_refused(given_value: object) -> Non
         NUMBER.read(given_value)
 
 
+@pytest.mark.parametrize(
+    ("given_value", "number"), [(1, 1.0), (16, 16.0), (1.5, 1.5), ("1.1", 1.1), ("2", 2.0)]
+)
+def test_a_factor_is_a_number_in_any_form(given_value: object, number: float) -> None:
+    """Nomad sends 1.1 as a string."""
+    assert values.factor(16).read(given_value) == number
+
+
+@pytest.mark.parametrize("given_value", [0.99, 16.01, "150%", "", True, None, [1.5]])
+def test_what_is_no_factor_in_range_is_refused(given_value: object) -> None:
+    """Less than a share cannot be promised."""
+    with pytest.raises(ValueError, match=r"^must be a number from 1 to 16, got "):
+        values.factor(16).read(given_value)
+
+
 @pytest.mark.parametrize("given_value", [1, 0, "True", "no", "true ", None, []])
 def test_only_truths_are_booleans(given_value: object) -> None:
     """A boolean is true or false and nothing that resembles it."""

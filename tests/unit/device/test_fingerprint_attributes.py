@@ -240,3 +240,12 @@ def test_a_group_of_several_gpus_tells_no_load() -> None:
 def test_no_attribute_is_called_shared() -> None:
     """A scheduler of Nomad's to come would give one vGPU to any number of tasks."""
     assert "shared" not in loaded(gpu("GPU-a"))
+
+
+def test_a_limit_above_the_share_is_told() -> None:
+    """Where memory is overcommitted, and nowhere else."""
+    config = PluginConfig(vgpus=4, memory_overcommit=1.5)
+    (group,) = device_groups(make_plan(config, inventory(gpu(memory_mib=4000))), "letmutx")
+    assert group.attributes["vgpu_memory"] == Attribute(1000, "MiB")
+    assert group.attributes["vgpu_memory_limit"] == Attribute(1500, "MiB")
+    assert "vgpu_memory_limit" not in group_of(gpu()).attributes

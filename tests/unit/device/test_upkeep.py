@@ -39,9 +39,11 @@ class ScriptedEnforcer:
         """What is left over, by UUID, and why it cannot be released."""
         self.kept: list[tuple[str, int]] = []
         self.gate: dict[str, threading.Event] = {}
+        self.memory_percents: list[int] = []
 
-    def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
+    def keep(self, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Enforcement:
         """As told."""
+        self.memory_percents.append(memory_percent)
         self.kept.append((gpu.uuid, vgpus))
         if gpu.uuid in self.gate:
             self.gate[gpu.uuid].wait(DEADLINE_S)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig
+from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, MemoryGuardConfig, PluginConfig
 from nomad_nvidia_vgpu.gpu.model import HEALTHY, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 from unit.example_gpus import LOST, gpu, inventory, mig
@@ -163,3 +163,29 @@ def test_load_that_cannot_be_published_is_a_warning() -> None:
     (warning,) = make_plan(config, inventory(*A100S, T4)).warnings
     assert "publish_load says nothing of A100, a device group of 4 GPUs" in warning
     assert make_plan(config._replace(group_by="gpu"), inventory(*A100S, T4)).warnings == ()
+
+
+def test_overcommitted_memory_is_promised_no_more() -> None:
+    """A task may use half as much again of its share; what it is promised stays the share."""
+    config = PluginConfig(
+        vgpus=4, memory_overcommit=1.5, gpu=blocks(A100={"memory_overcommit": 1.0})
+    )
+    plan = make_plan(config, inventory(A100S[0], gpu("GPU-t", memory_mib=4000)))
+    large, small = plan.by_uuid()["GPU-a"], plan.by_uuid()["GPU-t"]
+    assert (small.memory_mib(1), small.limit_mib(1), small.limit_mib(4)) == (1000, 1500, 4000)
+    assert (large.overcommitted, small.overcommitted) == (False, True)
+
+
+def test_what_a_neighbour_may_take_is_not_isolated() -> None:
+    """MPS holds each task to more than its share, so only the guard stands for the promise."""
+    config = PluginConfig(vgpus=4, sharing="mps", memory_overcommit=1.5)
+    kill = MemoryGuardConfig("kill")
+    node = inventory(gpu("GPU-t", memory_mib=4000))
+
+    def isolation(made: PluginConfig) -> str:
+        return make_plan(made, node).by_uuid()["GPU-t"].memory_isolation
+
+    assert isolation(config._replace(memory_overcommit=1.0)) == "mps"
+    assert isolation(config) == "none"
+    assert isolation(config._replace(memory_guard=kill)) == "guard"
+    assert isolation(config._replace(vgpus=1)) == "whole"

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from nomad_nvidia_vgpu.config.options import MemoryGuardConfig
 from nomad_nvidia_vgpu.state.usage import Share, TaskProcess, Usage
 from nomad_nvidia_vgpu.tasks.guard import (
+    SHORT_PERCENT,
     Excess,
     ExcessWatch,
     Guard,
     Response,
     excess,
+    furthest,
     identity,
     victims,
 )
@@ -324,3 +326,67 @@ def test_an_excess_is_what_it_says() -> None:
     """The limit that the log and `top` show is the one that is applied."""
     one = share(process(1, 2000), budget_mib=BUDGET_MIB)
     assert excess(one, 10) == Excess(one, 2000, BUDGET_MIB, 1100)
+
+
+# Overcommitted memory
+
+
+def overcommitted(name: str, *processes: TaskProcess, limit_mib: int = 1500) -> Share:
+    """Gives a task that was promised 1000 MiB and may use half as much again."""
+    task = TASK._replace(key=name)
+    return share(*processes, task=task, budget_mib=BUDGET_MIB)._replace(limit_mib=limit_mib)
+
+
+def full_gpu(moment: float, *shares: Share, memory_mib: int | None = 4000) -> Usage:
+    """Gives a pass over a GPU of so much memory."""
+    use = use_of(*shares, taken_at=moment)._replace(memory_mib=memory_mib)
+    return Usage(NOON, {"GPU-a": use})
+
+
+MODEST = overcommitted("modest", process(1, 900))
+ABOVE = overcommitted("above", process(2, 1200))
+FURTHEST = overcommitted("furthest", process(3, 900), process(4, 400))
+
+
+def test_a_task_may_use_what_it_was_not_promised_while_there_is_room() -> None:
+    """Up to its limit and the tolerance."""
+    assert excess(ABOVE, 5) is None
+    assert furthest(use_of(ABOVE, FURTHEST)._replace(memory_mib=8000), 5) is None
+    assert excess(overcommitted("x", process(1, 1576)), 5) is not None
+
+
+def test_on_a_gpu_that_runs_short_it_is_the_furthest_above_its_promise() -> None:
+    """As much of it as makes room again: nobody who keeps to his promise is ever meant."""
+    use = use_of(MODEST, ABOVE, FURTHEST)._replace(memory_mib=3500)
+    found = furthest(use, 5)
+    assert found is not None
+    assert (found.share, found.short) == (FURTHEST, True)
+    assert found.limit_mib == 1300 - (3500 * SHORT_PERCENT // 100 - 100)
+    assert (
+        furthest(use_of(MODEST, overcommitted("y", process(9, 1040)))._replace(memory_mib=1941), 5)
+        is None
+    )
+
+
+def test_what_is_not_known_makes_no_gpu_short() -> None:
+    """Of the GPU, or of a process on it."""
+    assert furthest(use_of(FURTHEST)._replace(memory_mib=None), 5) is None
+    unknown = use_of(FURTHEST, overcommitted("z", process(5, None)))
+    assert furthest(unknown._replace(memory_mib=1300), 5) is None
+
+
+def test_without_overcommit_a_full_gpu_is_nobodys_fault() -> None:
+    """Tasks within the tolerance are left alone."""
+    use = use_of(share(process(1, 1040), budget_mib=BUDGET_MIB))._replace(memory_mib=1050)
+    assert furthest(use, 5) is None
+
+
+def test_a_shortage_that_lasts_ends_the_youngest_process_of_the_furthest() -> None:
+    """Not before the grace, and only what an earlier list had too."""
+    watch = ExcessWatch(KILL)
+    found = []
+    for moment in (0.0, 10.0, 30.0):
+        usage = full_gpu(moment, MODEST, ABOVE, FURTHEST, memory_mib=3500)
+        found += [(moment, r) for r in watch.responses(usage)]
+    assert killed(found) == [(30.0, [4])]
+    assert watch.responses(full_gpu(40.0, MODEST, memory_mib=3500)) == []

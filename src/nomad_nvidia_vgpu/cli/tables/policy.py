@@ -61,6 +61,7 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
             "ignored": decision.policy.ignored,
             "vgpus": decision.shared.vgpus if decision.shared else None,
             "share_mib": decision.shared.memory_mib(1) if decision.shared else None,
+            "limit_mib": decision.shared.limit_mib(1) if decision.shared else None,
             "sharing": decision.shared.sharing if decision.shared else None,
             "group": decision.group,
             "size_asked": decision.policy.asked or None,
@@ -79,7 +80,7 @@ def _row(decision: Decision) -> tuple[object, ...]:
         gpu.model,
         gpu.pci_bus_id,
         shared.vgpus if shared else None,
-        None if share is None else f"{share} MiB",
+        None if share is None else f"{share} MiB{_limit(shared)}",
         shared.sharing if shared else None,
         _group(decision),
         _health(decision),
@@ -97,6 +98,13 @@ def _health(decision: Decision) -> str | None:
         return None
     health = decision.shared.health
     return "healthy" if health.healthy else health.reason
+
+
+def _limit(shared: SharedGpu | None) -> str:
+    """What a task may use beyond its share."""
+    if shared is None or not shared.overcommitted:
+        return ""
+    return f", up to {shared.limit_mib(1)} MiB"
 
 
 def _why(decision: Decision) -> str:

@@ -15,6 +15,7 @@ import stat
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.errors import NOTHING, HardwareError, MpsError, Problem, problem_of, together
@@ -36,6 +37,14 @@ from nomad_nvidia_vgpu.sharing.mps.logs import bound_logs
 _SERVER_TRIES = 3
 
 
+class Target(NamedTuple):
+    """A GPU and what is to be in force there."""
+
+    gpu: Gpu
+    vgpus: int
+    limits: Limits
+
+
 class MpsEnforcer:
     """The MPS daemons of this node."""
 
@@ -53,7 +62,7 @@ class MpsEnforcer:
         self._imposed: dict[str, tuple[Limits, tuple[int, ...]]] = {}
         """The limits that this process set on each GPU, and on which servers, by pid."""
 
-    def keep(self, gpu: Gpu, vgpus: int) -> Enforcement:
+    def keep(self, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Enforcement:
         """Starts, adopts or mends the daemon of `gpu`, and reads its limits back."""
         try:
             program = find_program()
@@ -64,7 +73,8 @@ class MpsEnforcer:
             if owner:
                 bound_logs(directory / LOG)
             servers = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
-            return self._settle(daemon, gpu, vgpus, servers, owner=owner)
+            limits = server_limits(self._config, gpu, vgpus, memory_percent)
+            return self._settle(daemon, Target(gpu, vgpus, limits), servers, owner=owner)
         except (HardwareError, OSError) as error:
             return Enforcement(problem=_sentence(gpu.uuid, error))
 
@@ -140,15 +150,15 @@ class MpsEnforcer:
         return record is not None and (record.multi_user_asked, record.memory_limited) != asked
 
     def _settle(
-        self, daemon: MpsDaemon, gpu: Gpu, vgpus: int, servers: list[Server], *, owner: bool
+        self, daemon: MpsDaemon, target: Target, servers: list[Server], *, owner: bool
     ) -> Enforcement:
         """What is in force; sets the limits first if this process is the `owner`."""
+        gpu, vgpus, limits = target
         if any(server.status == FAULT for server in servers):
             raise MpsError(
                 f"{gpu.uuid}: a task's fault has put its MPS server into FAULT",
                 "stop the tasks on this GPU; the server is started anew once they have ended",
             )
-        limits = server_limits(self._config, gpu, vgpus)
         record = daemon.record()
         if owner:
             servers = self._hold_gpu(daemon, gpu.uuid, record, servers)

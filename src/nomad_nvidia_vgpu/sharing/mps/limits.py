@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu
-from nomad_nvidia_vgpu.sharing.grant import Grant, share_of
+from nomad_nvidia_vgpu.sharing.grant import Grant, limit_of, share_of
 
 ORDINAL = "0"
 """The GPU as its MPS server and the server's clients number it: they see no other."""
@@ -32,11 +32,11 @@ def limits_of(config: MpsConfig, grant: Grant) -> Limits:
     if not config.memory_limit or memory_mib is None or grant.gpu.unified_memory:
         memory_mib = None
     else:
-        memory_mib = share_of(memory_mib, grant.granted, grant.vgpus)
+        memory_mib = limit_of(memory_mib, grant.granted, grant.vgpus, grant.memory_percent)
     percentage = share_of(100, grant.granted, grant.vgpus) if config.compute_limit else None
     return Limits(memory_mib, percentage)
 
 
-def server_limits(config: MpsConfig, gpu: Gpu, vgpus: int) -> Limits:
+def server_limits(config: MpsConfig, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Limits:
     """The defaults of the server: the limits of the largest grant."""
-    return limits_of(config, Grant(gpu, vgpus, largest_grant(config, vgpus)))
+    return limits_of(config, Grant(gpu, vgpus, largest_grant(config, vgpus), memory_percent))

@@ -74,8 +74,20 @@ def test_machines_get_the_same() -> None:
         "group_by": "the node's options",
         "ignored": "the node's options",
         "name": 'gpu "GPU-b"',
+        "memory_overcommit": "the node's options",
     }
+    assert documents["GPU-b"]["limit_mib"] == 11517
     assert documents["GPU-c"]["ignored"] is True
     assert documents["GPU-c"]["vgpus"] is None
     assert "less than one vgpu_memory" in documents["GPU-t"]["problem"]
     assert documents["GPU-a"]["problem"] is None
+
+
+def test_a_limit_above_the_share_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """And by which rule."""
+    config = PluginConfig(vgpus=4, gpu=(GpuBlock("*", GpuConfig(memory_overcommit=1.5)),))
+    node = inventory(gpu("GPU-a", memory_mib=4000))
+    style.show(policy_table(decisions(config, node, make_plan(config, node))))
+    out = capsys.readouterr().out
+    assert "1000 MiB, up to 1500 MiB" in out
+    assert 'memory_overcommit (gpu "*")' in out

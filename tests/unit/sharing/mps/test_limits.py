@@ -20,3 +20,12 @@ def test_the_servers_defaults_are_the_largest_grant() -> None:
 def test_limits_are_rounded_down() -> None:
     """All shares together are never more than the GPU."""
     assert limits_of(MpsConfig(), Grant(gpu(memory_mib=1000), 3, 1)) == Limits(333, 33)
+
+
+def test_overcommitted_memory_is_a_part_more_and_never_more_than_there_is() -> None:
+    """The SMs are not: they are shared by turns."""
+    one = gpu(memory_mib=1000)
+    assert limits_of(MpsConfig(), Grant(one, 4, 1, 150)) == Limits(375, 25)
+    assert limits_of(MpsConfig(), Grant(one, 4, 3, 150)) == Limits(1000, 75)
+    limited = MpsConfig(max_vgpus_per_task=1)
+    assert server_limits(limited, one, 4, 150) == Limits(375, 25)
