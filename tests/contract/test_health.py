@@ -86,12 +86,12 @@ def test_an_application_s_error_or_a_notice_takes_no_gpu_away(
     node: FakeDriver, start: Start, xid: int
 ) -> None:
     """NVIDIA's own Kubernetes plugin takes the GPU for some of these, and for good."""
-    host = eight(node, start, log_level="debug")
+    host = eight(node, start)
     stream = host.fingerprints()
     until(stream, 8)
     listening(node, 8)
     node.push_event(2, XID, xid)
-    eventually(lambda: any(f"XID {xid} " in m for m in host.logged("debug")))
+    eventually(lambda: any(f"XID {xid} " in m for m in host.logged("info")))
     node.set("gpu 3", "lost", "1")  # what comes next shows that nothing came before
     assert healthy(until(stream, 7))[fact(node, "gpu 2", "uuid")] is True
 
@@ -113,12 +113,12 @@ def test_an_xid_that_nobody_knows_takes_the_gpu_away_until_all_is_good(
 def test_the_operators_lists_win_over_the_catalogue(node: FakeDriver, start: Start) -> None:
     """`fatal_xids` adds, `ignored_xids` takes away."""
     health = {"fatal_xids": [31], "ignored_xids": [79], "recovery_period": "1h"}
-    host = eight(node, start, health=health, log_level="debug")
+    host = eight(node, start, health=health)
     stream = host.fingerprints()
     until(stream, 8)
     listening(node, 8)
     node.push_event(1, XID, 79)
-    eventually(lambda: any("XID 79 " in m for m in host.logged("debug")))
+    eventually(lambda: any("XID 79 " in m for m in host.logged("info")))
     node.push_event(2, XID, 31)
     during = healthy(until(stream, 7))
     assert during[fact(node, "gpu 1", "uuid")] is True

@@ -16,6 +16,7 @@ WITHOUT_TESTS = {
     "goplugin/health_service.py": "handlers of a running gRPC server: tested in `contract`",
     "serve.py": "joins the others in a process of its own: tested in `contract`",
     "cookie.py": "constants; a wrong one fails every test of `contract`",
+    "gpu/sink.py": "a protocol",
     "sharing/task_env.py": "names; a wrong one fails the tests of what a task is given",
     "goplugin/controller.py": "handlers of a running gRPC server: tested in `contract`",
     "rpc/client.py": "stands in Nomad's place: what it says and hears is tested in `contract`",

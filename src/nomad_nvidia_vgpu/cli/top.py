@@ -34,8 +34,8 @@ from nomad_nvidia_vgpu.cli.tables.top import (
 )
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError, DriverError
+from nomad_nvidia_vgpu.gpu.answers import NO_ANSWER
 from nomad_nvidia_vgpu.gpu.source import source_of
-from nomad_nvidia_vgpu.gpu.watch import NO_ANSWER
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.tasks.foresight import Foresight
 from nomad_nvidia_vgpu.tasks.observer import Observation, Observer

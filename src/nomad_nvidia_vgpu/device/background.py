@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
-from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch, Sink
+from nomad_nvidia_vgpu.gpu.sink import Sink
+from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
 from nomad_nvidia_vgpu.state.catalog import Catalog

@@ -7,12 +7,18 @@ States of a GPU, and what moves it:
                                     ▲  │
                                     └──┘ another bad signal starts the period again
 
+What only a reset or a reboot heals does not heal by silence: the period begins when one is seen.
+The driver says that none is needed (its recovery action), or its count of energy begins again, or
+the GPU, or the whole driver, had gone and is back. A reboot of the node, and a restart of the
+agent by its operator, begin with a new process that knows of no fault.
+
 The text of a GPU is that of the gravest cause since it turned unhealthy, so that it does not
 change while signals come and go: each change costs the cluster a round of evaluations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import Problem
@@ -30,6 +36,8 @@ _RECOVERY_ACTIONS = {
     7: ("the driver asks for a system reboot", Remedy.REBOOT),
 }
 """NVML's field 230; what it does not name yet counts as bad."""
+
+GONE = Problem("the driver does not list this GPU any more", "drain the node and check the GPU")
 
 MIN_GOOD_LOOKS = 2
 """One good answer may be luck."""
@@ -64,21 +72,32 @@ _Part = tuple[int, "int | None"]
 class _Record:
     """What is known of one GPU, or of one MIG device."""
 
-    def __init__(self) -> None:
+    def __init__(self, meant: frozenset[str] = frozenset()) -> None:
         self.cause: Cause | None = None
         self.bad_at = 0.0
         self.good_looks = 0
+        self.lasts = False
+        """Whether only a reset ends it."""
+        self.meant = meant
+        """For MIG devices, the UUIDs of those concerned."""
 
-    def bad(self, cause: Cause, now: float) -> None:
+    def bad(self, cause: Cause, now: float, *, lasts: bool = False) -> None:
         if self.cause is None or (cause.grave and not self.cause.grave):
             self.cause = cause
         self.bad_at = now
         self.good_looks = 0
+        self.lasts = self.lasts or lasts
 
     def good(self, now: float, recovery_period_s: float) -> None:
-        self.good_looks += 1
-        if self.good_looks >= MIN_GOOD_LOOKS and now - self.bad_at >= recovery_period_s:
+        if self.nearly_good(now, recovery_period_s):
             self.cause = None
+        self.good_looks += 1
+
+    def nearly_good(self, now: float, recovery_period_s: float) -> bool:
+        """Whether one more good look ends it."""
+        if self.lasts or self.good_looks < MIN_GOOD_LOOKS - 1:
+            return False
+        return now - self.bad_at >= recovery_period_s
 
 
 class Judge:
@@ -89,36 +108,60 @@ class Judge:
         self._policy = policy
         self._whole = _Record()
         self._instances: dict[_Part, _Record] = {}
+        self._was_away = False
+        self._energy_mj: int | None = None
 
-    def failed(self, cause: Cause, now: float) -> None:
-        """A look failed: the GPU is lost, wants a reset, does not answer, or the like."""
+    def failed(self, cause: Cause, now: float, *, away: bool = False) -> None:
+        """A look failed: the GPU is lost, wants a reset, does not answer, or the like.
+
+        `away`: if it is there again later, it, or its driver, has begun from the start.
+        """
         self._whole.bad(cause, now)
+        self._was_away |= away
 
-    def looked(self, name: str, signals: Signals, now: float) -> None:
-        """A look succeeded; `name` is the GPU's in the text."""
+    def looked(self, name: str, signals: Signals, now: float, parts: Sequence[Gpu] = ()) -> None:
+        """A look succeeded; `name` is the GPU's in the text, `parts` what is published of it."""
+        if self._reset_seen(signals):
+            for record in (self._whole, *self._instances.values()):
+                record.lasts = False
         cause = _lasting_cause(name, signals)
         if cause is not None:
             self._whole.bad(cause, now)
             return
         self._whole.good(now, self._policy.recovery_period_s)
+        there = {gpu.uuid for gpu in parts}
         for key, record in list(self._instances.items()):
             record.good(now, self._policy.recovery_period_s)
-            if record.cause is None:
+            # To destroy a MIG device and to make another is a reset of that part.
+            if record.cause is None or not record.meant & there:
                 del self._instances[key]
 
-    def happened(self, event: XidEvent, now: float) -> bool:
-        """An XID came; whether it makes the GPU, or a MIG device of it, unhealthy."""
+    def _reset_seen(self, signals: Signals) -> bool:
+        before, self._energy_mj = self._energy_mj, signals.energy_mj
+        away, self._was_away = self._was_away, False
+        restarted = (
+            before is not None and signals.energy_mj is not None and signals.energy_mj < before
+        )
+        return away or restarted or signals.recovery_action == 0
+
+    def happened(self, event: XidEvent, now: float, parts: Sequence[Gpu] = ()) -> bool:
+        """An XID came; whether it makes the GPU, or a MIG device of it, unhealthy.
+
+        `parts` is what is published of the GPU: an event that means none of it means all of it.
+        """
         policy = self._policy
         fault = xids.fault(event.xid, policy.fatal_xids, policy.ignored_xids)
         if fault is None:
             return False
         grave = fault.remedy in (Remedy.RESET, Remedy.REBOOT)
         cause = Cause(fault.problem.about(event.physical_uuid), f"XID {event.xid}", grave)
-        if event.gpu_instance is None:
-            self._whole.bad(cause, now)
-        else:
+        record = self._whole
+        if event.gpu_instance is not None and event.xid not in xids.WHOLE_GPU:
             key = (event.gpu_instance, event.compute_instance)
-            self._instances.setdefault(key, _Record()).bad(cause, now)
+            meant = frozenset(gpu.uuid for gpu in parts if _concerns(key, gpu))
+            if meant:
+                record = self._instances.setdefault(key, _Record(meant))
+        record.bad(cause, now, lasts=grave)
         return True
 
     def cause(self, gpu: Gpu | None = None) -> Cause | None:
@@ -139,6 +182,13 @@ class Judge:
 
     def _parts(self) -> list[tuple[_Part, Cause]]:
         return [(key, record.cause) for key, record in self._instances.items() if record.cause]
+
+    def nearly_good(self, now: float) -> bool:
+        """Whether one more good look makes the GPU, or a MIG device of it, healthy."""
+        return any(
+            record.cause is not None and record.nearly_good(now, self._policy.recovery_period_s)
+            for record in (self._whole, *self._instances.values())
+        )
 
     @property
     def waiting(self) -> bool:

@@ -162,6 +162,8 @@ class Signals(NamedTuple):
     """NVML's field 230; 0 is none."""
     row_remap_failed: bool | None = None
     """A row of the memory could not be replaced. (A replacement that is *pending* is no fault.)"""
+    energy_mj: int | None = None
+    """Millijoules drawn since the GPU was reset or its driver loaded: less than before says so."""
 
 
 class XidEvent(NamedTuple):
@@ -172,6 +174,16 @@ class XidEvent(NamedTuple):
     gpu_instance: int | None = None
     """The MIG instance concerned; None: the whole GPU."""
     compute_instance: int | None = None
+
+    def may_concern(self, gpu: Gpu) -> bool:
+        """Whether it names this GPU, this MIG device, or all of what they are part of."""
+        if self.physical_uuid not in (gpu.uuid, gpu.parent_uuid):
+            return False
+        named = (
+            (self.gpu_instance, gpu.gpu_instance_id),
+            (self.compute_instance, gpu.compute_instance_id),
+        )
+        return all(number in (None, own) for number, own in named)
 
 
 class Look(NamedTuple):
@@ -197,26 +209,33 @@ class GpuSource(ComputeModes, Protocol):
     """Where GPUs come from: NVML, or simulation.
 
     Each call may block for as long as a driver pleases, so each is made by a thread that can be
-    given up. Different indexes may be asked at the same time.
+    given up. Different GPUs may be asked at the same time.
     """
 
     def open(self) -> None:
         """Makes the driver ready if it is not yet; DriverError with the remedy if it cannot."""
 
     def count(self) -> int:
-        """How many physical GPUs the driver counts; DriverError."""
+        """How many physical GPUs the driver counts; HardwareError."""
 
-    def look(self, index: int) -> Look:
-        """The lasting facts of one physical GPU or its MIG devices; HardwareError.
+    def find(self, index: int) -> str:
+        """The UUID of the physical GPU that the driver lists here now; HardwareError.
 
+        Who fails here is not known: the GPUs may have been numbered again since the last time.
         NoSuchGpuError when `count` is less than `index` by now.
         """
 
-    def sample(self, index: int) -> Mapping[str, GpuSample]:
-        """The moving figures, by UUID, of the GPUs that `look` found; HardwareError."""
+    def look(self, uuid: str) -> Look:
+        """The lasting facts of one physical GPU or its MIG devices; HardwareError of this one's.
 
-    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:
-        """The processes on the GPUs that `look` found, by UUID, each process once; HardwareError.
+        NoSuchGpuError when it has to be found first.
+        """
+
+    def sample(self, uuid: str) -> Mapping[str, GpuSample]:
+        """The moving figures, by UUID, of what `look` found on this physical GPU; HardwareError."""
+
+    def processes(self, uuid: str) -> Mapping[str, Sequence[GpuProcess]]:
+        """The processes on what `look` found on this physical GPU, by UUID; HardwareError.
 
         A GPU of which they are not known is left out; one that nobody uses has none.
         """

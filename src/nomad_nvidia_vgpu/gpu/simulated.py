@@ -41,14 +41,14 @@ class SimulatedSource:
     ) -> None:
         """`clock` gives seconds; the moving figures are functions of it."""
         self._clock = clock
-        self._gpus: list[tuple[GpuProfile, Look]] = []
+        self._gpus: dict[str, tuple[int, GpuProfile, Look]] = {}
         numbers: dict[str, int] = {}
         for entry in wanted:
             for _ in range(entry.count):
                 number = numbers.get(entry.profile, 0)
                 numbers[entry.profile] = number + 1
                 look = _look(entry, number, slot=len(self._gpus))
-                self._gpus.append((PROFILES[entry.profile], look))
+                self._gpus[look.physical_uuid] = (len(self._gpus), PROFILES[entry.profile], look)
 
     def open(self) -> None:
         """Always ready."""
@@ -57,20 +57,24 @@ class SimulatedSource:
         """How many GPUs are simulated."""
         return len(self._gpus)
 
-    def look(self, index: int) -> Look:
-        """The facts of one simulated GPU; they never change."""
-        return self._gpus[index][1]
+    def find(self, index: int) -> str:
+        """The UUID of the simulated GPU at this place of the list."""
+        return list(self._gpus)[index]
 
-    def sample(self, index: int) -> Mapping[str, GpuSample]:
+    def look(self, uuid: str) -> Look:
+        """The facts of one simulated GPU; they never change."""
+        return self._gpus[uuid][2]
+
+    def sample(self, uuid: str) -> Mapping[str, GpuSample]:
         """Plausible moving figures: slow waves, out of step between GPUs."""
-        profile, look = self._gpus[index]
+        index, profile, look = self._gpus[uuid]
         now = self._clock()
         return {
             gpu.uuid: _sample(profile, gpu, now, phase=index + 0.37 * part)
             for part, gpu in enumerate(look.gpus)
         }
 
-    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:  # noqa: ARG002
+    def processes(self, uuid: str) -> Mapping[str, Sequence[GpuProcess]]:  # noqa: ARG002
         """Not known: nothing can run on a simulated GPU, whatever its figures look like."""
         return {}
 

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from nomad_nvidia_vgpu.errors import HardwareError, Problem
+from nomad_nvidia_vgpu.errors import HardwareError, NoSuchGpuError, Problem
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
-from nomad_nvidia_vgpu.gpu.inventory import Stock
+from nomad_nvidia_vgpu.gpu.inventory import MOST_GPUS, Stock, too_many
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Inventory
 
 
@@ -31,25 +31,29 @@ def survey(source: GpuSource) -> Survey:
     source.open()
     count = source.count()
     stock = Stock(HealthPolicy())
-    stock.counted(count, 0.0)
     samples: dict[str, GpuSample] = {}
-    problems = []
-    for index in range(count):
+    problems: list[Problem] = []
+    for index in range(min(count, MOST_GPUS)):
         try:
-            stock.looked(index, source.look(index), 0.0)
+            uuid = source.find(index)
+            stock.looked(source.look(uuid), 0.0)
+        except NoSuchGpuError:
+            break  # it counts more than it lists
         except HardwareError as error:
             problems.append(error.problem)
             continue
         # Its facts are worth showing without figures.
         with contextlib.suppress(HardwareError):
-            samples.update(source.sample(index))
+            samples.update(source.sample(uuid))
+    if count > MOST_GPUS:
+        problems.append(too_many(count))
     return Survey(stock.inventory(), samples, tuple(problems))
 
 
-def list_processes(source: GpuSource) -> Mapping[str, Sequence[GpuProcess]]:
-    """The processes on the GPUs that the last survey saw, by UUID; without those not known."""
+def list_processes(source: GpuSource, inventory: Inventory) -> Mapping[str, Sequence[GpuProcess]]:
+    """The processes on the GPUs that a survey of this source saw, by UUID; without those not known."""
     found: dict[str, Sequence[GpuProcess]] = {}
-    for index in range(source.count()):
+    for uuid in sorted({seen.gpu.parent_uuid or seen.gpu.uuid for seen in inventory.gpus}):
         with contextlib.suppress(HardwareError):
-            found.update(source.processes(index))
+            found.update(source.processes(uuid))
     return found

@@ -2,10 +2,10 @@
 """The threads that look at the hardware, and the inventory and samples they keep up to date.
 
 One thread per physical GPU looks at it each period and samples it while somebody wants stats;
-one opens the driver and counts GPUs; one waits for the driver's events. Any of them may hang in
-the driver: a thread without NVML watches them, gives up on a GPU whose call has taken too long,
-and the rest goes on. A hung thread is not replaced; if its call returns after all, its GPU is on
-its way back.
+one opens the driver and counts GPUs, and has those asked for their names that it does not know;
+one waits for the driver's events. Any of them may hang in the driver: a thread without NVML
+watches them, gives up on a GPU whose call has taken too long, and the rest goes on. A hung thread
+is not replaced; if its call returns after all, its GPU is on its way back.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
 
-from nomad_nvidia_vgpu.errors import (
-    DriverError,
-    GpuError,
-    NoSuchGpuError,
-    Problem,
-    StaleLibraryError,
-)
-from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, Cause, HealthPolicy
-from nomad_nvidia_vgpu.gpu.inventory import Stock
-from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, GpuSource, Inventory, Look
+from nomad_nvidia_vgpu.errors import NOTHING, Problem
+from nomad_nvidia_vgpu.gpu.answers import HUNG, NO_ANSWER, answer_of, count_of
+from nomad_nvidia_vgpu.gpu.bulletin import Bulletin
+from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
+from nomad_nvidia_vgpu.gpu.inventory import MOST_GPUS, NO_GPU, Stock, too_many
+from nomad_nvidia_vgpu.gpu.model import GpuSource
+from nomad_nvidia_vgpu.gpu.roll_call import Finder, Keeper, RollCall, Worker
+from nomad_nvidia_vgpu.gpu.sink import Sink
 
 GIVE_UP_S = 9.0
 """How long a call may take before its GPU counts as not answering.
@@ -37,44 +35,15 @@ Just below the 10 s after which the first fingerprint is sent with the GPUs that
 LIST_EVERY_S = 2.0
 """The least time between two lists of a GPU's processes, which cost more than all its figures."""
 
-NO_ANSWER = Problem("the driver does not answer", "check dmesg, drain the node and reboot it")
+EVENT_REST_S = 10.0
+"""The least time between two looks because of events: a task can cause as many as it likes."""
+
 _EVENT_WAIT_S = 1.0
 _MAX_EVENT_PAUSE_S = 60.0
 _MIN_CHECK_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class Sink(Protocol):
-    """Takes what the watch finds. Called from its threads; must not block."""
-
-    def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
-        """The inventory has changed, or has become `complete`: every GPU has answered once."""
-
-    def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
-        """New samples by UUID; those of other GPUs stay as they are."""
-
-    def take_processes(self, processes: Mapping[str, Sequence[GpuProcess]]) -> None:
-        """New lists of processes by UUID; those of other GPUs stay as they are."""
-
-
-class _Worker:
-    """One thread that makes calls which may never return."""
-
-    def __init__(self) -> None:
-        self.busy_since: float | None = None
-        self.due = True
-        """Whether to look at once instead of at the end of the period."""
-        self.retired = False
-        self.lists_from = float("-inf")
-        """When its processes may be listed again, by the clock."""
-        self.suspects_driver = False
-        """Whether its last look blamed the driver as a whole."""
-
-    def busy_longer_than(self, since: float) -> bool:
-        """Whether its present call began before `since`; read once, because it may end meanwhile."""
-        began = self.busy_since
-        return began is not None and began <= since
+_T = TypeVar("_T")
 
 
 class GpuWatch:
@@ -106,16 +75,17 @@ class GpuWatch:
         self._clock = clock
         self._changed = threading.Condition()  # guards all that follows
         self._stock = Stock(policy)
-        self._workers: dict[int, _Worker] = {}
-        self._driver = _Worker()
+        self._keepers: dict[str, Keeper] = {}
+        self._roll_call = RollCall()
+        self._counted = -1
+        self._driver = Worker()
+        self._count_due = False
         self._driver_answered = False
         self._driver_works = True
         self._left = False
         self._intervals_s: list[float] = []
         self._stopped = False
-        self._inventory = Inventory()
-        self._complete = False
-        self._logged: dict[str, Cause] = {}
+        self._bulletin = Bulletin(sink, clock)
 
     def start(self) -> None:
         """Starts the threads; they are daemons, because a hung thread can never be joined."""
@@ -148,24 +118,30 @@ class GpuWatch:
             late = now - self._give_up_s
             if self._driver.busy_longer_than(late):
                 self._driver_failed(NO_ANSWER)
-            for index, worker in self._workers.items():
-                if worker.busy_longer_than(late):
-                    self._stock.failed(index, Cause(NO_ANSWER, "the time of a call"), now)
+            for uuid, keeper in self._keepers.items():
+                if keeper.busy_longer_than(late):
+                    keeper.answered = True
+                    self._stock.failed(uuid, HUNG, now)
+            for index in self._roll_call.give_up(late):
+                self._stock.nameless(index, HUNG)
+                self._called()
             self._publish()
 
     # What the threads run
 
     def _watch_driver(self) -> None:
         while not (self._stopped or self._left):
-            self._driver.due = False
+            self._count_due = False
             self._count()
             with self._changed:
                 # However often GPUs ask for a count, the driver gets a rest between two.
                 self._changed.wait_for(
                     lambda: self._stopped, timeout=min(self._period_s, _MIN_CHECK_S)
                 )
+                unsettled = self._stock.unsettled or not self._driver_works
                 self._changed.wait_for(
-                    lambda: self._stopped or self._driver.due, timeout=self._period_s
+                    lambda: self._stopped or self._count_due,
+                    timeout=self._check_s if unsettled else self._period_s,
                 )
 
     def _watch_workers(self) -> None:
@@ -174,30 +150,33 @@ class GpuWatch:
                 self._changed.wait_for(lambda: self._stopped, timeout=1.0)
             self.check_workers()
 
-    def _watch_gpu(self, index: int, worker: _Worker) -> None:
+    def _watch_gpu(self, uuid: str, keeper: Keeper) -> None:
         next_look = sampled_at = self._clock()
-        while not (self._stopped or worker.retired):
-            if worker.due or self._clock() >= next_look:
-                worker.due = False
-                self._look(index, worker)
+        while not self._stopped:
+            now = self._clock()
+            if keeper.due or now >= min(next_look, keeper.look_at):
+                with self._changed:
+                    keeper.looks(now, EVENT_REST_S)
+                self._look(uuid, keeper)
                 sampled_at = self._clock()
                 # From the end of the call: a slow driver is not asked again at once.
-                next_look = sampled_at + self._next_look_s(index)
+                next_look = sampled_at + self._next_look_s(uuid)
             with self._changed:
                 interval_s = self._interval_s()
                 next_sample = next_look if interval_s is None else sampled_at + interval_s
+                look_at = keeper.look_at
                 self._changed.wait_for(
                     lambda: (
                         self._stopped
-                        or worker.retired
-                        or worker.due
-                        or self._interval_s() != interval_s  # noqa: B023  used in this turn only
+                        or keeper.due
+                        or keeper.look_at != look_at  # noqa: B023  used in this turn only
+                        or self._interval_s() != interval_s  # noqa: B023
                     ),
-                    timeout=max(0.0, min(next_look, next_sample) - self._clock()),
+                    timeout=max(0.0, min(next_look, next_sample, look_at) - self._clock()),
                 )
             if interval_s is not None and next_sample <= self._clock() < next_look:
                 sampled_at = self._clock()
-                self._sample(index, worker)
+                self._sample(uuid, keeper)
 
     def _watch_events(self) -> None:
         pause_s = _EVENT_WAIT_S
@@ -216,109 +195,103 @@ class GpuWatch:
     # One call each
 
     def _count(self) -> None:
-        problem: Problem | None = None
-        stale = False
-        count = 0
         with self._busy(self._driver):
-            try:
-                self._source.open()
-                try:
-                    count = self._source.count()
-                except DriverError:
-                    # The session has ended: a new one may be better, or knows why not.
-                    self._source.open()
-                    count = self._source.count()
-            except DriverError as error:
-                problem, stale = error.problem, isinstance(error, StaleLibraryError)
-            except Exception as error:  # noqa: BLE001  a thread that dies would blind the node
-                text = f"the driver failed in an unforeseen way ({error!r})"
-                problem = Problem(text, "report this as a bug")
+            counted = count_of(self._source)
         with self._changed:
             self._driver_answered = True
-            if problem is not None:
-                self._driver_failed(problem)
+            self._bulletin.say("count", counted.uncounted)
+            if counted.problem:
+                self._driver_failed(counted.problem, away=True)
             else:
-                self._driver_counted(count)
+                self._driver_counted(counted.gpus)
             self._publish()
-        if stale:
+        if counted.stale:
             self._left = True
             self._leave()
 
-    def _look(self, index: int, worker: _Worker) -> None:
-        numbering = self._stock.numbering
-        with self._busy(worker):
-            look, cause = self._ask(index, worker)
-        with self._changed:
-            if worker.retired:
-                return
-            if numbering != self._stock.numbering:
-                worker.due = True  # the answer may be another GPU's
-                return
-            if look is not None:
-                worker.suspects_driver = False
-                self._stock.looked(index, look, self._clock())
-            elif cause is not None:
-                self._stock.failed(index, cause, self._clock())
-            if numbering != self._stock.numbering:
-                self._look_again(apart_from=worker)
-            self._publish()
-        if look is not None:
-            self._sample(index, worker)
-
-    def _ask(  # noqa: PLR0911  one way out per kind of answer
-        self, index: int, worker: _Worker
-    ) -> tuple[Look | None, Cause | None]:
-        """What the GPU says, or why it cannot be used; neither if that is not its own fault."""
-        try:
-            return self._source.look(index), None
-        except NoSuchGpuError:
-            # The GPU that was here may stand at another index: nothing is known against it.
+    def _find(self, index: int, finder: Finder) -> None:
+        """Asks who is at this index, in a thread of its own."""
+        with self._busy(finder):
+            answer = answer_of(lambda: self._source.find(index), f"GPU {index}")
+        cause = answer.cause
+        # As with a look: the driver's error is this one's only if it says so twice.
+        if answer.blames_driver and not finder.suspects_driver:
+            cause = None
             self._ask_for_a_count()
-            return None, None
-        except DriverError as error:
+        finder.suspects_driver = answer.blames_driver
+        uuid = answer.value
+        with self._changed:
+            if uuid is not None:
+                self._keep(uuid, index)
+            self._stock.nameless(index, cause)
+            if self._roll_call.answered(finder):
+                self._called()
+            self._publish()
+
+    def _look(self, uuid: str, keeper: Keeper) -> None:
+        began_in = self._roll_call.rounds
+        with self._busy(keeper):
+            answer = answer_of(lambda: self._source.look(uuid), uuid)
+        cause = answer.cause
+        if answer.blames_driver:
             # Perhaps not this GPU's fault: the thread that opens the driver finds out. If it
             # finds nothing and the GPU says so again, it is.
-            if not self._driver_works:
-                return None, None
-            if not worker.suspects_driver:
-                worker.suspects_driver = True
+            if not (self._driver_works and keeper.suspects_driver):
+                cause = None
+            if self._driver_works:
+                keeper.suspects_driver = True
                 self._ask_for_a_count()
-                return None, None
-            return None, Cause(error.problem, "a getter's error")
-        except GpuError as error:
-            return None, Cause(error.problem, "a getter's error", error.grave)
-        except Exception as error:  # noqa: BLE001  a thread that dies would blind us
-            text = f"GPU {index} failed in an unforeseen way ({error!r})"
-            return None, Cause(Problem(text, "report this as a bug"), "a getter's error")
+        if answer.missing and keeper.missed_in is None:
+            began_in = -1
+            # It may be found again, by the roll call that comes with the next count.
+            keeper.missed_in = self._roll_call.next_round
+            self._ask_for_a_count()
+        with self._changed:
+            now = self._clock()
+            if answer.value is not None:
+                keeper.suspects_driver, keeper.missed_in = False, None
+                self._stock.looked(answer.value, now)
+            elif cause is not None:
+                self._stock.failed(uuid, cause, now)
+            elif answer.missing and began_in >= (keeper.missed_in or 0):
+                self._stock.gone(uuid, now)
+                keeper.answered = True
+            keeper.answered |= answer.value is not None or cause is not None
+            self._publish()
+        if answer.value is not None:
+            self._sample(uuid, keeper)
 
     def _ask_for_a_count(self) -> None:
         with self._changed:
-            self._driver.due = True
+            self._count_due = True
             self._changed.notify_all()
 
-    def _sample(self, index: int, worker: _Worker) -> None:
-        began = self._clock()
-        with self._busy(worker):
-            try:
-                samples = self._source.sample(index)
-            except Exception as error:  # noqa: BLE001  the next look says what is wrong
-                _log.debug("no stats of GPU %d: %r", index, error)
-                return
-        if self._clock() - began >= self._give_up_s:
-            worker.due = True  # it was given up meanwhile: only a look brings it back
+    def _sample(self, uuid: str, keeper: Keeper) -> None:
+        samples = self._tried("no stats", uuid, keeper, self._source.sample)
+        if samples is None:
+            return
         self._sink.take_samples(samples)
-        if began >= worker.lists_from:
-            worker.lists_from = began + LIST_EVERY_S
-            self._list_processes(index, worker)
+        began = self._clock()
+        if began >= keeper.lists_from:
+            keeper.lists_from = began + LIST_EVERY_S
+            processes = self._tried("no list of processes", uuid, keeper, self._source.processes)
+            if processes is not None:
+                self._sink.take_processes(processes)
 
-    def _list_processes(self, index: int, worker: _Worker) -> None:
-        with self._busy(worker):
-            try:
-                processes = self._source.processes(index)
-            except Exception as error:  # noqa: BLE001  the next look says what is wrong
-                _log.debug("no list of the processes on GPU %d: %r", index, error)
-                return
-        self._sink.take_processes(processes)
+    def _tried(
+        self, lacking: str, uuid: str, keeper: Keeper, query: Callable[[str], _T]
+    ) -> _T | None:
+        """The answer, or None: the next look says what is wrong."""
+        began = self._clock()
+        try:
+            with self._busy(keeper):
+                return query(uuid)
+        except Exception as error:  # noqa: BLE001  see above
+            _log.debug("%s: %s: %r", uuid, lacking, error)
+            return None
+        finally:
+            if self._clock() - began >= self._give_up_s:
+                keeper.due = True  # it was given up meanwhile: only a look brings it back
 
     def _events(self) -> bool:
         """Whether any came."""
@@ -329,72 +302,91 @@ class GpuWatch:
             return False
         if not events:
             return False
+        for event in events:
+            self._sink.take_event(event)
         with self._changed:
+            now = self._clock()
             for event in events:
-                if not self._stock.happened(event, self._clock()):
-                    _log.debug("XID %d on %s takes no GPU away", event.xid, event.physical_uuid)
+                self._stock.happened(event, now)
                 # What lasts of it is in the driver by now, and the way back begins with a look.
-                worker = self._workers.get(self._stock.index_of(event.physical_uuid))
-                if worker is not None:
-                    worker.due = True
+                keeper = self._keepers.get(event.physical_uuid)
+                if keeper is not None:
+                    keeper.heed(now)
             self._changed.notify_all()
             self._publish()
         return True
 
     # State; the lock is held
 
-    def _driver_failed(self, problem: Problem) -> None:
+    def _driver_failed(self, problem: Problem, *, away: bool = False) -> None:
         self._driver_works = False
-        self._stock.driver_failed(problem, self._clock())
+        self._stock.driver_failed(problem, self._clock(), away=away)
 
-    def _driver_counted(self, count: int) -> None:
-        renumbered = count != len(self._workers)
-        for index in [i for i in self._workers if i >= count]:
-            self._workers.pop(index).retired = True
-        self._stock.counted(count, self._clock())
-        for worker in self._workers.values():
-            if renumbered or not self._driver_works or worker.suspects_driver:
-                worker.due = True
-        self._changed.notify_all()
+    def _driver_counted(self, count: int | None) -> None:
+        """The driver works, and counts so many, or (None) fails to."""
+        returned = not self._driver_works
         self._driver_works = True
-        for index in range(count):
-            if index not in self._workers:
-                worker = self._workers[index] = _Worker()
-                self._spawn(f"gpu-{index}", self._watch_gpu, index, worker)
-
-    def _look_again(self, *, apart_from: _Worker) -> None:
-        for worker in self._workers.values():
-            worker.due = worker.due or worker is not apart_from
+        self._stock.driver_works()
+        for keeper in self._keepers.values():
+            keeper.due |= returned or keeper.suspects_driver
         self._changed.notify_all()
+        if count is None:
+            count = self._counted
+        if count < 0:
+            return
+        self._bulletin.say("most", too_many(count) if count > MOST_GPUS else NOTHING)
+        self._bulletin.say("none", NO_GPU if count == 0 and not self._keepers else NOTHING)
+        if count == self._counted and not (returned or self._stock.unsettled or self._missed()):
+            return
+        self._counted = count
+        listed = min(count, MOST_GPUS)
+        self._stock.listed(listed)
+        for index, finder in self._roll_call.begin(listed):
+            finder.busy_since = self._clock()
+            self._spawn(f"gpu-at-{index}", self._find, index, finder)
+        if not listed:
+            self._called()
+
+    def _keep(self, uuid: str, index: int) -> None:
+        """There is this GPU: it is looked at from now on, wherever it may be listed later."""
+        if uuid in self._keepers or len(self._keepers) >= MOST_GPUS:
+            return
+        keeper = self._keepers[uuid] = Keeper()
+        self._spawn(f"gpu-{index}", self._watch_gpu, uuid, keeper)
+
+    def _called(self) -> None:
+        """A roll call has come to its end: who is missed looks whether it was found."""
+        for keeper in self._missed():
+            keeper.due = True
+        self._changed.notify_all()
+
+    def _missed(self) -> Sequence[Keeper]:
+        return [keeper for keeper in self._keepers.values() if keeper.missed_in is not None]
 
     def _publish(self) -> None:
-        self._log_causes()
-        answered = self._driver_answered and self._stock.answered
-        complete = self._complete or answered or not self._driver_works
-        inventory = self._stock.inventory()
-        if inventory != self._inventory or complete != self._complete:
-            self._inventory, self._complete = inventory, complete
-            self._sink.take_inventory(inventory, complete=complete)
+        answered = (
+            self._driver_answered
+            and self._roll_call.over
+            and all(keeper.answered for keeper in self._keepers.values())
+        )
+        complete = answered or not self._driver_works
+        self._bulletin.publish(self._stock, complete=complete, hurry=self._hurry)
 
-    def _log_causes(self) -> None:
-        """One line for each change of a cause, never one per look."""
-        causes = self._stock.causes()
-        for name, cause in causes.items():
-            if self._logged.get(name) != cause:
-                _log.warning("%s cannot be used (says %s): %s", name, cause.signal, cause.problem)
-        for name in self._logged.keys() - causes.keys():
-            _log.info("%s can be used again", name)
-        self._logged = causes
+    def _hurry(self, uuids: Collection[str]) -> None:
+        """Looks at these GPUs at once."""
+        for uuid in uuids:
+            self._keepers[uuid].due = True
+        self._changed.notify_all()
 
-    def _next_look_s(self, index: int) -> float:
+    def _next_look_s(self, uuid: str) -> float:
         with self._changed:
-            return self._check_s if self._stock.waiting(index) else self._period_s
+            return self._check_s if self._stock.waiting(uuid) else self._period_s
 
     def _interval_s(self) -> float | None:
         return min(self._intervals_s, default=None)
 
     @contextlib.contextmanager
-    def _busy(self, worker: _Worker) -> Iterator[None]:
+    def _busy(self, worker: Worker) -> Iterator[None]:
         worker.busy_since = self._clock()
         try:
             yield

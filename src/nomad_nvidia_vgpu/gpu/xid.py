@@ -57,6 +57,9 @@ NOTICES = _ranges(
 )
 """Reports. 154 says that the recovery action has changed, which is read at every look anyway."""
 
+WHOLE_GPU = _ranges(54, 62, 74, 79, 119, 120, 143, (144, 150))
+"""Of what all MIG devices share - the bus, power, firmware, links - whichever an event names."""
+
 _FAULTS = {
     46: ("GPU stopped processing", Remedy.RESET),
     48: ("double-bit ECC error", Remedy.RESET),

@@ -118,6 +118,11 @@ GPU_ECC_ERRORS = _counter(
     (*_GPU, "location"),
     "Uncorrected errors of the physical GPU since its driver was loaded, in `l1`, `l2` or `memory`",
 )
+GPU_XID_ERRORS = _counter(
+    "gpu_xid_errors_total",
+    ("gpu", "xid"),
+    "XIDs that the driver reported of the physical GPU since the plugin started, harmless ones too",
+)
 GPU_VGPUS = _gauge("gpu_vgpus", _GPU, "vGPUs of the GPU that Nomad is told of")
 GPU_VGPUS_HEALTHY = _gauge("gpu_vgpus_healthy", _GPU, "vGPUs of the GPU that can be reserved")
 GPU_VGPUS_IN_USE = _gauge(
@@ -217,6 +222,8 @@ class CatalogCollector(Collector):
                 _put_figures(page, shared.gpu, samples.get(uuid))
                 _put_use(page, shared, usage.gpus.get(uuid))
         _put_boards(page, plan, samples)
+        for (board, xid), count in self._catalog.xid_counts.items():
+            page.put(GPU_XID_ERRORS, (board, xid), count)
         return page.families()
 
     def _fresh_samples(self, plan: Plan) -> dict[str, GpuSample]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory, XidEvent
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.sharing.withheld import Holding
 from nomad_nvidia_vgpu.state.usage import Usage
+from nomad_nvidia_vgpu.state.xid_log import XidLog
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Catalog:
         self._listings: dict[str, Listing] = {}
         self._usage = Usage()
         self._guard_counts: Mapping[tuple[str, str], int] = {}
+        self._xids = XidLog()
         self._inventory = Inventory()
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
@@ -93,6 +95,21 @@ class Catalog:
     def take_guard_counts(self, counts: Mapping[tuple[str, str], int]) -> None:
         """Replaces what the memory guard has done so far; called once per pass."""
         self._guard_counts = counts
+
+    @property
+    def xid_counts(self) -> Mapping[tuple[str, str], int]:
+        """How many XIDs came since the start, by physical GPU and XID."""
+        return self._xids.counts
+
+    def take_event(self, event: XidEvent) -> None:
+        """Counts an XID, and tells the log whose it may be; called by the watch."""
+        gpus = self._edition.plan.by_uuid()
+        tasks = (
+            share.task.label
+            for share in self._usage.shares
+            if share.gpu_uuid in gpus and event.may_concern(gpus[share.gpu_uuid].gpu)
+        )
+        self._xids.take(event, tasks, self._clock())
 
     def now(self) -> float:
         """The time by the clock of the listings, in seconds."""

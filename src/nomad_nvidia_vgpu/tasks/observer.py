@@ -51,7 +51,7 @@ class Observer:
         """The node now; DriverError when there is no usable driver. Blocks as long as it does."""
         found = survey(self._source)
         plan = make_plan(self._config, found.inventory)
-        processes = list_processes(self._source)
+        processes = list_processes(self._source, found.inventory)
         now = self._clock()
         listings = {uuid: Listing(now, of) for uuid, of in processes.items()}
         taken_at = datetime.now(tz=timezone.utc)

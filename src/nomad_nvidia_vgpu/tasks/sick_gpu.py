@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Inventory
-from nomad_nvidia_vgpu.gpu.watch import Sink
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Inventory, XidEvent
+from nomad_nvidia_vgpu.gpu.sink import Sink
 from nomad_nvidia_vgpu.state.usage import GpuUse, Task, TaskProcess
 from nomad_nvidia_vgpu.tasks.ending import GRACE_S, Belongs, end
 
@@ -53,6 +53,10 @@ class TaskEnder:
     def take_processes(self, processes: Mapping[str, Sequence[GpuProcess]]) -> None:
         """Passes them on."""
         self._behind.take_processes(processes)
+
+    def take_event(self, event: XidEvent) -> None:
+        """Passes it on."""
+        self._behind.take_event(event)
 
     def _end_tasks(self, gpu: Gpu, reason: str) -> None:
         end(_certain(self._last_use(gpu.uuid)), self._belongs, reason, self._grace_s)

@@ -104,30 +104,31 @@ def driver_calls(lab: Lab) -> None:
     """The open questions about NVML."""
     refused = _recorded(pynvml)
     source = NvmlSource()
-    index = None
+    board = None
     with lab.part("How long does the first touch of the driver take?"):
         opened = _timed(source.open)
-        index = next(i for i in range(source.count()) if _is_ours(source, i, lab.setup.uuid))
-        first = _timed(functools.partial(source.look, index))
+        boards = [source.find(index) for index in range(source.count())]
+        board = next(uuid for uuid in boards if _is_ours(source, uuid, lab.setup.uuid))
+        first = _timed(functools.partial(source.look, board))
         lab.answer(
             "How long does the first touch of the driver take?",
             f"{opened * 1000:.1f} ms to open it, {first * 1000:.1f} ms for a look"
             " (a program had opened the GPU seconds before)",
         )
-    if index is None:
+    if board is None:
         return
     for name, call in (("look", source.look), ("sample", source.sample)):
         with lab.part(f"What does a {name} cost?"):
-            times = sorted(_timed(functools.partial(call, index)) for _ in range(_LOOKS))
+            times = sorted(_timed(functools.partial(call, board)) for _ in range(_LOOKS))
             lab.answer(
                 f"What does a {name} of the GPU cost?",
                 f"median {statistics.median(times) * 1000:.2f} ms, longest"
                 f" {times[-1] * 1000:.2f} ms, of {_LOOKS}",
             )
     with lab.part("Which figures are missing?"):
-        (gpu,) = (g for g in source.look(index).gpus if g.uuid == lab.setup.uuid)
+        (gpu,) = (g for g in source.look(board).gpus if g.uuid == lab.setup.uuid)
         missing = [name for name, value in gpu._asdict().items() if value is None]
-        sample = source.sample(index)[gpu.uuid]._asdict()
+        sample = source.sample(board)[gpu.uuid]._asdict()
         missing += [f"{name} (stats)" for name, value in sample.items() if value is None]
         lab.answer("Which figures does the plugin not get?", ", ".join(missing) or "none")
         lab.answer(
@@ -136,8 +137,8 @@ def driver_calls(lab: Lab) -> None:
         )
 
 
-def _is_ours(source: NvmlSource, index: int, uuid: str) -> bool:
-    return any(gpu.uuid == uuid for gpu in source.look(index).gpus)
+def _is_ours(source: NvmlSource, board: str, uuid: str) -> bool:
+    return any(gpu.uuid == uuid for gpu in source.look(board).gpus)
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -28,6 +28,9 @@ class ScriptedSource:
         """Answers with these GPUs, one per index."""
         self._changed = threading.Condition()
         self._answers: list[Look | Exception] = [Look(g.uuid, (g,)) for g in gpus]
+        self._uuids = [g.uuid for g in gpus]
+        """Whom each index holds: it fails under its own name, once it has one."""
+        self._nameless: set[int] = set()
         self._driver: Exception | None = None
         self._sample_error: Exception | None = None
         self._gates: dict[str, _Gate] = {}
@@ -41,8 +44,16 @@ class ScriptedSource:
         """How often each call has begun: `open`, `look 0`, `sample 1`."""
 
     def answer(self, index: int, answer: Look | Exception) -> None:
-        """Gives or raises `answer` at each further look at this index."""
+        """Gives or raises `answer` at each further look at the GPU with this index."""
         self._answers[index] = answer
+        if isinstance(answer, Look):
+            self._uuids[index] = answer.physical_uuid
+            self._nameless.discard(index)
+
+    def hide(self, index: int, error: Exception) -> None:
+        """Raises `error` before the GPU with this index says who it is."""
+        self._answers[index] = error
+        self._nameless.add(index)
 
     def driver(self, error: Exception | None) -> None:
         """Raises `error` at each further `open`; None: opens."""
@@ -54,7 +65,7 @@ class ScriptedSource:
 
     def plug(self, *looks: Look) -> None:
         """Lists these GPUs and no others from now on."""
-        self._answers = list(looks)
+        self._answers, self._uuids = list(looks), [look.physical_uuid for look in looks]
 
     def hang(self, call: str) -> None:
         """Blocks each further call of this name, such as `look 0`, until released."""
@@ -104,19 +115,27 @@ class ScriptedSource:
         """How many are listed."""
         return len(self._answers)
 
-    def look(self, index: int) -> Look:
-        """As the script says."""
-        answers = self._answers
-        self._begin(f"look {index}")
-        if index >= len(answers):
+    def find(self, index: int) -> str:
+        """Who is at this index."""
+        self._begin(f"find {index}")
+        if index >= len(self._answers):
             raise NoSuchGpuError(f"no GPU {index}")
+        if index in self._nameless and isinstance(error := self._answers[index], Exception):
+            raise error
+        return self._uuids[index]
+
+    def look(self, uuid: str) -> Look:
+        """As the script says."""
+        answers, index = self._answers, self._index(uuid)
+        self._begin(f"look {index}")
         answer = answers[index]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def sample(self, index: int) -> Mapping[str, GpuSample]:
+    def sample(self, uuid: str) -> Mapping[str, GpuSample]:
         """One and the same sample for each GPU."""
+        index = self._index(uuid)
         answer = self._answers[index]
         self._begin(f"sample {index}")
         if self._sample_error is not None:
@@ -124,15 +143,20 @@ class ScriptedSource:
         assert isinstance(answer, Look)
         return {gpu.uuid: FULL_SAMPLE for gpu in answer.gpus}
 
-    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:
+    def processes(self, uuid: str) -> Mapping[str, Sequence[GpuProcess]]:
         """Those that the script lists, or none, of each GPU."""
+        index = self._index(uuid)
         answer = self._answers[index]
         self._begin(f"processes {index}")
         if isinstance(self.listed, Exception):
             raise self.listed
-        if not isinstance(answer, Look):
-            return {}  # it has never said which GPU it is
+        assert isinstance(answer, Look)
         return {gpu.uuid: self.listed.get(gpu.uuid, ()) for gpu in answer.gpus}
+
+    def _index(self, uuid: str) -> int:
+        if uuid not in self._uuids:
+            raise NoSuchGpuError(f"no {uuid}")
+        return self._uuids.index(uuid)
 
     def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
         """What was reported since the last call."""
@@ -170,6 +194,7 @@ class RecordingSink:
         """How many samples came of each UUID."""
         self.processes: dict[str, Sequence[GpuProcess]] = {}
         """The newest list of each UUID."""
+        self.events: list[XidEvent] = []
 
     @property
     def inventory(self) -> Inventory:
@@ -216,4 +241,10 @@ class RecordingSink:
         """Keeps them."""
         with self._changed:
             self.processes.update(processes)
+            self._changed.notify_all()
+
+    def take_event(self, event: XidEvent) -> None:
+        """Keeps it."""
+        with self._changed:
+            self.events.append(event)
             self._changed.notify_all()

@@ -18,16 +18,17 @@ A = gpu("GPU-a")
 GOOD = Signals(recovery_action=0, row_remap_failed=False)
 SOFT = Cause(Problem("GPU-a: odd"), "a test")
 GRAVE = Cause(Problem("GPU-a: lost"), "a test", grave=True)
-WHOLE = XidEvent("GPU-p", 79)
+WHOLE = XidEvent("GPU-p", 48)
 MIG_1 = mig("MIG-1", gpu_instance_id=1, compute_instance_id=0)
 MIG_1B = mig("MIG-1b", gpu_instance_id=1, compute_instance_id=1)
 MIG_2 = mig("MIG-2", gpu_instance_id=2, compute_instance_id=0)
+PARTS = (MIG_1, MIG_1B, MIG_2)
 
 
 def look_well(judge: Judge, *times: float) -> None:
     """Tells of a good look at each of these times."""
     for now in times:
-        judge.looked("GPU-a", GOOD, now)
+        judge.looked("GPU-a", GOOD, now, PARTS)
 
 
 def sick(judge: Judge) -> list[str]:
@@ -177,20 +178,22 @@ def test_the_next_fault_after_a_recovery_has_its_own_text() -> None:
         (WHOLE._replace(gpu_instance=1), ["MIG-1", "MIG-1b"]),
         (WHOLE._replace(gpu_instance=1, compute_instance=1), ["MIG-1b"]),
         (WHOLE._replace(gpu_instance=2, compute_instance=0), ["MIG-2"]),
-        (WHOLE._replace(gpu_instance=3), []),
+        (WHOLE._replace(gpu_instance=3), ["MIG-1", "MIG-1b", "MIG-2"]),
+        (WHOLE._replace(gpu_instance=1, compute_instance=3), ["MIG-1", "MIG-1b", "MIG-2"]),
+        (WHOLE._replace(xid=79, gpu_instance=1), ["MIG-1", "MIG-1b", "MIG-2"]),
     ],
 )
 def test_an_event_concerns_the_instance_it_names(event: XidEvent, concerned: list[str]) -> None:
-    """An XID makes just the MIG devices unhealthy that are in its instances."""
+    """An XID is that of the MIG devices in its instances, or of all if it means none, or the bus."""
     judge = Judge(POLICY)
-    judge.happened(event, 0.0)
+    judge.happened(event, 0.0, PARTS)
     assert sick(judge) == concerned
 
 
 def test_an_event_in_an_instance_leaves_the_gpu_as_a_whole() -> None:
     """The physical GPU has no cause for what happened in one MIG device."""
     judge = Judge(POLICY)
-    judge.happened(WHOLE._replace(gpu_instance=1), 0.0)
+    judge.happened(WHOLE._replace(gpu_instance=1), 0.0, PARTS)
     assert judge.cause() is None
     assert list(judge.causes()) == [" GPU instance 1"]
     assert judge.waiting
@@ -199,11 +202,78 @@ def test_an_event_in_an_instance_leaves_the_gpu_as_a_whole() -> None:
 def test_an_instance_recovers_by_the_looks_at_its_gpu() -> None:
     """What is known of a MIG device is forgotten when the period is over."""
     judge = Judge(POLICY)
-    judge.happened(WHOLE._replace(gpu_instance=1), 0.0)
+    judge.happened(WHOLE._replace(gpu_instance=1), 0.0, PARTS)
     look_well(judge, 30.0, 60.0)
     assert sick(judge) == []
     assert judge.causes() == {}
     assert not judge.waiting
+
+
+def look_on(judge: Judge, signals: Signals, *times: float) -> None:
+    """Tells of a look with these signals at each of these times."""
+    for now in times:
+        judge.looked("GPU-p", signals, now, PARTS)
+
+
+UNTOLD = Signals(energy_mj=500)
+"""Of a driver that has no recovery action."""
+
+
+@pytest.mark.parametrize("xid", [48, 79, 95, 109, 119])
+def test_a_fault_that_needs_a_reset_does_not_heal_by_silence(xid: int) -> None:
+    """Without a word of the driver, an XID that asks for a reset or a reboot stays."""
+    judge = Judge(POLICY)
+    look_on(judge, UNTOLD, 0.0)
+    judge.happened(XidEvent("GPU-p", xid), 1.0)
+    look_on(judge, UNTOLD, 70.0, 700.0, 7000.0)
+    assert not judge.health(A).healthy
+
+
+def test_a_fault_that_needs_no_reset_heals_by_silence() -> None:
+    """An XID that nobody has described stays for the recovery period."""
+    judge = Judge(POLICY)
+    judge.happened(XidEvent("GPU-p", 777), 0.0)
+    look_on(judge, UNTOLD, 30.0, 70.0)
+    assert judge.health(A).healthy
+
+
+@pytest.mark.parametrize("seen", ["the energy", "the action", "the GPU", "the driver"])
+def test_a_reset_that_is_seen_ends_the_fault(seen: str) -> None:
+    """The recovery period begins with a reset: by the driver, its counters, or what was away."""
+    judge = Judge(POLICY)
+    look_on(judge, UNTOLD, 0.0)
+    judge.happened(XidEvent("GPU-p", 48), 1.0)
+    look_on(judge, UNTOLD, 100.0, 200.0)
+    assert not judge.health(A).healthy
+    if seen == "the energy":
+        look_on(judge, Signals(energy_mj=3), 300.0, 400.0)
+    elif seen == "the action":
+        look_on(judge, Signals(recovery_action=0), 300.0, 400.0)
+    elif seen == "the GPU":
+        judge.failed(GRAVE, 300.0, away=True)
+    else:
+        judge.failed(Cause(Problem("no driver"), "the driver"), 300.0, away=True)
+    look_on(judge, UNTOLD, 500.0, 600.0)
+    assert judge.health(A).healthy
+
+
+def test_a_hang_is_no_reset() -> None:
+    """A GPU that did not answer for a while has not been reset by that."""
+    judge = Judge(POLICY)
+    judge.happened(XidEvent("GPU-p", 48), 1.0)
+    judge.failed(SOFT, 2.0)
+    look_on(judge, UNTOLD, 100.0, 200.0)
+    assert not judge.health(A).healthy
+
+
+def test_a_mig_device_that_is_made_again_is_well() -> None:
+    """The fault of a MIG device ends with it: another one in its place has none."""
+    judge = Judge(POLICY)
+    judge.happened(WHOLE._replace(gpu_instance=2), 0.0, PARTS)
+    look_on(judge, UNTOLD, 100.0, 200.0)
+    assert sick(judge) == ["MIG-2"]
+    judge.looked("GPU-p", UNTOLD, 300.0, (MIG_1, MIG_1B, MIG_2._replace(uuid="MIG-new")))
+    assert sick(judge) == []
 
 
 SIGNALS = st.builds(Signals, st.none() | st.integers(0, 9), st.sampled_from([None, False, True]))
@@ -232,7 +302,7 @@ def test_nothing_is_healthy_within_the_recovery_period(
             judge.failed(step, now)
             bad_at = now
         elif isinstance(step, XidEvent):
-            if judge.happened(step, now) and step.gpu_instance is None:
+            if judge.happened(step, now, PARTS) and step.gpu_instance is None:
                 bad_at = now
         else:
             judge.looked("GPU-p", step, now)

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from itertools import permutations
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.errors import Problem
-from nomad_nvidia_vgpu.gpu.health import Cause, HealthPolicy
-from nomad_nvidia_vgpu.gpu.inventory import GONE, Stock
+from nomad_nvidia_vgpu.gpu.health import GONE, Cause, HealthPolicy
+from nomad_nvidia_vgpu.gpu.inventory import Stock
 from nomad_nvidia_vgpu.gpu.model import Inventory, Look, XidEvent
 from unit.example_gpus import gpu, inventory, look, mig
 
@@ -24,21 +21,20 @@ LOST = Cause(Problem("lost"), "a test", grave=True)
 RESET_ME = Cause(Problem("reset me"), "a test", grave=True)
 
 
-def stock(*answers: Look | Cause | None, recovery_s: float = 0.0) -> Stock:
-    """Gives a stock after one round of looks at these, one per index."""
+def stock(*answers: Look | tuple[str, Cause], recovery_s: float = 0.0) -> Stock:
+    """Gives a stock after one round of looks that found these."""
     made = Stock(HealthPolicy(recovery_period_s=recovery_s))
     take(made, *answers)
     return made
 
 
-def take(into: Stock, *answers: Look | Cause | None, now: float = 0.0) -> None:
-    """Tells a stock what one round of looks found; None: nothing yet."""
-    into.counted(len(answers), now)
-    for index, answer in enumerate(answers):
+def take(into: Stock, *answers: Look | tuple[str, Cause], now: float = 0.0) -> None:
+    """Tells a stock what one round of looks found: GPUs that answer, and UUIDs that fail."""
+    for answer in answers:
         if isinstance(answer, Look):
-            into.looked(index, answer, now)
-        elif answer is not None:
-            into.failed(index, answer, now)
+            into.looked(answer, now)
+        else:
+            into.failed(*answer, now)
 
 
 def reasons(of: Stock) -> dict[str, str]:
@@ -53,18 +49,21 @@ def test_gpus_that_answer_are_healthy() -> None:
 
 def test_a_gpu_that_has_not_answered_is_not_there_yet() -> None:
     """A GPU that has said nothing so far is not in the inventory."""
-    assert stock(look(A), None).inventory() == inventory(A)
+    assert stock(look(A)).inventory() == inventory(A)
 
 
 def test_a_gpu_that_never_said_who_it_is_stays_out() -> None:
     """A GPU that has only ever failed has no identity to publish."""
-    assert stock(LOST).inventory() == Inventory()
+    node = stock()
+    node.nameless(0, LOST)
+    assert node.inventory() == Inventory()
+    assert node.unsettled
 
 
 def test_a_failing_gpu_stays_with_its_last_facts() -> None:
     """A GPU that fails after it was seen stays, unhealthy with the reason."""
     node = stock(look(A), look(B))
-    take(node, LOST, look(B))
+    take(node, ("GPU-a", LOST), look(B))
     assert reasons(node) == {"GPU-a": "lost", "GPU-b": ""}
     assert [seen.gpu for seen in node.inventory().gpus] == [A, B]
     assert node.inventory().gpus[0].health.grave
@@ -88,7 +87,7 @@ def test_a_destroyed_mig_device_leaves() -> None:
 def test_mig_devices_of_a_failing_gpu_stay() -> None:
     """While the GPU of MIG devices fails, they stay and are unhealthy for its reason."""
     node = stock(IN_MIG_MODE)
-    take(node, LOST)
+    take(node, ("GPU-p", LOST))
     assert reasons(node) == {"MIG-1": "lost", "MIG-2": "lost"}
 
 
@@ -116,28 +115,21 @@ def test_a_gpu_cut_into_nothing_leaves() -> None:
 def test_a_gpu_that_is_listed_no_more_stays() -> None:
     """A GPU gone from all indexes stays, unhealthy, with what to do."""
     node = stock(look(A), look(B))
-    take(node, look(A))
+    node.gone("GPU-b", 0.0)
     assert reasons(node) == {"GPU-a": "", "GPU-b": f"GPU-b: {GONE}"}
 
 
 def test_mig_devices_of_a_gpu_that_is_listed_no_more_stay() -> None:
     """MIG devices whose GPU is gone from all indexes stay, unhealthy."""
     node = stock(look(A), Look("GPU-p", (MIG_1,)))
-    take(node, look(A))
+    node.gone("GPU-p", 0.0)
     assert reasons(node) == {"GPU-a": "", "MIG-1": f"GPU-p: {GONE}"}
-
-
-def test_the_last_gpu_may_go() -> None:
-    """A node whose only GPU is counted no more keeps it, unhealthy."""
-    node = stock(look(A))
-    take(node)
-    assert reasons(node) == {"GPU-a": f"GPU-a: {GONE}"}
 
 
 def test_a_gpu_that_returns_is_healthy_after_two_good_looks() -> None:
     """A GPU that was gone and answers again is as healthy as before, once it has done so twice."""
     node = stock(look(A), look(B))
-    take(node, look(A))
+    node.gone("GPU-b", 0.0)
     take(node, look(A), look(B))
     assert reasons(node)["GPU-b"] == f"GPU-b: {GONE}"
     take(node, look(A), look(B))
@@ -147,44 +139,12 @@ def test_a_gpu_that_returns_is_healthy_after_two_good_looks() -> None:
 def test_a_gpu_that_fails_is_back_after_the_recovery_period() -> None:
     """However often a GPU answers, it stays unhealthy until the recovery period is over."""
     node = stock(look(A), recovery_s=60.0)
-    take(node, LOST, now=100.0)
+    take(node, ("GPU-a", LOST), now=100.0)
     for now in (101.0, 130.0, 159.9):
         take(node, look(A), now=now)
         assert reasons(node) == {"GPU-a": "lost"}
     take(node, look(A), now=160.0)
     assert node.inventory() == inventory(A)
-
-
-def test_shifted_indexes_keep_gpus_healthy() -> None:
-    """A GPU that now answers at a lower index is healthy all along, and only the other is gone."""
-    node = stock(look(A), look(B))
-    node.counted(1, 0.0)
-    assert node.inventory() == inventory(A, B)  # nobody is accused before index 0 has answered
-    node.looked(0, look(B), 0.0)
-    assert reasons(node) == {"GPU-a": f"GPU-a: {GONE}", "GPU-b": ""}
-
-
-def test_no_order_of_answers_makes_a_moved_gpu_look_gone() -> None:
-    """GPUs behind a removed one answer under its neighbour's index before the count is known."""
-    gpus = [look(gpu(f"GPU-{letter}")) for letter in "abcd"]
-    left = [gpus[0], gpus[2], gpus[3]]
-    for order in permutations(range(3)):
-        node = stock(*gpus)
-        for index in order:
-            node.looked(index, left[index], 1.0)
-        assert {uuid for uuid, why in reasons(node).items() if why} <= {"GPU-b"}
-        take(node, *left, now=2.0)
-        assert {uuid for uuid, why in reasons(node).items() if why} == {"GPU-b"}
-
-
-def test_a_gpu_in_anothers_place_changes_the_numbering() -> None:
-    """What was asked of an index before that may have been answered by either."""
-    node = stock(look(A), look(B))
-    numbering = node.numbering
-    node.looked(0, look(A), 1.0)
-    assert node.numbering == numbering
-    node.looked(0, look(B), 1.0)
-    assert node.numbering != numbering
 
 
 def test_a_driver_problem_holds_for_every_gpu() -> None:
@@ -199,19 +159,11 @@ def test_gpus_return_with_the_driver() -> None:
     """GPUs that failed with the driver are back after two good looks."""
     node = stock(look(A))
     node.driver_failed(Problem("no driver"), 0.0)
+    node.driver_works()
     for _ in range(2):
         take(node, look(A))
     assert node.inventory() == inventory(A)
     assert node.causes() == {}
-
-
-@pytest.mark.parametrize(
-    ("answers", "answered"),
-    [((), True), ((None,), False), ((look(A),), True), ((LOST,), True), ((look(A), None), False)],
-)
-def test_good_and_bad_news_are_answers(answers: Any, answered: object) -> None:
-    """The GPUs have answered once each said anything, good or bad."""
-    assert stock(*answers).answered is answered
 
 
 def test_an_event_concerns_its_gpu_alone() -> None:
@@ -236,36 +188,72 @@ def test_an_event_of_a_gpu_that_nobody_knows_is_nothing() -> None:
     assert node.inventory() == inventory(A)
 
 
+@pytest.mark.parametrize(
+    ("gpu_instance", "compute_instance", "sick"),
+    [(2, 0, ["MIG-2"]), (5, 0, ["MIG-1", "MIG-2"]), (1, 3, ["MIG-1", "MIG-2"])],
+)
+def test_an_event_in_an_instance_that_is_not_published_is_the_gpus(
+    gpu_instance: int, compute_instance: int, sick: list[str]
+) -> None:
+    """No fault is lost because an event names what nobody knows: then it is the whole GPU's."""
+    node = stock(IN_MIG_MODE)
+    assert node.happened(XidEvent("GPU-p", 95, gpu_instance, compute_instance), 0.0)
+    assert [uuid for uuid, why in reasons(node).items() if why] == sick
+
+
+def test_an_event_in_an_instance_of_a_gpu_without_mig_is_the_gpus() -> None:
+    """Some libraries name instance 0 where there is none."""
+    node = stock(look(A))
+    assert node.happened(XidEvent("GPU-a", 119, 0, 0), 0.0)
+    assert reasons(node)["GPU-a"].startswith("GPU-a: XID 119 ")
+
+
 def test_the_log_names_a_gpu_that_has_no_uuid_by_its_index() -> None:
-    """A GPU that never said who it is has its causes under its index."""
-    assert stock(look(A), LOST).causes() == {"GPU 1": LOST}
+    """A GPU that never said who it is has its causes under its index, until it says so."""
+    node = stock(look(A))
+    node.nameless(1, LOST)
+    assert node.causes() == {"GPU 1": LOST}
+    node.listed(1)
+    assert node.causes() == {}
 
 
 def test_what_is_bad_or_coming_back_is_waited_for() -> None:
     """A GPU is waited for while it is unknown or on its way back, and no longer."""
-    node = stock(None)
-    assert node.waiting(0)
+    node = stock()
+    assert node.waiting("GPU-a")
     take(node, look(A))
-    assert not node.waiting(0)
-    take(node, LOST)
+    assert not node.waiting("GPU-a")
+    take(node, ("GPU-a", LOST))
     take(node, look(A))
-    assert node.waiting(0)
+    assert node.waiting("GPU-a")
+    assert node.unsettled
+    assert list(node.nearly_good(0.0)) == ["GPU-a"]
     take(node, look(A))
-    assert not node.waiting(0)
+    assert not node.waiting("GPU-a")
+    assert not node.unsettled
 
 
 ANSWERS = st.sampled_from(
-    [None, look(A), look(B), look(P), IN_MIG_MODE, Look("GPU-p", ()), LOST, RESET_ME]
+    [
+        *(look(A), look(B), look(P), IN_MIG_MODE, Look("GPU-p", ())),
+        *(("GPU-a", LOST), ("GPU-b", RESET_ME), ("GPU-p", LOST)),
+    ]
 )
 
 
-@given(st.lists(st.lists(ANSWERS, max_size=4) | st.just("no driver"), max_size=5))
-def test_no_physical_gpu_is_ever_lost(history: list[list[Look | Cause | None] | str]) -> None:
+@given(
+    st.lists(st.lists(ANSWERS, max_size=4) | st.sampled_from(["no driver", "GPU-b"]), max_size=5)
+)
+def test_no_physical_gpu_is_ever_lost(
+    history: list[list[Look | tuple[str, Cause]] | str],
+) -> None:
     """Whatever happens, a GPU once seen is accounted for: there, or replaced by its MIG devices."""
     node = stock()
     for step in history:
         before = node.inventory()
-        if isinstance(step, str):
+        if step == "GPU-b":
+            node.gone(step, 0.0)
+        elif isinstance(step, str):
             node.driver_failed(Problem(step), 0.0)
         else:
             take(node, *step)

@@ -26,7 +26,11 @@ def source(*entries: str, clock: ManualClock | None = None) -> SimulatedSource:
 
 def gpus(simulated: SimulatedSource) -> list[Gpu]:
     """Gives all its GPUs, in order."""
-    return [gpu for index in range(simulated.count()) for gpu in simulated.look(index).gpus]
+    return [
+        gpu
+        for index in range(simulated.count())
+        for gpu in simulated.look(simulated.find(index)).gpus
+    ]
 
 
 def test_uuids_never_change() -> None:
@@ -68,7 +72,8 @@ def test_uuids_and_bus_ids_are_distinct() -> None:
 
 def test_a_gpu_in_mig_mode_shows_its_devices() -> None:
     """A GPU with a MIG layout appears as its MIG devices and not itself."""
-    looked = source("a100-sxm4-40gb:1:3g.20gb,2g.10gb").look(0)
+    mig = source("a100-sxm4-40gb:1:3g.20gb,2g.10gb")
+    looked = mig.look(mig.find(0))
     assert [gpu.mig_profile for gpu in looked.gpus] == ["3g.20gb", "2g.10gb"]
     assert {gpu.parent_uuid for gpu in looked.gpus} == {looked.physical_uuid}
     assert looked.physical_uuid.startswith("GPU-")
@@ -86,14 +91,14 @@ def test_mig_devices_have_their_part_of_the_memory() -> None:
 def test_looks_are_equal() -> None:
     """Looking twice finds the same, so that a simulated node is quiet."""
     simulated = source("l4")
-    assert simulated.look(0) == simulated.look(0)
+    assert simulated.look(simulated.find(0)) == simulated.look(simulated.find(0))
 
 
 def samples(simulated: SimulatedSource, clock: ManualClock) -> list[GpuSample]:
     """Gives a day of samples of the first GPU."""
     found: list[GpuSample] = []
     for _ in range(200):
-        found += simulated.sample(0).values()
+        found += simulated.sample(simulated.find(0)).values()
         clock.advance(432.1)
     return found
 
@@ -123,11 +128,11 @@ def test_energy_is_what_the_power_adds_up_to() -> None:
     """Over a minute the energy grows by the mean power times a minute."""
     clock = ManualClock(1_000_000.0)
     simulated = source("l4", clock=clock)
-    first = energy = sum(s.energy_mj or 0 for s in simulated.sample(0).values())
+    first = energy = sum(s.energy_mj or 0 for s in simulated.sample(simulated.find(0)).values())
     watts = []
     for _ in range(600):
         clock.advance(0.1)
-        (sample,) = simulated.sample(0).values()
+        (sample,) = simulated.sample(simulated.find(0)).values()
         assert sample.power_w is not None
         assert sample.energy_mj is not None
         assert sample.energy_mj > energy
@@ -140,24 +145,26 @@ def test_figures_are_a_function_of_time() -> None:
     """At one moment a GPU has one set of figures, stamped with that moment."""
     clock = ManualClock(1_700_000_000.0)
     simulated = source("l4", clock=clock)
-    first = simulated.sample(0)
-    assert first == simulated.sample(0)
+    first = simulated.sample(simulated.find(0))
+    assert first == simulated.sample(simulated.find(0))
     assert {sample.taken_at.timestamp() for sample in first.values()} == {1_700_000_000.0}
 
 
 def test_mig_devices_have_no_utilization() -> None:
     """A MIG device gives no utilization, as NVML gives none while MIG is on."""
-    (sample,) = source("a100-sxm4-40gb:1:3g.20gb").sample(0).values()
+    mig = source("a100-sxm4-40gb:1:3g.20gb")
+    (sample,) = mig.sample(mig.find(0)).values()
     assert sample.gpu_utilization_percent is None
     assert sample.memory_mib is not None
 
 
 def test_a_card_without_ecc_counts_no_errors() -> None:
     """Where error correction is off, no errors are counted."""
-    (sample,) = source("rtx-4090").sample(0).values()
+    gaming = source("rtx-4090")
+    (sample,) = gaming.sample(gaming.find(0)).values()
     assert sample.ecc_memory_errors is None
 
 
 def test_nothing_runs_on_a_simulated_gpu() -> None:
     """Its processes are not known, which is not the same as having none."""
-    assert source("l4").processes(0) == {}
+    assert source("l4").processes(source("l4").find(0)) == {}

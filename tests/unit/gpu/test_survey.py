@@ -29,7 +29,7 @@ def test_a_node_without_gpus_is_empty() -> None:
 def test_a_gpu_that_will_not_answer_is_a_problem() -> None:
     """A GPU that does not say who it is is reported, and the others are there."""
     source = ScriptedSource(A, B)
-    source.answer(0, GpuError("GPU 0: lost"))
+    source.hide(0, GpuError("GPU 0: lost"))
     found = survey(source)
     assert found.inventory == inventory(B)
     assert found.problems == ("GPU 0: lost",)
@@ -64,6 +64,6 @@ def test_processes_are_listed_where_they_are_known() -> None:
     source = ScriptedSource(A, B)
     running = [GpuProcess(7, 512, "compute")]
     source.listed = {"GPU-b": running}
-    assert list_processes(source) == {"GPU-a": (), "GPU-b": running}
+    assert list_processes(source, inventory(A, B)) == {"GPU-a": (), "GPU-b": running}
     source.listed = GpuError("GPU 0: lost")
-    assert list_processes(source) == {}
+    assert list_processes(source, inventory(A, B)) == {}

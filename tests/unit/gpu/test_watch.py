@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from nomad_nvidia_vgpu.errors import DriverError, GpuError
-from nomad_nvidia_vgpu.gpu.inventory import GONE
+from nomad_nvidia_vgpu.gpu.answers import NO_ANSWER
+from nomad_nvidia_vgpu.gpu.health import GONE
 from nomad_nvidia_vgpu.gpu.model import Inventory, Look
-from nomad_nvidia_vgpu.gpu.watch import NO_ANSWER
 from unit.example_gpus import gpu, look, mig
-from unit.gpu.watching import A, B, Watching
-from unit.manual_clock import DEADLINE_S, ManualClock
+from unit.gpu.watching import A, B, C, Watching
+from unit.manual_clock import ManualClock
 
 NO_DRIVER = DriverError("libnvidia-ml.so.1 not found: install the driver")
 LOST = GpuError("GPU-b: lost: drain the node")
@@ -103,7 +103,7 @@ def test_a_gpu_that_works_again_is_back() -> None:
 def test_a_gpu_that_fails_from_the_start_is_not_waited_for() -> None:
     """A GPU that fails before it said who it is does not keep the inventory incomplete."""
     on = Watching(A, B)
-    on.source.answer(1, LOST)
+    on.source.hide(1, LOST)
     with on:
         on.sink.wait_until(lambda: on.sink.complete and on.sink.health() == {"GPU-a": ""})
 
@@ -239,19 +239,21 @@ def test_the_first_of_two_gpus_may_go() -> None:
         on.sink.expect_health({"GPU-a": f"GPU-a: {GONE}", "GPU-b": ""})
 
 
-def test_a_late_answer_of_a_gpu_that_is_gone_is_ignored() -> None:
-    """A call that returns after its GPU was unplugged does not bring the GPU back."""
+def test_a_gpu_that_hangs_while_another_goes_is_the_one_that_hangs() -> None:
+    """However the indexes move, a call that hangs is held against the GPU that it was made for."""
     clock = ManualClock()
-    with Watching(A, B, clock=clock) as on:
-        on.sink.expect_health(HEALTHY)
-        on.source.hang("look 1")
-        on.until_called("look 1", clock, 1 / 64)
-        (late,) = [thread for thread in on.threads() if thread.name == "gpu-1"]
-        on.source.plug(look(A))
-        on.sink.expect_health({"GPU-a": "", "GPU-b": f"GPU-b: {GONE}"})
-        on.source.release("look 1")
-        late.join(DEADLINE_S)
-        assert on.sink.health() == {"GPU-a": "", "GPU-b": f"GPU-b: {GONE}"}
+    with Watching(A, B, C, give_up_s=9.0, clock=clock) as on:
+        on.sink.expect_health({**HEALTHY, "GPU-c": ""})
+        on.source.hang("look 0")
+        on.until_called("look 0", clock, 1 / 64)
+        on.source.plug(look(A), look(C))
+        for index in (1, 2):
+            on.until_at_rest(index, clock)
+        clock.advance(9.0)
+        on.watch.check_workers()
+        assert on.sink.health()["GPU-a"] == NO_ANSWER
+        on.until_called("find 1", clock, 1.0)
+        on.sink.wait_until(lambda: on.sink.health()["GPU-b"] == f"GPU-b: {GONE}")
 
 
 def test_a_gpu_put_into_mig_mode_is_replaced() -> None:

@@ -13,9 +13,10 @@ from typing_extensions import Self
 
 from nomad_nvidia_vgpu.errors import GpuError, NoSuchGpuError, StaleLibraryError
 from nomad_nvidia_vgpu.gpu import watch as watching_module
-from nomad_nvidia_vgpu.gpu.health import HealthPolicy
-from nomad_nvidia_vgpu.gpu.model import XidEvent
-from nomad_nvidia_vgpu.gpu.watch import NO_ANSWER, _Worker
+from nomad_nvidia_vgpu.gpu.answers import NO_ANSWER
+from nomad_nvidia_vgpu.gpu.health import GONE, HealthPolicy
+from nomad_nvidia_vgpu.gpu.model import Look, Signals, XidEvent
+from nomad_nvidia_vgpu.gpu.roll_call import Worker
 from unit.example_gpus import look
 from unit.gpu.watching import A, B, Watching
 from unit.manual_clock import DEADLINE_S, ManualClock
@@ -163,21 +164,26 @@ def test_a_replaced_driver_leaves_the_gpus_with_its_reason() -> None:
         on.sink.expect_health(dict.fromkeys(HEALTHY, "the driver was replaced"))
 
 
-def test_an_index_that_is_gone_makes_the_gpus_be_counted() -> None:
-    """A GPU that the driver lists no more is cause to count at once, not at the next period."""
+def test_a_gpu_that_is_missed_makes_the_gpus_be_counted() -> None:
+    """A GPU that has to be found again is cause to count at once, not at the next period."""
     on = Watching(A, B, period_s=HOUR_S)
-    on.source.answer(1, NoSuchGpuError("no GPU 1"))
+    on.source.answer(1, NoSuchGpuError("no GPU-b"))
     with on:
         on.source.wait_for_calls("open", 2)
 
 
-def test_an_index_that_is_gone_accuses_nobody() -> None:
-    """A GPU is not unhealthy because another has taken, or left, its index."""
-    with Watching(A, B) as on:
+def test_a_gpu_that_is_missed_is_accused_after_a_roll_call() -> None:
+    """A GPU that its handle does not lead to is not unhealthy before the others were asked."""
+    on = Watching(A, B, period_s=HOUR_S)
+    with on:
         on.sink.expect_health(HEALTHY)
-        on.source.answer(1, NoSuchGpuError("no GPU 1"))
-        on.source.wait_for_more("look 1", 5)
+        on.source.hang("find 0")
+        on.source.answer(1, NoSuchGpuError("no GPU-b"))
+        on.source.report(XidEvent("GPU-b", 13))
+        on.source.wait_until_hanging("find 0")
         assert on.sink.health() == HEALTHY
+        on.source.release("find 0")
+        on.sink.expect_health({"GPU-a": "", "GPU-b": f"GPU-b: {GONE}"})
 
 
 @pytest.mark.usefixtures("soon")
@@ -195,7 +201,9 @@ def test_a_gpu_on_its_way_back_is_looked_at_more_often() -> None:
 @pytest.mark.usefixtures("soon")
 def test_a_gpu_with_an_event_is_looked_at_more_often() -> None:
     """A GPU that an event made unhealthy is not late by a whole period when it is well."""
-    with Watching(A, period_s=HOUR_S) as on:
+    on = Watching(A, period_s=HOUR_S)
+    on.source.answer(0, Look("GPU-a", (A,), Signals(recovery_action=0)))
+    with on:
         on.sink.expect_health({"GPU-a": ""})
         on.source.report(XidEvent("GPU-a", 79))
         on.sink.wait_until_told(lambda inventory: not inventory.gpus[0].health.healthy)
@@ -220,7 +228,7 @@ def test_a_hung_sample_that_returns_brings_its_gpu_back() -> None:
         on.sink.expect_health({"GPU-a": ""})
 
 
-class Ending(_Worker):
+class Ending(Worker):
     """A worker whose call ends between two reads of when it began."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from unit.manual_clock import DEADLINE_S, ManualClock
 
 AT_ONCE = HealthPolicy(recovery_period_s=0.0)
 """Two good looks, and a GPU is back."""
-A, B = gpu("GPU-a"), gpu("GPU-b")
+A, B, C = gpu("GPU-a"), gpu("GPU-b"), gpu("GPU-c")
 
 
 class Watching:

@@ -96,10 +96,10 @@ class _Recorded:
         self._record = record
         self.physical: list[PhysicalGpu] = []
 
-    def look(self, index: int) -> Look:
+    def look(self, uuid: str) -> Look:
         """As the source; HardwareError."""
         self._drained()
-        look = self._source.look(index)
+        look = self._source.look(uuid)
         parts = tuple(gpu.uuid for gpu in look.gpus)
         mode = self._record.answers.pop("nvmlDeviceGetMigMode", None) if self._record else None
         self.physical.append(
@@ -112,12 +112,12 @@ class _Recorded:
         )
         return look
 
-    def sample(self, index: int) -> Mapping[str, GpuSample]:
+    def sample(self, uuid: str) -> Mapping[str, GpuSample]:
         """As the source; HardwareError."""
         looked = self.physical.pop()  # a sample follows its look
         sampled = False
         try:
-            samples = self._source.sample(index)
+            samples = self._source.sample(uuid)
             sampled = True
         finally:
             failed = (*looked.failed, *self._drained())

@@ -38,7 +38,7 @@ class NvmlEvents:
         """Adds a physical GPU, or gives it a new handle; MIG devices have no events of their own."""
         with self._lock:
             known = self._handles.get(uuid)
-            if known is None or _address(known) != _address(handle):
+            if known is None or address_of(known) != address_of(handle):
                 self._handles[uuid] = handle
                 self._new[uuid] = handle
 
@@ -58,7 +58,7 @@ class NvmlEvents:
                 return ()
             self._forget()
             raise
-        uuid = self._uuids.get(_address(data.device))
+        uuid = self._uuids.get(address_of(data.device))
         if uuid is None or not data.eventType & nvml.nvmlEventTypeXidCriticalError:
             return ()
         event = XidEvent(
@@ -86,7 +86,7 @@ class NvmlEvents:
                 wanted = supported & nvml.nvmlEventTypeXidCriticalError
                 if wanted:
                     nvml.nvmlDeviceRegisterEvents(handle, wanted, self._set)
-                    self._uuids[_address(handle)] = uuid
+                    self._uuids[address_of(handle)] = uuid
 
     def _forget(self) -> None:
         self._uuids = {}
@@ -96,7 +96,8 @@ class NvmlEvents:
             self._set = None
 
 
-def _address(handle: Any) -> int:
+def address_of(handle: Any) -> int:
+    """What tells handles apart: each lookup gives another object."""
     return ctypes.addressof(handle.contents)
 
 

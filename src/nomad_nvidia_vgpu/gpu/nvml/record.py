@@ -6,6 +6,7 @@ The plugin itself treats a query that fails like one that a GPU does not support
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ class RecordedNvml(ModuleType):
         nvml = self._nvml
         expected = [getattr(nvml, error, None) for error in _EXPECTED]
 
+        @functools.wraps(query)
         def ask(*args: object) -> Any:
             try:
                 answer = query(*args)

@@ -2,7 +2,10 @@
 """GPUs through NVML. The only module that imports pynvml, and the only one that knows its errors.
 
 `nvidia-ml-py` costs 20 ms to import, so it is imported when the driver is first touched.
-Handles are looked up again at each look: they die when MIG instances or the session do.
+
+A GPU is known by its UUID and asked by its handle, never by an index, which may be another's by
+now. So whatever fails or hangs while a GPU is asked is that GPU's. A handle dies with the session
+(and a MIG device's with the device); whether one is stale is asked of a getter that none lacks.
 """
 
 from __future__ import annotations
@@ -11,27 +14,49 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.errors import (
     DriverError,
     GpuError,
-    HardwareError,
     NoSuchGpuError,
     Problem,
     StaleLibraryError,
 )
-from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Look, Ratio, XidEvent
+from nomad_nvidia_vgpu.gpu.health import GONE
+from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Look, XidEvent
 from nomad_nvidia_vgpu.gpu.nvml import facts
-from nomad_nvidia_vgpu.gpu.nvml.events import NvmlEvents
+from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
+from nomad_nvidia_vgpu.gpu.nvml.events import NvmlEvents, address_of
 from nomad_nvidia_vgpu.gpu.nvml.library import LoadedLibrary, loaded_library
 from nomad_nvidia_vgpu.gpu.nvml.processes import Instance, ProcessLists
+from nomad_nvidia_vgpu.gpu.nvml.sampling import take_sample
 
 _LIBRARY = "libnvidia-ml.so.1"
 _CLOSE_PATIENCE_S = 2.0  # events are waited for a second at a time
 _INIT_NO_GPUS = 1  # do not fail on a node that has a driver and no GPU
+
+
+class _Part(NamedTuple):
+    """A GPU of ours, as the last look found it: the physical one, or a MIG device."""
+
+    handle: Any
+    gpu: Gpu
+
+
+class _Known(NamedTuple):
+    """What the last look at a physical GPU found."""
+
+    gpu: Gpu
+    whole: _Part | None
+    """None: it is in MIG mode."""
+    slots: Mapping[int, _Part]
+    """Its MIG devices."""
+
+    @property
+    def parts(self) -> tuple[_Part, ...]:
+        return (self.whole,) if self.whole is not None else tuple(self.slots.values())
 
 
 class NvmlSource:
@@ -47,11 +72,13 @@ class NvmlSource:
         self._nvml: ModuleType | None = None
         self._ready = False
         self._why_not_ready = "the NVIDIA driver has not been opened yet"
-        self._names: dict[int, str] = {}  # UUIDs as last seen: a lost GPU does not tell its own
         self._system = facts.System()
-        self._handles: dict[int, tuple[Any, dict[str, Any]]] = {}
-        self._instances: dict[str, Instance] = {}
-        self._limits_w: dict[int, int | None] = {}
+        self._told: set[tuple[str, str, int]] = set()
+        self._handles: dict[str, Any] = {}
+        """Of physical GPUs in this session, by UUID; guarded by `_naming`."""
+        self._naming = threading.Lock()  # never held during a query
+        self._known: dict[str, _Known] = {}
+        """By UUID of the physical GPU; it outlives the session, for it holds what cannot change."""
         self._library: LoadedLibrary | None = None
         self._events: NvmlEvents | None = None
         self._lists: ProcessLists | None = None
@@ -77,7 +104,12 @@ class NvmlSource:
                 raise _init_error(self._nvml, error) from error
             self._inits += 1
             self._library = self._library or loaded_library(_LIBRARY)
-            self._system = facts.read_system(self._nvml)
+            try:
+                self._system = facts.read_system(Asker(self._nvml, told=self._told))
+            except self._nvml.NVMLError as error:
+                raise _init_error(self._nvml, error) from error
+            with self._naming:
+                self._handles = {}
             self._events = NvmlEvents(self._nvml)
             self._lists = ProcessLists(self._nvml)
             self._ready = True
@@ -90,53 +122,96 @@ class NvmlSource:
             except nvml.NVMLError_GpuNotFound:
                 return 0
 
-    def look(self, index: int) -> Look:
-        """One physical GPU, or its MIG devices when it is in MIG mode."""
-        with self._session(index) as nvml:
+    def find(self, index: int) -> str:
+        """The UUID of the physical GPU that the driver lists here; HardwareError of nobody we know.
+
+        NoSuchGpuError when it lists fewer.
+        """
+        with self._session(f"GPU {index}") as nvml:
             try:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
             except nvml.NVMLError_InvalidArgument as error:
                 text = f"the driver lists no GPU {index} any more"
                 raise NoSuchGpuError(text) from error
-            uuid = str(nvml.nvmlDeviceGetUUID(handle))
-            self._names[index] = uuid
-            mig_handles = facts.mig_handles(nvml, handle)
-            reader = facts.Reader(nvml, self._system)
-            gpu = reader.gpu(handle, uuid)
-            if mig_handles is None:
-                found = {uuid: (handle, gpu)}
-            else:
-                devices = [(h, reader.mig_device(h, gpu)) for h in mig_handles]
-                found = {device.uuid: (h, device) for h, device in devices}
-            signals = facts.signals(nvml, handle)
-        self._limits_w[index] = gpu.power_limit_w
-        self._handles[index] = (handle, {u: h for u, (h, _) in found.items()})
-        for own, (_, part) in found.items():
-            self._instances[own] = Instance(part.gpu_instance_id, part.compute_instance_id)
+            uuid = facts.checked_uuid(str(nvml.nvmlDeviceGetUUID(handle)))
+            namesake = self._index_of_another(nvml, uuid, handle)
+        if namesake is not None and namesake < index:
+            raise GpuError(
+                f"GPU {index} has the UUID of GPU {namesake} ({uuid}), so it cannot be told from it",
+                "see nvidia-smi -L, update the driver or its firmware",
+            )
+        with self._naming:
+            self._handles[uuid] = handle
         if self._events is not None:
             self._events.watch(uuid, handle)
-        return Look(uuid, tuple(g for _, g in found.values()), signals)
+        return uuid
 
-    def sample(self, index: int) -> Mapping[str, GpuSample]:
-        """The moving figures of the GPUs that the last look at `index` found."""
-        handle, handles = self._handles.get(index, (None, {}))
-        try:
-            with self._session(index) as nvml:
-                return {
-                    uuid: _sample(nvml, handle, own, self._limits_w.get(index))
-                    for uuid, own in handles.items()
-                }
-        except HardwareError:
-            self._handles.pop(index, None)  # stale, perhaps: the next look fetches new ones
-            raise
+    def look(self, uuid: str) -> Look:
+        """One physical GPU, or its MIG devices when it is in MIG mode."""
+        with self._session(uuid) as nvml:
+            handle = self._handle(nvml, uuid)
+            ask = Asker(nvml, uuid, self._told)
+            self._see_listed(ask, handle)
+            before = self._known.get(uuid)
+            slots_before = {} if before is None else before.slots
+            slots = facts.mig_slots(
+                ask,
+                handle,
+                None
+                if before is None or before.whole is not None
+                else {slot: part.handle for slot, part in slots_before.items()},
+                known=before is not None,
+            )
+            reader = facts.Reader(ask, self._system)
+            gpu = reader.gpu(handle, uuid, before and before.gpu)
+            found = {
+                slot: _Part(
+                    own,
+                    reader.mig_device(
+                        own, gpu, slots_before[slot].gpu if slot in slots_before else None
+                    ),
+                )
+                for slot, own in (slots or {}).items()
+            }
+            known = _Known(gpu, _Part(handle, gpu) if slots is None else None, found)
+            signals = facts.signals(ask, handle)
+        self._known[uuid] = known
+        if self._events is not None:
+            self._events.watch(uuid, handle)
+        return Look(uuid, tuple(part.gpu for part in known.parts), signals)
 
-    def processes(self, index: int) -> Mapping[str, Sequence[GpuProcess]]:
-        """The processes on the GPUs that the last look at `index` found."""
-        _, handles = self._handles.get(index, (None, {}))
-        with self._session(index) as nvml:
+    def sample(self, uuid: str) -> Mapping[str, GpuSample]:
+        """The moving figures of the GPUs that the last look at this one found."""
+        with self._session(uuid) as nvml:
+            handle, known = self._handles.get(uuid), self._known.get(uuid)
+            if handle is None or known is None:
+                return {}
+            ask = Asker(nvml, uuid, self._told)
+            found = {
+                part.gpu.uuid: take_sample(ask, handle, part.handle, known.gpu.power_limit_w)
+                for part in known.parts
+            }
+            if ask.found_invalid:
+                # No such values, or the handles are stale: these getters answer to good ones.
+                for part in known.parts:
+                    nvml.nvmlDeviceGetUUID(part.handle)
+        return found
+
+    def processes(self, uuid: str) -> Mapping[str, Sequence[GpuProcess]]:
+        """The processes on the GPUs that the last look at this one found."""
+        with self._session(uuid) as nvml:
+            known = self._known.get(uuid)
+            if uuid not in self._handles or known is None:
+                return {}
             lists = self._lists or ProcessLists(nvml)
-            found = {uuid: lists.on(own, self._instances[uuid]) for uuid, own in handles.items()}
-        return {uuid: processes for uuid, processes in found.items() if processes is not None}
+            ask = Asker(nvml, uuid, self._told)
+            found = {
+                gpu.uuid: lists.on(
+                    ask, handle, Instance(gpu.gpu_instance_id, gpu.compute_instance_id)
+                )
+                for handle, gpu in known.parts
+            }
+        return {own: processes for own, processes in found.items() if processes is not None}
 
     def wait_for_events(self, timeout_s: float) -> Sequence[XidEvent]:
         """XIDs of the GPUs looked at so far."""
@@ -146,20 +221,79 @@ class NvmlSource:
     def compute_mode(self, uuid: str) -> str | None:
         """The mode of a physical GPU, None where it cannot be told; HardwareError."""
         with self._session(uuid) as nvml:
-            return facts.compute_mode(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid))
+            handle = self._handles.get(uuid) or nvml.nvmlDeviceGetHandleByUUID(uuid)
+            return facts.compute_mode(Asker(nvml, uuid, self._told), handle)
 
     def set_compute_mode(self, uuid: str, mode: str) -> None:
         """Sets it, until the driver is unloaded; needs root; HardwareError."""
         number = facts.COMPUTE_MODES.index(mode)
         with self._session(f"{uuid} cannot be put into compute mode {mode}") as nvml:
-            nvml.nvmlDeviceSetComputeMode(nvml.nvmlDeviceGetHandleByUUID(uuid), number)
+            handle = self._handles.get(uuid) or nvml.nvmlDeviceGetHandleByUUID(uuid)
+            nvml.nvmlDeviceSetComputeMode(handle, number)
+
+    # Who is who
+
+    def _handle(self, nvml: ModuleType, uuid: str) -> Any:
+        """The handle of a physical GPU, by which it can be asked; NVMLError of this GPU's own.
+
+        NoSuchGpuError when it has to be found first. It is not looked for by its UUID here: that
+        fails, or hangs, when any other GPU is lost.
+        """
+        handle = self._handles.get(uuid)
+        if handle is not None:
+            try:
+                if str(nvml.nvmlDeviceGetUUID(handle)) == uuid:
+                    return handle
+            except nvml.NVMLError as error:
+                if error.value == nvml.NVML_ERROR_GPU_IS_LOST and self._unlisted(nvml, uuid):
+                    raise GpuError(GONE.about(uuid), grave=True) from error
+                if error.value != nvml.NVML_ERROR_INVALID_ARGUMENT:
+                    raise
+            with self._naming:
+                if self._handles.get(uuid) is handle:
+                    del self._handles[uuid]
+        raise NoSuchGpuError(GONE.about(uuid))
+
+    @staticmethod
+    def _see_listed(ask: Asker, handle: Any) -> None:
+        """Raises what the driver says of this GPU where it lists it, if that is nobody else's."""
+        nvml = ask.nvml
+        index = ask(nvml.nvmlDeviceGetIndex, handle)
+        if index is None:
+            return
+        try:
+            nvml.nvmlDeviceGetHandleByIndex(index)
+        except nvml.NVMLError:
+            # It may have moved meanwhile, and this may be the fault of the next one here.
+            if ask(nvml.nvmlDeviceGetIndex, handle) == index:
+                raise
+
+    def _unlisted(self, nvml: ModuleType, uuid: str) -> bool:
+        """Whether the driver says that it has no such GPU."""
+        try:
+            nvml.nvmlDeviceGetHandleByUUID(uuid)
+        except nvml.NVMLError as error:
+            return bool(error.value == nvml.NVML_ERROR_NOT_FOUND)
+        return False
+
+    def _index_of_another(self, nvml: ModuleType, uuid: str, handle: Any) -> int | None:
+        """Where another GPU with this UUID is listed; None: there is none."""
+        known = self._handles.get(uuid)
+        if known is None or address_of(known) == address_of(handle):
+            return None
+        try:
+            if str(nvml.nvmlDeviceGetUUID(known)) == uuid:
+                return int(nvml.nvmlDeviceGetIndex(known))
+        except nvml.NVMLError:
+            pass  # the handle of a GPU that was reset, or has gone
+        return None
 
     @contextlib.contextmanager
-    def _session(self, what: str | int, *, closes: bool = False) -> Iterator[ModuleType]:
+    def _session(self, what: str, *, closes: bool = False) -> Iterator[ModuleType]:
         """The binding, for calls of one thread; translates its errors.
 
-        `what` is the index of the GPU concerned, or what failed if it fails. `closes`: whether an
-        error that speaks of the session ends it; what one GPU says of it may be wrong.
+        `what` is the GPU concerned, or what failed if it fails. `closes`: whether an error that
+        speaks of the session ends it; what one GPU says of it may be wrong.
         """
         with self._call():
             nvml = self._nvml
@@ -168,11 +302,9 @@ class NvmlSource:
             try:
                 yield nvml
             except nvml.NVMLError as error:
-                name = what if isinstance(what, str) else self._name(what)
-                raise self._failed(error, name, closes=closes) from error
+                raise self._failed(error, what, closes=closes) from error
             except UnicodeDecodeError as error:
-                name = what if isinstance(what, str) else self._name(what)
-                text = f"{name}: the driver returned invalid UTF-8"
+                text = f"{what}: the driver returned invalid UTF-8"
                 raise GpuError(text, "reset the GPU") from error
 
     @contextlib.contextmanager
@@ -202,9 +334,6 @@ class NvmlSource:
             with contextlib.suppress(self._nvml.NVMLError):
                 self._nvml.nvmlShutdown()
 
-    def _name(self, index: int) -> str:
-        return self._names.get(index, f"GPU {index}")
-
     def _failed(self, error: Any, what: str, *, closes: bool) -> DriverError | GpuError:
         nvml = self._nvml
         assert nvml is not None
@@ -223,48 +352,6 @@ class NvmlSource:
             nvml.NVML_ERROR_IRQ_ISSUE,
         )
         return GpuError(_problem(nvml, error).about(what), grave=grave)
-
-
-def _sample(nvml: ModuleType, physical: Any, own: Any, limit_w: int | None) -> GpuSample:
-    """`physical` knows power and temperature, `own` (a MIG device, or the same) the memory."""
-
-    def value(query: Callable[..., Any], *args: object) -> Any:
-        return facts.optional(nvml, query, *args)
-
-    busy = value(nvml.nvmlDeviceGetUtilizationRates, own)
-    encoder = value(nvml.nvmlDeviceGetEncoderUtilization, own)
-    decoder = value(nvml.nvmlDeviceGetDecoderUtilization, own)
-    bar1 = value(nvml.nvmlDeviceGetBAR1MemoryInfo, own)
-    power_mw = value(nvml.nvmlDeviceGetPowerUsage, physical)
-    errors = [
-        value(
-            nvml.nvmlDeviceGetMemoryErrorCounter,
-            physical,
-            nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
-            nvml.NVML_VOLATILE_ECC,
-            location,
-        )
-        for location in (
-            nvml.NVML_MEMORY_LOCATION_L1_CACHE,
-            nvml.NVML_MEMORY_LOCATION_L2_CACHE,
-            nvml.NVML_MEMORY_LOCATION_DEVICE_MEMORY,
-        )
-    ]
-    return GpuSample(
-        taken_at=datetime.now(tz=timezone.utc),
-        power_w=None if power_mw is None else Ratio(power_mw // 1000, limit_w),
-        energy_mj=value(nvml.nvmlDeviceGetTotalEnergyConsumption, physical),
-        gpu_utilization_percent=busy and busy.gpu,
-        memory_utilization_percent=busy and busy.memory,
-        encoder_utilization_percent=encoder and encoder[0],
-        decoder_utilization_percent=decoder and decoder[0],
-        temperature_c=value(nvml.nvmlDeviceGetTemperature, physical, nvml.NVML_TEMPERATURE_GPU),
-        memory_mib=facts.memory_in_use(nvml, own),
-        bar1_mib=bar1 and Ratio(bar1.bar1Used >> 20, bar1.bar1Total >> 20),
-        ecc_l1_errors=errors[0],
-        ecc_l2_errors=errors[1],
-        ecc_memory_errors=errors[2],
-    )
 
 
 def _init_error(nvml: ModuleType, error: Any) -> DriverError:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import PhysicalGpu, look_at_driver
@@ -40,7 +42,7 @@ def test_queries_that_fail_are_told_by_gpu(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch,
         SystemGetDriverVersion="590.48.01",
         Count=1,
-        HandleByIndex="handle",
+        HandleByIndex=ctypes.pointer(ctypes.c_int()),
         UUID="GPU-a",
         MigMode=(0, 1),
         PowerUsage=NVMLError(scripted_nvml.UNKNOWN),

@@ -107,6 +107,7 @@ class ScriptedNvml(ModuleType):
                 raise answer
             return answer
 
+        query.__name__ = name
         return query
 
 

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.errors import GpuError
 from nomad_nvidia_vgpu.gpu.model import Gpu, Ratio
+from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
 from nomad_nvidia_vgpu.gpu.nvml.facts import (
     Reader,
     System,
+    checked_uuid,
     clean,
     memory_in_use,
-    mig_handles,
-    optional,
+    mig_slots,
     read_system,
 )
 from unit.example_gpus import L4
@@ -30,44 +31,21 @@ from unit.gpu.nvml import scripted_nvml
 from unit.gpu.nvml.scripted_nvml import NO_TEXT, NVMLError, ScriptedNvml, memory
 
 NOWHERE = Path("/nonexistent")
-OF_THE_WHOLE_GPU = [
-    scripted_nvml.GPU_IS_LOST,
-    scripted_nvml.RESET_REQUIRED,
-    scripted_nvml.IRQ_ISSUE,
-    scripted_nvml.UNINITIALIZED,
-    scripted_nvml.DRIVER_NOT_LOADED,
-    scripted_nvml.INVALID_ARGUMENT,
-]
 
 
 def gpu_of(meminfo: Path = NOWHERE, **answers: Any) -> Gpu:
     """Gives the GPU that a session with these answers reads."""
-    return Reader(ScriptedNvml(**answers), System(), meminfo).gpu("handle", "GPU-a")
+    return reader_of(meminfo, **answers).gpu("handle", "GPU-a")
 
 
-@pytest.mark.parametrize("code", OF_THE_WHOLE_GPU)
-def test_an_error_of_the_whole_gpu_goes_on(code: int) -> None:
-    """A query that finds the GPU or the session gone says so instead of giving no value."""
-    nvml = ScriptedNvml(Name=NVMLError(code))
-    with pytest.raises(NVMLError):
-        optional(nvml, nvml.nvmlDeviceGetName, "handle")
+def asking(**answers: Any) -> Asker:
+    """Gives who asks a session with these answers."""
+    return Asker(ScriptedNvml(**answers), "GPU-a")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        NVMLError(scripted_nvml.NOT_SUPPORTED),
-        NVMLError(scripted_nvml.FUNCTION_NOT_FOUND),
-        NVMLError(scripted_nvml.NO_PERMISSION),
-        NVMLError(scripted_nvml.UNKNOWN),
-        NO_TEXT,
-    ],
-    ids=str,
-)
-def test_an_error_of_one_query_is_no_value(error: Exception) -> None:
-    """A query that this GPU or driver cannot answer gives no value."""
-    nvml = ScriptedNvml(Name=error)
-    assert optional(nvml, nvml.nvmlDeviceGetName, "handle") is None
+def reader_of(meminfo: Path = NOWHERE, **answers: Any) -> Reader:
+    """Gives the reader of a session with these answers."""
+    return Reader(asking(**answers), System(), meminfo)
 
 
 def test_a_gpu_that_supports_nothing_is_still_a_gpu() -> None:
@@ -86,7 +64,7 @@ def test_a_name_that_is_no_text_is_left_out() -> None:
 def test_a_uuid_that_is_none_is_that_gpus_fault(uuid: str) -> None:
     """A UUID that could not be part of an id is refused as a failure of the GPU."""
     with pytest.raises(GpuError, match=r"as a UUID: reset the GPU"):
-        Reader(ScriptedNvml(), System(), NOWHERE).gpu("handle", uuid)
+        checked_uuid(uuid)
 
 
 @given(st.text(st.characters(exclude_categories=[])))
@@ -127,14 +105,14 @@ def test_names_are_cleaned(name: str | None, cleaned: str | None) -> None:
 def test_cudas_version_is_a_number(number: int, version: float) -> None:
     """NVML's number for the version of CUDA becomes the version as people write it."""
     system = read_system(
-        ScriptedNvml(SystemGetCudaDriverVersion_v2=number, SystemGetDriverVersion="580.95.05")
+        asking(SystemGetCudaDriverVersion_v2=number, SystemGetDriverVersion="580.95.05")
     )
     assert system == System("580.95.05", version)
 
 
 def test_a_driver_without_versions_is_no_failure() -> None:
     """Versions that the driver does not tell are left out."""
-    assert read_system(ScriptedNvml(SystemGetDriverVersion=NO_TEXT)) == System()
+    assert read_system(asking(SystemGetDriverVersion=NO_TEXT)) == System()
 
 
 def test_memory_in_use_leaves_the_drivers_part_out() -> None:
@@ -143,7 +121,7 @@ def test_memory_in_use_leaves_the_drivers_part_out() -> None:
     def answer(_handle: object, version: int | None = None) -> object:
         return memory(81559, 4 if version else 600)
 
-    assert memory_in_use(ScriptedNvml(MemoryInfo=answer), "handle") == Ratio(4, 81559)
+    assert memory_in_use(asking(MemoryInfo=answer), "handle") == Ratio(4, 81559)
 
 
 def test_memory_in_use_of_an_old_driver() -> None:
@@ -152,25 +130,25 @@ def test_memory_in_use_of_an_old_driver() -> None:
     def answer(_handle: object, version: int | None = None) -> object:
         return NVMLError(scripted_nvml.FUNCTION_NOT_FOUND) if version else memory(15360, 300)
 
-    assert memory_in_use(ScriptedNvml(MemoryInfo=answer), "handle") == Ratio(300, 15360)
+    assert memory_in_use(asking(MemoryInfo=answer), "handle") == Ratio(300, 15360)
 
 
 @pytest.mark.parametrize("code", [scripted_nvml.NOT_SUPPORTED, scripted_nvml.FUNCTION_NOT_FOUND])
 def test_a_gpu_without_mig_is_whole(code: int) -> None:
     """Where MIG is not supported, the GPU is not in MIG mode."""
-    assert mig_handles(ScriptedNvml(MigMode=NVMLError(code)), "handle") is None
+    assert mig_slots(asking(MigMode=NVMLError(code)), "handle", None, known=False) is None
 
 
 def test_a_gpu_with_mig_off_is_whole() -> None:
     """A GPU whose MIG mode is off, or on after the next reset only, is whole."""
-    assert mig_handles(ScriptedNvml(MigMode=[0, 1]), "handle") is None
+    assert mig_slots(asking(MigMode=[0, 1]), "handle", None, known=False) is None
 
 
 @pytest.mark.parametrize("code", [scripted_nvml.NO_PERMISSION, scripted_nvml.UNKNOWN])
 def test_a_doubt_about_mig_is_an_error(code: int) -> None:
     """A GPU whose MIG mode cannot be told is not taken for a whole one."""
     with pytest.raises(NVMLError):
-        mig_handles(ScriptedNvml(MigMode=NVMLError(code)), "handle")
+        mig_slots(asking(MigMode=NVMLError(code)), "handle", None, known=False)
 
 
 def test_empty_mig_slots_are_passed_over() -> None:
@@ -179,25 +157,57 @@ def test_empty_mig_slots_are_passed_over() -> None:
     def device(_handle: object, slot: int) -> object:
         return f"mig {slot}" if slot in (1, 5) else NVMLError(scripted_nvml.NOT_FOUND)
 
-    nvml = ScriptedNvml(MigMode=[1, 1], MaxMigDeviceCount=7, MigDeviceHandleByIndex=device)
-    assert mig_handles(nvml, "handle") == ["mig 1", "mig 5"]
+    ask = asking(MigMode=[1, 1], MaxMigDeviceCount=7, MigDeviceHandleByIndex=device)
+    assert mig_slots(ask, "handle", None, known=False) == {1: "mig 1", 5: "mig 5"}
 
 
 def test_a_failing_mig_slot_is_an_error() -> None:
     """A slot that fails for another reason than being empty hides no MIG device."""
-    nvml = ScriptedNvml(
+    ask = asking(
         MigMode=[1, 1],
         MaxMigDeviceCount=7,
         MigDeviceHandleByIndex=NVMLError(scripted_nvml.UNKNOWN),
     )
     with pytest.raises(NVMLError):
-        mig_handles(nvml, "handle")
+        mig_slots(ask, "handle", None, known=False)
+    with pytest.raises(NVMLError):
+        mig_slots(ask, "handle", {3: "mig 3"}, known=True)
+
+
+@pytest.mark.parametrize("before", [None, {3: "mig 3"}])
+def test_what_is_known_of_mig_holds_while_the_driver_fails_to_tell(
+    before: dict[int, str] | None,
+) -> None:
+    """A call that errs turns no GPU in MIG mode into a whole one, nor the other way round."""
+    for code in (scripted_nvml.UNKNOWN, scripted_nvml.NOT_SUPPORTED, 2):
+        ask = asking(MigMode=NVMLError(code))
+        assert mig_slots(ask, "handle", before, known=True) == before
+
+
+def test_a_mig_slot_that_fails_once_is_as_before() -> None:
+    """One slot that errs is one slot: its device is known from before, and the rest answers."""
+
+    def device(_handle: object, slot: int) -> object:
+        return NVMLError(scripted_nvml.UNKNOWN) if slot == 1 else f"new {slot}"
+
+    ask = asking(MigMode=[1, 1], MaxMigDeviceCount=2, MigDeviceHandleByIndex=device)
+    found = mig_slots(ask, "handle", {0: "old 0", 1: "old 1"}, known=True)
+    assert found == {0: "new 0", 1: "old 1"}
+
+
+@pytest.mark.parametrize("slots", [2**32 - 1, NVMLError(scripted_nvml.INVALID_ARGUMENT)])
+def test_a_number_of_mig_slots_that_cannot_be_is_the_usual_one(slots: object) -> None:
+    """Nobody walks through four thousand million slots."""
+    ask = asking(
+        MigMode=[1, 1], MaxMigDeviceCount=slots, MigDeviceHandleByIndex=lambda _, slot: slot
+    )
+    assert list(mig_slots(ask, "handle", None, known=False) or ()) == list(range(7))
 
 
 def test_a_mig_device_has_its_parents_facts() -> None:
     """What NVML tells of the physical GPU only is told of its MIG devices, too."""
-    nvml = ScriptedNvml(Name="NVIDIA A100 MIG 3g.20gb", UUID="MIG-a", MemoryInfo=memory(19968))
-    found = Reader(nvml, System(), NOWHERE).mig_device("handle", L4)
+    reader = reader_of(Name="NVIDIA A100 MIG 3g.20gb", UUID="MIG-a", MemoryInfo=memory(19968))
+    found = reader.mig_device("handle", L4)
     assert (found.uuid, found.parent_uuid, found.mig_profile) == ("MIG-a", "GPU-a", "3g.20gb")
     assert (found.memory_mib, found.bar1_mib) == (19968, None)
     assert (found.power_limit_w, found.pci_bus_id) == (L4.power_limit_w, L4.pci_bus_id)
@@ -285,12 +295,75 @@ def test_a_bus_id_is_as_in_sysfs() -> None:
 @pytest.mark.parametrize("name", ["NVIDIA A100 3g.20gb", "NVIDIA A100 MIG", NO_TEXT])
 def test_a_mig_name_without_a_profile_tells_none(name: object) -> None:
     """A MIG device whose name has no profile is published with none."""
-    nvml = ScriptedNvml(Name=name, UUID="MIG-a")
-    assert Reader(nvml, System(), NOWHERE).mig_device("handle", L4).mig_profile is None
+    reader = reader_of(Name=name, UUID="MIG-a")
+    assert reader.mig_device("handle", L4).mig_profile is None
 
 
 def test_a_mig_device_tells_its_instances() -> None:
     """A MIG device has the numbers by which the driver names it in events."""
-    nvml = ScriptedNvml(UUID="MIG-a", GpuInstanceId=2, ComputeInstanceId=0)
-    found = Reader(nvml, System(), NOWHERE).mig_device("handle", L4)
+    reader = reader_of(UUID="MIG-a", GpuInstanceId=2, ComputeInstanceId=0)
+    found = reader.mig_device("handle", L4)
     assert (found.gpu_instance_id, found.compute_instance_id) == (2, 0)
+
+
+KNOWN: dict[str, Any] = {
+    "Name": "NVIDIA H100 80GB HBM3",
+    "MemoryInfo": memory(81559),
+    "CudaComputeCapability": [9, 0],
+    "Architecture": 9,
+    "BAR1MemoryInfo": SimpleNamespace(bar1Total=131072 << 20, bar1Used=0),
+}
+
+
+@pytest.mark.parametrize("query", ["Name", "MemoryInfo", "CudaComputeCapability", "Architecture"])
+@pytest.mark.parametrize("code", [scripted_nvml.UNKNOWN, scripted_nvml.NOT_SUPPORTED, 2])
+def test_what_cannot_change_is_remembered(query: str, code: int) -> None:
+    """One call that errs moves no GPU to another group, and takes no memory from it."""
+    before = gpu_of(**KNOWN)
+    after = reader_of(**{**KNOWN, query: NVMLError(code)}).gpu("handle", "GPU-a", before)
+    assert after == before
+
+
+@pytest.mark.parametrize("query", ["Name", "MemoryInfo"])
+def test_what_cannot_be_done_without_is_asked_for_twice(query: str) -> None:
+    """A call that errs once at the very first look costs nothing either."""
+    answers = iter([NVMLError(scripted_nvml.UNKNOWN), KNOWN[query]])
+    assert gpu_of(**{**KNOWN, query: lambda *_: next(answers)}) == gpu_of(**KNOWN)
+
+
+@pytest.mark.parametrize("total", [0, 2**63, 2**64 - 1])
+def test_a_total_that_cannot_be_is_not_known(total: int) -> None:
+    """No share is made of memory that cannot be, nor a limit of none."""
+    garbage = SimpleNamespace(total=total, used=0)
+    found = gpu_of(**{**KNOWN, "MemoryInfo": garbage})
+    assert (found.memory_mib, found.unified_memory) == (None, False)
+
+
+def test_no_memory_and_no_bar1_is_the_systems_memory(tmp_path: Path) -> None:
+    """A driver may call the memory of a unified GPU zero instead of unsupported."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 125513728 kB\n")
+    found = gpu_of(meminfo, MemoryInfo=SimpleNamespace(total=0, used=0))
+    assert (found.memory_mib, found.unified_memory) == (122572, True)
+
+
+@pytest.mark.parametrize("number", [2**32 - 1, 2**63])
+def test_figures_that_cannot_be_are_left_out(number: int) -> None:
+    """Whatever comes with success, what no GPU can have is not published."""
+    found = gpu_of(
+        **KNOWN,
+        MaxClockInfo=number,
+        EnforcedPowerLimit=number,
+        MaxPcieLinkGeneration=4,
+        MaxPcieLinkWidth=number,
+        DisplayMode=number,
+        PersistenceMode=number,
+        ComputeMode=number,
+    )
+    assert found == gpu_of(**KNOWN)
+
+
+@pytest.mark.parametrize("version", [[-1, -1], [2**32 - 1, 0], [0, 0]])
+def test_a_capability_that_cannot_be_is_left_out(version: list[int]) -> None:
+    """Nor is it a bug of ours."""
+    assert gpu_of(CudaComputeCapability=version).cuda_compute_capability is None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,10 +44,19 @@ def session(**answers: Any) -> tuple[NvmlSource, ScriptedNvml]:
     return source, nvml
 
 
+def seen(**answers: Any) -> tuple[NvmlSource, ScriptedNvml]:
+    """Gives the same with a session in which the GPU was found and looked at once."""
+    source, nvml = session()
+    source.open()
+    source.look(source.find(0))
+    nvml.set(**answers)
+    return source, nvml
+
+
 def test_a_source_that_was_not_opened_is_the_drivers_problem() -> None:
     """Asked before it was opened, a source blames no GPU."""
     source, _ = session()
-    for ask in (source.count, lambda: source.look(0), lambda: source.sample(0)):
+    for ask in (source.count, lambda: source.find(0), lambda: source.sample("GPU-a")):
         with pytest.raises(DriverError, match=r"has not been opened"):
             ask()
 
@@ -70,7 +80,7 @@ def test_a_session_that_ended_is_started_again(code: int) -> None:
     nvml.set(Count=1)
     source.open()
     assert nvml.calls["InitWithFlags"] == 2
-    assert source.look(0).physical_uuid == "GPU-a"
+    assert source.look(source.find(0)).physical_uuid == "GPU-a"
 
 
 @pytest.mark.parametrize(
@@ -92,10 +102,9 @@ def test_a_driver_that_cannot_be_opened_says_what_to_do(code: int, remedy: str) 
 
 def test_a_gpu_that_is_lost_says_what_to_do() -> None:
     """A lost GPU is named, with the remedy, and is no problem of the driver."""
-    source, _ = session(Name=NVMLError(scripted_nvml.GPU_IS_LOST))
-    source.open()
+    source, _ = seen(Name=NVMLError(scripted_nvml.GPU_IS_LOST))
     with pytest.raises(GpuError, match=r"^GPU-a: .*drain the node and reboot it"):
-        source.look(0)
+        source.look("GPU-a")
 
 
 def test_who_meets_a_closed_session_is_told_why_it_closed() -> None:
@@ -106,18 +115,66 @@ def test_who_meets_a_closed_session_is_told_why_it_closed() -> None:
     with pytest.raises(DriverError) as first:
         source.count()
     with pytest.raises(DriverError) as second:
-        source.look(0)
+        source.look("GPU-a")
     assert str(first.value) == str(second.value)
 
 
 def test_a_lost_gpu_keeps_its_name() -> None:
-    """A GPU that no longer tells its UUID is named by the one it had."""
-    source, nvml = session()
-    source.open()
-    source.look(0)
-    nvml.set(HandleByIndex=NVMLError(scripted_nvml.GPU_IS_LOST))
+    """A GPU that is lost says so under its own UUID, whatever its index is by now."""
+    source, _ = seen(
+        Index=0,
+        HandleByIndex=NVMLError(scripted_nvml.GPU_IS_LOST),
+    )
     with pytest.raises(GpuError, match=r"^GPU-a: "):
-        source.look(0)
+        source.look("GPU-a")
+
+
+def test_a_failure_at_an_index_that_moved_is_anothers() -> None:
+    """What the driver says at an index is held against nobody who has left it meanwhile."""
+    places = iter([0, 3])
+    source, _ = seen(
+        Index=lambda _: next(places), HandleByIndex=NVMLError(scripted_nvml.GPU_IS_LOST)
+    )
+    assert source.look("GPU-a").physical_uuid == "GPU-a"
+
+
+def test_who_fails_before_it_has_a_name_is_nobody() -> None:
+    """A failure to say who is at an index names the index alone."""
+    source, _ = seen(HandleByIndex=NVMLError(scripted_nvml.GPU_IS_LOST))
+    with pytest.raises(GpuError, match=r"^GPU 0: "):
+        source.find(0)
+
+
+def test_a_gpu_that_the_driver_does_not_list_is_gone() -> None:
+    """A lost handle to a GPU that the driver knows no more is no case for a reboot."""
+    source, _ = seen(
+        UUID=NVMLError(scripted_nvml.GPU_IS_LOST), HandleByUUID=NVMLError(scripted_nvml.NOT_FOUND)
+    )
+    with pytest.raises(GpuError, match=r"^GPU-a: the driver does not list this GPU any more"):
+        source.look("GPU-a")
+
+
+def test_two_gpus_with_one_uuid_are_the_first() -> None:
+    """Of two GPUs with one UUID the one with the lower index is used, whichever is found first."""
+    handles = {place: ctypes.pointer(ctypes.c_int(place)) for place in (1, 4)}
+
+    def index_of(handle: Any) -> int:
+        return int(handle.contents.value)
+
+    for order in ((1, 4), (4, 1)):
+        source, nvml = session(HandleByIndex=handles.get, Index=index_of, Name=index_of)
+        nvml.set(Name=lambda handle: f"card {index_of(handle)}")
+        source.open()
+        refused = []
+        for place in order:
+            try:
+                source.find(place)
+            except GpuError as error:
+                refused.append(str(error))
+        assert source.look("GPU-a").gpus[0].model == "card 1"
+        if order == (1, 4):
+            (why,) = refused
+            assert why.startswith("GPU 4 has the UUID of GPU 1 (GPU-a), so it cannot be told from")
 
 
 def test_a_uuid_that_is_no_text_is_that_gpus_fault() -> None:
@@ -125,7 +182,16 @@ def test_a_uuid_that_is_no_text_is_that_gpus_fault() -> None:
     source, _ = session(UUID=NO_TEXT)
     source.open()
     with pytest.raises(GpuError, match=r"^GPU 0: the driver returned invalid UTF-8"):
-        source.look(0)
+        source.find(0)
+
+
+@pytest.mark.parametrize("uuid", ["", "GPU a", "GPU-|", "GPU-" + 200 * "0"])
+def test_a_uuid_that_is_none_is_that_gpus_fault(uuid: str) -> None:
+    """An identity that Nomad could not carry is a failure of its GPU, with what to do."""
+    source, _ = session(UUID=uuid)
+    source.open()
+    with pytest.raises(GpuError, match=r"as a UUID: reset the GPU"):
+        source.find(0)
 
 
 def test_no_gpu_is_no_failure() -> None:
@@ -145,8 +211,8 @@ def test_a_sample_has_what_the_gpu_gives() -> None:
         BAR1MemoryInfo=SimpleNamespace(bar1Used=2 << 20, bar1Total=256 << 20),
     )
     source.open()
-    source.look(0)
-    sample = source.sample(0)["GPU-a"]
+    source.look(source.find(0))
+    sample = source.sample("GPU-a")["GPU-a"]
     assert (sample.gpu_utilization_percent, sample.memory_utilization_percent) == (0, 7)
     assert (sample.encoder_utilization_percent, sample.decoder_utilization_percent) == (5, None)
     assert sample.power_w == Ratio(30, 72)
@@ -159,21 +225,40 @@ def test_a_gpu_that_was_not_looked_at_has_no_sample() -> None:
     """Before the first look there is nothing to sample, and that is no failure."""
     source, _ = session()
     source.open()
-    assert source.sample(0) == {}
+    assert source.sample("GPU-a") == {}
 
 
-def test_stale_handles_are_not_used_again() -> None:
-    """After a sample failed, its handles are asked nothing until the next look."""
-    source, nvml = session()
-    source.open()
-    source.look(0)
-    nvml.set(UtilizationRates=NVMLError(scripted_nvml.INVALID_ARGUMENT))
+def test_a_value_that_is_called_invalid_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """A getter that answers InvalidArgument costs its value, and one line that names the call."""
+    caplog.set_level("INFO")
+    source, _ = seen(UtilizationRates=NVMLError(scripted_nvml.INVALID_ARGUMENT), PowerUsage=30500)
+    for _ in range(3):
+        sample = source.sample("GPU-a")["GPU-a"]
+        assert sample.gpu_utilization_percent is None
+        assert sample.power_w == Ratio(30)
+    assert caplog.messages == [
+        "GPU-a: nvmlDeviceGetUtilizationRates answers 'error 2' (2): that value is left out"
+    ]
+
+
+def test_a_stale_handle_has_no_sample() -> None:
+    """Whether a handle is stale is asked of a getter that every GPU has."""
+    stale = NVMLError(scripted_nvml.INVALID_ARGUMENT)
+    source, _ = seen(UtilizationRates=stale, UUID=stale)
     with pytest.raises(GpuError, match=r"^GPU-a: "):
-        source.sample(0)
-    assert source.sample(0) == {}
-    nvml.set(UtilizationRates=SimpleNamespace(gpu=1, memory=1))
-    source.look(0)
-    assert set(source.sample(0)) == {"GPU-a"}
+        source.sample("GPU-a")
+
+
+def test_a_gpu_with_a_stale_handle_has_to_be_found() -> None:
+    """A handle that means nothing any more accuses nobody, and the next one is good."""
+    source, nvml = seen(UUID=InvalidArgument(scripted_nvml.INVALID_ARGUMENT))
+    with pytest.raises(NoSuchGpuError):
+        source.look("GPU-a")
+    nvml.set(UUID="GPU-a")
+    with pytest.raises(NoSuchGpuError):
+        source.look("GPU-a")
+    source.find(0)
+    assert source.look("GPU-a").physical_uuid == "GPU-a"
 
 
 def test_an_index_beyond_the_last_gpu_accuses_nobody() -> None:
@@ -181,7 +266,7 @@ def test_an_index_beyond_the_last_gpu_accuses_nobody() -> None:
     source, _ = session(HandleByIndex=InvalidArgument(scripted_nvml.INVALID_ARGUMENT))
     source.open()
     with pytest.raises(NoSuchGpuError):
-        source.look(0)
+        source.find(0)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +284,7 @@ def test_only_what_needs_a_reset_is_grave(code: int, grave: object) -> None:
     source.open()
     nvml.set(HandleByIndex=NVMLError(code))
     with pytest.raises(GpuError) as raised:
-        source.look(0)
+        source.find(0)
     assert raised.value.grave is grave
 
 
@@ -237,14 +322,14 @@ def test_the_lasting_signals_come_with_a_look() -> None:
     field = SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=2))
     source, _ = session(FieldValues=[field], RemappedRows=[0, 1, 0, 1])
     source.open()
-    assert source.look(0).signals == Signals(recovery_action=2, row_remap_failed=True)
+    assert source.look(source.find(0)).signals == Signals(recovery_action=2, row_remap_failed=True)
 
 
 def test_a_driver_that_does_not_tell_has_no_signals() -> None:
     """A driver too old for the signals, or that refuses one field, leaves them unknown."""
     source, _ = session(FieldValues=[SimpleNamespace(nvmlReturn=3)])
     source.open()
-    assert source.look(0).signals == Signals()
+    assert source.look(source.find(0)).signals == Signals()
 
 
 def test_a_compute_mode_is_set_by_uuid() -> None:
@@ -277,25 +362,24 @@ def test_processes_are_those_of_the_gpus_last_seen() -> None:
     """Each GPU that tells its processes is there; one that was not looked at yet is not."""
 
     def listed(_handle: object, count: Any, infos: Any) -> int:
-        infos[0].pid, infos[0].usedGpuMemory = 17, 5 << 20
-        infos[0].gpuInstanceId = infos[0].computeInstanceId = 2**32 - 1
+        struct.pack_into("<I4xQII", infos, 0, 17, 5 << 20, 2**32 - 1, 2**32 - 1)
         count._obj.value = 1
         return 0
 
     source, nvml = session()
     nvml.nvmlLib = SimpleNamespace(nvmlDeviceGetComputeRunningProcesses_v3=listed)  # type: ignore[attr-defined]
     source.open()
-    assert source.processes(0) == {}
-    source.look(0)
-    assert source.processes(0) == {"GPU-a": (GpuProcess(17, 5, "compute"),)}
+    assert source.processes("GPU-a") == {}
+    source.look(source.find(0))
+    assert source.processes("GPU-a") == {"GPU-a": (GpuProcess(17, 5, "compute"),)}
 
 
 def test_processes_that_are_not_told_are_left_out() -> None:
     """A driver without lists leaves the GPU out."""
     source, _ = session()
     source.open()
-    source.look(0)
-    assert source.processes(0) == {}
+    source.look(source.find(0))
+    assert source.processes("GPU-a") == {}
 
 
 def test_a_lost_gpu_tells_no_processes() -> None:
@@ -305,6 +389,6 @@ def test_a_lost_gpu_tells_no_processes() -> None:
         nvmlDeviceGetComputeRunningProcesses_v3=lambda *_: scripted_nvml.GPU_IS_LOST
     )
     source.open()
-    source.look(0)
+    source.look(source.find(0))
     with pytest.raises(GpuError):
-        source.processes(0)
+        source.processes("GPU-a")

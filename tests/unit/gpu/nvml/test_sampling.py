@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Figures that cannot be are left out of a sample; the rest is there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
+from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
+from nomad_nvidia_vgpu.gpu.nvml.sampling import take_sample
+from unit.gpu.nvml.scripted_nvml import ScriptedNvml, memory
+
+GOOD: dict[str, Any] = {
+    "PowerUsage": 30500,
+    "Temperature": 41,
+    "UtilizationRates": SimpleNamespace(gpu=5, memory=7),
+    "TotalEnergyConsumption": 9,
+    "MemoryInfo": memory(23034, 100),
+    "BAR1MemoryInfo": SimpleNamespace(bar1Used=2 << 20, bar1Total=256 << 20),
+    "EncoderUtilization": [1, 1000],
+    "DecoderUtilization": [2, 1000],
+    "MemoryErrorCounter": 3,
+}
+
+
+def sample_of(**answers: Any) -> GpuSample:
+    """Gives the sample of a GPU with these answers."""
+    return take_sample(Asker(ScriptedNvml(**answers)), "handle", "handle", 72)
+
+
+def test_a_good_sample_is_whole() -> None:
+    """Every figure is there."""
+    assert None not in sample_of(**GOOD)
+    assert sample_of(**GOOD).power_w == Ratio(30, 72)
+
+
+@pytest.mark.parametrize("number", [2**32 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("query", sorted(GOOD))
+def test_a_figure_that_cannot_be_costs_itself(query: str, number: int) -> None:
+    """Garbage with success takes its own figures away and no others."""
+    garbage: Any = {
+        "UtilizationRates": SimpleNamespace(gpu=number, memory=number),
+        "MemoryInfo": SimpleNamespace(total=number, used=number),
+        "BAR1MemoryInfo": SimpleNamespace(bar1Used=number, bar1Total=number),
+        "EncoderUtilization": [number, 1000],
+        "DecoderUtilization": [number, 1000],
+    }.get(query, number)
+    whole, found = sample_of(**GOOD), sample_of(**{**GOOD, query: garbage})
+    lost = {name for name in GpuSample._fields if getattr(found, name) is None}
+    assert lost
+    assert len(lost) <= 3
+    kept = set(GpuSample._fields) - lost - {"taken_at"}
+    assert all(getattr(found, name) == getattr(whole, name) for name in kept)
+
+
+def test_more_used_than_there_is_is_not_known() -> None:
+    """A part is no larger than the whole."""
+    assert sample_of(MemoryInfo=memory(100, 101)).memory_mib is None
