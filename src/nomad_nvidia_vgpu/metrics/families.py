@@ -86,7 +86,7 @@ GPU_SAMPLE_TIMESTAMP = _gauge(
     "When the figures of the GPU were read; all of them are left out when older than 30 s",
 )
 GPU_MEMORY_TOTAL = _gauge("gpu_memory_total_bytes", _GPU, "Memory of the GPU")
-GPU_MEMORY_USED = _gauge("gpu_memory_used_bytes", _GPU, "Memory in use, by whomever")
+GPU_MEMORY_USED = _gauge("gpu_memory_used_bytes", _GPU, "Memory in use, by tasks and others")
 GPU_BAR1_TOTAL = _gauge("gpu_bar1_total_bytes", _GPU, "BAR1 memory of the GPU")
 GPU_BAR1_USED = _gauge("gpu_bar1_used_bytes", _GPU, "BAR1 memory in use")
 GPU_UTILIZATION = _gauge(

@@ -291,7 +291,7 @@ def test_limits_are_settled_for_servers_to_come_and_for_those_that_run(
     """Defaults reach later servers only."""
     start(daemon)
     node.client()
-    assert daemon.settle(Limits(1000, 25), daemon.servers(), change=True, anew=False) == []
+    assert daemon.settle(Limits(1000, 25), daemon.servers(), change=True, again=False) == []
     assert node.client().facts["memory_mib"] == 1000
     assert daemon.limits([]) == ("1000M", "25.0")
     assert daemon.limits(daemon.servers()) == ("1000M", "25.0")

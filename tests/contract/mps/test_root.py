@@ -32,7 +32,7 @@ def test_a_root_that_others_can_write_to_is_refused(
     node.root.chmod(mode)
     problem = plugins.keep().problem
     why = f"{node.root} can be written to by others (mode {mode:04o})"
-    assert f"can be changed by other users ({why}): mend that" in problem
+    assert f"can be changed by other users ({why}): fix that" in problem
     assert node.fake.starts() == []
 
 

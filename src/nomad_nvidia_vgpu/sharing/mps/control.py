@@ -148,11 +148,11 @@ class MpsControl:
         self._ask("quit")
 
     def settle(
-        self, limits: Limits, server: int | None = None, *, change: bool, anew: bool = False
+        self, limits: Limits, server: int | None = None, *, change: bool, again: bool = False
     ) -> list[Unsettled]:
         """Reads the limits of new clients, and if `change` sets those that differ.
 
-        `anew`: also those that only seem not to, since they read back rounded.
+        `again`: also those that only seem not to, since they read back rounded.
         `server`: those of one running server by pid; None: of the servers to come. Returns what
         is not as wanted in the end.
         """
@@ -167,7 +167,7 @@ class MpsControl:
         unsettled = []
         for setting, value, same in wanted:
             read = self._ask(f"get_{setting}")
-            differs = not same(read, value) or (anew and not same(read, value, rounded=False))
+            differs = not same(read, value) or (again and not same(read, value, rounded=False))
             if change and differs:
                 self._ask(f"set_{setting} {value}")
                 read = self._ask(f"get_{setting}")
@@ -228,7 +228,7 @@ class MpsControl:
                 start_new_session=True,  # Ctrl-C at the agent is not for it
             )
         except OSError as error:
-            raise MpsError(f"{self._program} cannot be run ({error})", "mend it") from error
+            raise MpsError(f"{self._program} cannot be run ({error})", "fix it") from error
 
     def _wait(self, process: subprocess.Popen[bytes], what: str, timeout_s: float) -> int:
         try:

@@ -134,12 +134,12 @@ class MpsDaemon:
         return self._control.servers()
 
     def settle(
-        self, limits: Limits, servers: Iterable[Server], *, change: bool, anew: bool
+        self, limits: Limits, servers: Iterable[Server], *, change: bool, again: bool
     ) -> list[Unsettled]:
         """Sees to the limits for new clients of all servers; those that are not as wanted."""
-        unsettled = self._control.settle(limits, change=change, anew=anew)
+        unsettled = self._control.settle(limits, change=change, again=again)
         for server in servers:
-            unsettled += self._control.settle(limits, server.pid, change=change, anew=anew)
+            unsettled += self._control.settle(limits, server.pid, change=change, again=again)
         return unsettled
 
     def limits(self, servers: Sequence[Server]) -> tuple[str, str]:

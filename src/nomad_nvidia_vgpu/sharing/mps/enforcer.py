@@ -63,7 +63,7 @@ class MpsEnforcer:
         """The limits that this process set on each GPU, and on which servers, by pid."""
 
     def keep(self, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Enforcement:
-        """Starts, adopts or mends the daemon of `gpu`, and reads its limits back."""
+        """Starts, adopts or fixes the daemon of `gpu`, and reads its limits back."""
         try:
             program = find_program()
             self._prepare_root()
@@ -119,7 +119,7 @@ class MpsEnforcer:
             return []
 
     def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> list[Server]:
-        """The servers of the daemon: started where there is none, anew where that hurts nobody."""
+        """The servers of the daemon: started where there is none, again where that hurts nobody."""
         servers = daemon.servers() if daemon.running() else None
         if servers is not None and self._should_be_renewed(daemon, gpu.uuid, servers):
             daemon.stop()
@@ -157,14 +157,14 @@ class MpsEnforcer:
         if any(server.status == FAULT for server in servers):
             raise MpsError(
                 f"{gpu.uuid}: a task's fault has put its MPS server into FAULT",
-                "stop the tasks on this GPU; the server is started anew once they have ended",
+                "stop the tasks on this GPU; the server is started again once they have ended",
             )
         record = daemon.record()
         if owner:
             servers = self._hold_gpu(daemon, gpu.uuid, record, servers)
         imposed = (limits, tuple(server.pid for server in servers))
-        anew = owner and self._imposed.get(gpu.uuid) != imposed
-        unsettled = daemon.settle(limits, servers, change=owner, anew=anew)
+        again = owner and self._imposed.get(gpu.uuid) != imposed
+        unsettled = daemon.settle(limits, servers, change=owner, again=again)
         self._imposed[gpu.uuid] = imposed
         if unsettled and not owner:
             raise MpsError(
@@ -317,7 +317,7 @@ class MpsEnforcer:
         if (why := unsafe(str(path), {0, os.geteuid()})) is not None:
             raise MpsError(
                 f"mps.root {self._root} can be changed by other users ({why})",
-                "mend that, or set another",
+                "fix that, or set another",
             )
 
 
@@ -362,6 +362,6 @@ def _sentence(uuid: str, error: Exception) -> Problem:
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else NOTHING
         return Problem(
-            f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where})", "mend that"
+            f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where})", "fix that"
         )
     return problem_of(error.problem if isinstance(error, HardwareError) else str(error))
