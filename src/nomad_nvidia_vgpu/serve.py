@@ -17,11 +17,19 @@ from nomad_nvidia_vgpu.host.files import unsafe
 from nomad_nvidia_vgpu.rpc.base_service import BaseService
 from nomad_nvidia_vgpu.rpc.generated import base_pb2_grpc
 
+SWITCH_S = 0.0005
+"""How long a thread keeps others from running. A call goes through many hands: at Python's 5 ms each
+of them would wait as long beside a thread that reads what very many processes say of themselves."""
+
+LAST_WORDS_S = 0.5
+"""How long the host may take to read the last lines of the log."""
+
 DEVICE_SERVICE = "hashicorp.nomad.plugins.device.DevicePlugin"
 
 
 def run() -> int:
     """Serves until the host lets go; the exit status."""
+    sys.setswitchinterval(SWITCH_S)
     log = logs.configure("nomad_nvidia_vgpu", sys.stderr)
 
     base = BaseService(at_work=lambda: device.called)
@@ -45,6 +53,8 @@ def run() -> int:
     except Exception:
         log.exception("the plugin failed in an unforeseen way: report this as a bug")
         return 1
+    finally:
+        logs.drain(log, LAST_WORDS_S)
     return 0
 
 

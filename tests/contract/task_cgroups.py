@@ -49,7 +49,7 @@ class RealTask:
         """It has no processes yet; without a directory they stay in our own cgroup."""
         self.allocation = allocation
         self.processes: list[subprocess.Popen[str]] = []
-        self._directory = directory
+        self.directory = directory
 
     @classmethod
     def outside(cls) -> Self:
@@ -67,8 +67,8 @@ class RealTask:
             env={**this_run.MARK, **(environment or {})},
         )
         self.processes.append(process)
-        if self._directory is not None:
-            (self._directory / "cgroup.procs").write_text(str(process.pid))
+        if self.directory is not None:
+            (self.directory / "cgroup.procs").write_text(str(process.pid))
         assert process.stdout is not None
         process.stdout.readline()
         return process

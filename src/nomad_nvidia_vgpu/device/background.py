@@ -122,7 +122,7 @@ def background_of(
 
     return background._replace(
         upkeep=_upkeep(config, catalog, source),
-        holdings=HoldingsWatch(catalog.take_holdings, config.fingerprint_period_s, proc),
+        holdings=HoldingsWatch(catalog, config.fingerprint_period_s, proc),
     )
 
 

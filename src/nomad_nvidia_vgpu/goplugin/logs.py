@@ -7,12 +7,14 @@ logs a line at debug when the timestamp has another form, and cuts or loses a li
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 _LEVELS = (
     (logging.ERROR, "error"),
@@ -32,12 +34,7 @@ LEVEL_NAMES = {
 _MAX_LINE = 60_000  # bytes, below the host's 64 KiB
 _MAX_TEXT = 4_000  # characters, each at most 12 bytes as JSON
 _MAX_FIELD = 500
-
-
-if TYPE_CHECKING:
-    _TextHandler = logging.StreamHandler[TextIO]
-else:
-    _TextHandler = logging.StreamHandler  # no generic before Python 3.11
+_MOST_WAITING = 1 << 20  # characters in all lines that are not written yet
 
 
 def level_name(levelno: int) -> str:
@@ -84,11 +81,69 @@ class HclogFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-class StderrHandler(_TextHandler):
-    """Writes to standard error; once the host is gone (EPIPE), silently to nowhere."""
+class StderrHandler(logging.Handler):
+    """Writes to standard error in a thread of its own: who logs never waits for who reads.
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the base's name
-        """Swallows the failure: there is nobody left to tell."""
+    While nobody reads, the oldest lines are dropped, and a line says how many. Once the host is
+    gone (EPIPE), all goes silently to nowhere.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Starts its thread with the first line: two of three launches log nothing."""
+        super().__init__()
+        self._stream = stream
+        self._changed = threading.Condition()  # guards what follows
+        self._lines: collections.deque[str] = collections.deque()
+        self._characters = 0
+        self._lost = 0
+        self._writes = False
+        """Whether the thread is writing a line."""
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Puts the line in the queue."""
+        line = self.format(record)
+        with self._changed:
+            self._lines.append(line)
+            self._characters += len(line)
+            while self._characters > _MOST_WAITING and len(self._lines) > 1:
+                self._characters -= len(self._lines.popleft())
+                self._lost += 1
+            if self._thread is None:
+                thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # no memory for a thread: with the next line
+                    thread.start()
+                    self._thread = thread
+            self._changed.notify_all()
+
+    def drain(self, timeout_s: float) -> None:
+        """Waits until all is written, no longer than that: for before the process ends."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._thread is None or not (self._lines or self._writes), timeout_s
+            )
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._writes = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: bool(self._lines))
+                lines = [self._lines.popleft()]
+                self._characters -= len(lines[0])
+                lost, self._lost, self._writes = self._lost, 0, True
+            if lost:
+                lines.insert(0, self.format(_lost_lines(lost)))
+            with contextlib.suppress(OSError, ValueError):  # nobody is left to tell
+                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.flush()
+
+
+def _lost_lines(number: int) -> logging.LogRecord:
+    text = "%d log lines were lost: whoever started the plugin did not read its standard error"
+    return logging.LogRecord(__name__, logging.WARNING, "", 0, text, (number,), None)
 
 
 def configure(name: str, stream: TextIO, level: int = logging.INFO) -> logging.Logger:
@@ -104,6 +159,13 @@ def configure(name: str, stream: TextIO, level: int = logging.INFO) -> logging.L
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     return logger
+
+
+def drain(logger: logging.Logger, timeout_s: float) -> None:
+    """Waits until all that was logged is written, no longer than that."""
+    for handler in logger.handlers:
+        if isinstance(handler, StderrHandler):
+            handler.drain(timeout_s)
 
 
 def _timestamp(created: float) -> str:

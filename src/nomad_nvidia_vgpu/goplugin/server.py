@@ -6,15 +6,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import grpc
 
 from nomad_nvidia_vgpu.goplugin import controller
+from nomad_nvidia_vgpu.goplugin.decoding import Decoding
 from nomad_nvidia_vgpu.goplugin.handshake import (
     SOCKET_DIR_ENV,
     Endpoint,
@@ -24,7 +26,9 @@ from nomad_nvidia_vgpu.goplugin.handshake import (
     unsupported_versions,
 )
 from nomad_nvidia_vgpu.goplugin.late import Handlers, LateService
+from nomad_nvidia_vgpu.goplugin.leftovers import NAME, SOCKET, sweep
 from nomad_nvidia_vgpu.goplugin.streams import StreamLimit
+from nomad_nvidia_vgpu.goplugin.workers import Workers
 
 WORKERS = 32
 """Threads for calls. Each open stream holds one (four in a healthy session, more after stream
@@ -40,7 +44,6 @@ ORPHAN_GRACE_S = 60.0
 
 _STOP_GRACE_S = 0.5  # the host kills the process 2 s after Shutdown
 _PARENT_CHECK_S = 1.0
-_SOCKET = "plugin.sock"
 _MAX_SOCKET_PATH = 107  # bytes in sun_path, less the closing NUL
 
 _log = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ def serve(  # noqa: PLR0913  each is a decision of the application
     HandshakeError if there is no place for the socket. The caller should leave with `os._exit`
     afterwards, because threads may still be stuck in a driver.
     """
-    stop = threading.Event()
+    stop = Stop()
     parent = os.getppid()
     # Ctrl-C reaches the whole process group; a plugin that dies of it is restarted by a host
     # that is itself about to end.
@@ -76,10 +79,10 @@ def serve(  # noqa: PLR0913  each is a decision of the application
             handshake.protocol_version,
         )
     with _socket_directory(environment, objection) as directory:
-        path = f"{directory}/{_SOCKET}"
+        path = f"{directory}/{SOCKET}"
         server = grpc.server(
-            ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="rpc"),
-            interceptors=[StreamLimit(MOST_STREAMS)],
+            Workers(WORKERS),  # type: ignore[arg-type]  # any executor will do
+            interceptors=[Decoding(), StreamLimit(MOST_STREAMS)],
             options=(("grpc.so_reuseport", 0),),
         )
         controller.add_services(server, stop.set)
@@ -89,8 +92,12 @@ def serve(  # noqa: PLR0913  each is a decision of the application
         os.chmod(path, 0o600)  # noqa: PTH101  whatever the host's umask is
         server.start()
         _print_once(format_line(handshake, Endpoint("unix", path)))
+        with contextlib.suppress(RuntimeError):  # there is no memory for a thread
+            place = os.path.dirname(directory)  # noqa: PTH120  as below
+            threading.Thread(target=sweep, args=(place,), name="sweep", daemon=True).start()
         _wait(stop, parent, lambda: orphan_grace_s if reattachable() else 0.0)
-        server.stop(_STOP_GRACE_S).wait(timeout=2 * _STOP_GRACE_S)
+        with contextlib.suppress(RuntimeError):  # there is no memory for a thread
+            server.stop(_STOP_GRACE_S).wait(timeout=2 * _STOP_GRACE_S)
 
 
 def _health() -> Handlers:
@@ -122,8 +129,8 @@ def _make_directory(environment: Mapping[str, str], objection: Objection) -> str
     for given in filter(None, candidates):
         parent = os.path.realpath(given)  # a link could be turned once it has been judged
         # Neither tempfile nor pathlib: they cost 6 ms of imports in each of three starts.
-        directory = f"{parent}/plugin-{os.urandom(8).hex()}"
-        if len(os.fsencode(f"{directory}/{_SOCKET}")) > _MAX_SOCKET_PATH or not _spellable(parent):
+        directory = f"{parent}/{NAME}{os.urandom(8).hex()}"
+        if len(os.fsencode(f"{directory}/{SOCKET}")) > _MAX_SOCKET_PATH or not _spellable(parent):
             problems.append(f"{parent!r} is too long, or holds a '|', for a socket path")
             continue
         try:
@@ -137,7 +144,8 @@ def _make_directory(environment: Mapping[str, str], objection: Objection) -> str
             why = f"{parent}: {error.strerror}"
         if why is None:
             return directory
-        os.rmdir(directory)  # noqa: PTH106  as above
+        with contextlib.suppress(OSError):  # who owns the place may have moved it away
+            os.rmdir(directory)  # noqa: PTH106  as above
         problems.append(why)
     raise HandshakeError(
         f"no directory for the plugin's socket ({'; '.join(problems)}): "
@@ -163,7 +171,33 @@ def _print_once(line: str) -> None:
     os.close(host)
 
 
-def _wait(stop: threading.Event, parent: int, grace_s: Callable[[], float]) -> None:
+class Stop:
+    """What ends the plugin; takes no lock, so that a signal handler may set it at any time.
+
+    `threading.Event` takes one, and a second signal that comes meanwhile would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        """Is not set."""
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+
+    def set(self) -> None:
+        """Ends all waiting, now and later."""
+        with contextlib.suppress(BlockingIOError):  # it has been set very often
+            os.write(self._writer, b"!")
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it is set, now or within `timeout` seconds."""
+        return bool(select.select([self._reader], [], [], timeout)[0])
+
+
+class _Waiting(Protocol):
+    def wait(self, timeout: float) -> bool:
+        """As `Stop.wait`."""
+
+
+def _wait(stop: _Waiting, parent: int, grace_s: Callable[[], float]) -> None:
     """Returns on `stop`, or when the process that started us has been gone for the grace.
 
     Not PR_SET_PDEATHSIG: it fires when the *thread* that forked us ends, and Go's threads do.

@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 
+from nomad_nvidia_vgpu.goplugin.workers import SPARE
+
 _Behavior = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
 
 
@@ -48,6 +50,11 @@ class StreamLimit(grpc.ServerInterceptor):
 
     def _limited(self, free: threading.BoundedSemaphore, behavior: _Behavior) -> _Behavior:
         def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            if threading.current_thread().name == SPARE:
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "no thread can be started for a stream: give the agent more memory or processes",
+                )
             if not free.acquire(blocking=False):
                 context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,

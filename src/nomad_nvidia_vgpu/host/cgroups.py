@@ -7,6 +7,7 @@ without being root:
 | driver | cgroup v2 | cgroup v1 (freezer, memory, cpu; for exec all but cpuset) |
 |---|---|---|
 | raw_exec, exec, java | `/nomad.slice/share.slice/<allocation>.<task>.scope` (`reserve.slice` for a task with cores of its own) | `/nomad/<allocation>.<task>` |
+| the same, by Nomad before 1.7 | `/nomad.slice/<allocation>.<task>.scope` | `/nomad/<random UUID>` |
 | docker | `…/docker-<id>.scope` or `/docker/<id>` | `…/docker/<id>` |
 | podman | `…/libpod-<id>.scope` | `…/libpod-<id>` |
 
@@ -29,6 +30,8 @@ from nomad_nvidia_vgpu.host.proc import Identity, Proc
 _ALLOCATION = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NOMAD_V2 = re.compile(rf"(?P<allocation>{_ALLOCATION})\.(?P<task>.+)\.scope", re.DOTALL)
 _NOMAD_V1 = re.compile(rf"(?P<allocation>{_ALLOCATION})\.(?P<task>.+)", re.DOTALL)
+_NOMAD_OLD_V1 = re.compile(rf"(/[^/]+/(?P<container>{_ALLOCATION}))(?:/.*)?", re.DOTALL)
+"""The whole path: a UUID says less than the other names do."""
 _CONTAINER = re.compile(
     r"(?:(?:docker|libpod|nerdctl|cri-containerd|crio)-)?(?P<container>[0-9a-f]{64})(?:\.scope)?"
 )
@@ -46,6 +49,7 @@ class Name(NamedTuple):
     allocation: str | None = None
     task: str | None = None
     container: str | None = None
+    """Also what a Nomad before 1.7 calls the task of an executor."""
 
 
 class TaskCgroup(NamedTuple):
@@ -95,6 +99,9 @@ def _named(controllers: str, path: str, own: str) -> TaskCgroup | None:
     if "user.slice" in parts:
         return None
     own_parts = own.split("/")
+    old = None if controllers == _UNIFIED else _NOMAD_OLD_V1.fullmatch(path)
+    if old and parts[:3] != own_parts[:3]:
+        return TaskCgroup(Name(container=old["container"]), controllers, old[1])
     for depth, part in enumerate(parts, 1):
         name = _name(part, unified=controllers == _UNIFIED)
         if name is not None and parts[:depth] != own_parts[:depth]:

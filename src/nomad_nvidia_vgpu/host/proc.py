@@ -34,6 +34,10 @@ _ENDED = (b"Z", b"X")
 _CGROUP_BYTES = 1 << 16
 _ENVIRON_BYTES = 1 << 20
 """More than any driver gives a task; a task that makes more of it claims nothing beyond that."""
+_VALUE_BYTES = 1 << 17
+"""The longest variable that the kernel takes when it starts a program (MAX_ARG_STRLEN)."""
+_MOST_WAITING = 4
+"""Environments that are read and not yet looked at: a task can make each as long as it may be."""
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 
 _log = logging.getLogger(__name__)
@@ -55,7 +59,14 @@ class Standing(NamedTuple):
     """The pid of its parent; 0 for none."""
 
 
-_Answers = queue.SimpleQueue["Mapping[str, str] | None"]
+class _Answers(queue.SimpleQueue["Mapping[str, str] | None"]):
+    """What one thread has read; it waits while too much of that is not looked at yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = threading.Semaphore(_MOST_WAITING)
+        self.left = False
+        """Whether nobody looks at them any more."""
 
 
 class Proc:
@@ -170,7 +181,7 @@ class Proc:
         business here. Of one that is there twice, the first counts, as for the C library. None
         also while the process is `stuck`.
         """
-        return next(self.environments([pid], names), None)
+        return next((found for _, found in self.environments([pid], names)), None)
 
     def environment_at_last(self, pid: int, names: Collection[str]) -> Mapping[str, str] | None:
         """As `environment`, but waits for as long as the process is stuck."""
@@ -179,11 +190,14 @@ class Proc:
 
     def environments(
         self, pids: Iterable[int], names: Collection[str], variable: str | None = None
-    ) -> Iterator[Mapping[str, str]]:
-        """As `environment`, of those of `pids` that let theirs be read, and have `variable` in it."""
+    ) -> Iterator[tuple[int, Mapping[str, str]]]:
+        """As `environment`, of those of `pids` that let theirs be read, and have `variable` in it.
+
+        Each with its pid. However many there are, few are in memory at a time.
+        """
         left = [pid for pid in pids if not self.stuck(pid)]
         while left:
-            answers: _Answers = queue.SimpleQueue()
+            answers = _Answers()
             asked, left = left, []
             # One thread for all: to wait for one after the other would cost more than to read.
             threading.Thread(
@@ -192,14 +206,20 @@ class Proc:
                 name="environ",
                 daemon=True,
             ).start()
-            for number, pid in enumerate(asked, 1):
-                try:
-                    found = self._next(answers, pid)
-                except queue.Empty:
-                    left = asked[number:]
-                    break
-                if found is not None:
-                    yield found
+            try:
+                for number, pid in enumerate(asked, 1):
+                    try:
+                        found = self._next(answers, pid)
+                    except queue.Empty:
+                        left = asked[number:]
+                        break
+                    if found is not None:
+                        yield pid, found
+                    found = None
+                    answers.room.release()
+            finally:
+                answers.left = True
+                answers.room.release()
 
     def stuck(self, pid: int) -> bool:
         """Whether a thread hangs on its environment."""
@@ -237,6 +257,9 @@ class Proc:
         answers: _Answers,
     ) -> None:
         for pid in pids:
+            answers.room.acquire()
+            if answers.left:
+                return
             data = self._read(f"{pid}/environ", _ENVIRON_BYTES)
             # An empty one belongs to a kernel thread, or to a process that just starts.
             found = _variables(data, names) if data else None
@@ -280,8 +303,12 @@ def _variables(data: bytes, names: Collection[str]) -> dict[str, str]:
     data = b"\0" + data
     found: dict[str, str] = {}
     for name in names:
-        # Not all entries one by one: a task can make half a million of them.
-        _, equals, rest = data.partition(f"\0{name}=".encode())
-        if equals:
-            found[name] = rest.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        # Not all entries one by one, nor copies of the rest: a task can make half a million of them.
+        mark = f"\0{name}=".encode()
+        start = data.find(mark)
+        if start >= 0:
+            start += len(mark)
+            end = data.find(b"\0", start, start + _VALUE_BYTES)
+            value = data[start : end if end >= 0 else start + _VALUE_BYTES]
+            found[name] = value.decode("utf-8", "surrogateescape")
     return found

@@ -58,8 +58,11 @@ class Catalog:
         self._inventory = Inventory()
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
-        self._holdings: frozenset[Holding] | None = frozenset()
+        self._holdings: frozenset[Holding] = frozenset()
+        self._held_of: frozenset[str] | None = None
+        """The GPUs of which it is known what tasks hold; None: nobody finds that out."""
         self._load: frozenset[VgpuId] = frozenset()
+        self._untold: list[str] = []
 
     @property
     def edition(self) -> Edition:
@@ -120,6 +123,7 @@ class Catalog:
         with self._changed:
             self._inventory, self._answered = inventory, complete
             self._plan_again()
+        self._tell()
 
     def take_enforcement(self, uuid: str, enforcement: Enforcement | None) -> None:
         """What is in force on one GPU; plans again if it has changed; called by the upkeep.
@@ -134,18 +138,20 @@ class Catalog:
             else:
                 self._enforced[uuid] = enforcement
             self._plan_again()
+        self._tell()
 
     def expect_holdings(self) -> None:
         """Somebody is about to find out what tasks hold: no plan is complete without."""
         with self._changed:
-            self._holdings = None
+            self._held_of = frozenset()
 
-    def take_holdings(self, holdings: frozenset[Holding]) -> None:
-        """What running tasks hold; plans again if it has changed."""
+    def take_holdings(self, holdings: frozenset[Holding], of: frozenset[str]) -> None:
+        """What running tasks hold of the GPUs `of`, by UUID; plans again if it has changed."""
         with self._changed:
-            if self._holdings != holdings:
-                self._holdings = holdings
+            if (self._holdings, self._held_of) != (holdings, of):
+                self._holdings, self._held_of = holdings, of
                 self._plan_again()
+        self._tell()
 
     def take_load(self, load: frozenset[VgpuId]) -> None:
         """Which vGPUs tasks have; plans again if it has changed."""
@@ -153,23 +159,34 @@ class Catalog:
             if self._load != load:
                 self._load = load
                 self._plan_again()
+        self._tell()
 
     def _plan_again(self) -> None:
-        """Replaces the edition; the lock is held."""
+        """Replaces the edition; the lock is held, so what is new for the log is kept for `_tell`."""
         before = self._edition
-        held = self._holdings or ()
         plan = make_plan(
-            self._config, self._inventory, self._enforced, held, before.plan, load=self._load
+            self._config,
+            self._inventory,
+            self._enforced,
+            self._holdings,
+            before.plan,
+            load=self._load,
         )
         uuids = frozenset(seen.gpu.uuid for seen in self._inventory.gpus)
         # A GPU that has not answered yet may be the one that is missed.
-        complete = self._answered and not plan.starting and self._holdings is not None
+        complete = self._answered and not plan.starting
+        complete = complete and (self._held_of is None or uuids <= self._held_of)
         self._edition = Edition(before.number + 1, complete, plan, uuids)
         self._changed.notify_all()
         told = before.plan.warnings if before.complete else ()
-        for warning in plan.warnings if complete else ():
-            if warning not in told:
-                _log.warning("%s", warning)
+        self._untold += [w for w in plan.warnings if complete and w not in told]
+
+    def _tell(self) -> None:
+        """Logs what is new; the lock is not held."""
+        with self._changed:
+            untold, self._untold = self._untold, []
+        for warning in untold:
+            _log.warning("%s", warning)
 
     def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
         """Replaces the samples of these GPUs; called by the watch."""

@@ -52,13 +52,23 @@ from nomad_nvidia_vgpu.state.usage import (
     VgpuUse,
     parts_of,
 )
-from nomad_nvidia_vgpu.tasks.claims import VARIABLES, Claim, claim_of
+from nomad_nvidia_vgpu.tasks.claims import (
+    MOST_CLAIMED,
+    VARIABLES,
+    Claim,
+    Complaints,
+    Room,
+    TooLargeError,
+    claim_of,
+)
 
 STALE_S = 30.0
 """After this, a list of processes says nothing any more."""
 
 _PATIENCE = 5  # passes: a task that has just been started may not have its environment yet
 _MOST_ANCESTORS = 64
+_MOST_OUTSIDE = 1024
+"""vGPUs that all processes together may claim that are in no task's cgroup."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +111,9 @@ class Attributor:
         self._own = proc.cgroups("self") or ""
         # The driver numbers processes as the host does: elsewhere its pids may mean others.
         self._certain = proc.sees_host_pids()
+        self._complaints = Complaints(proc)
+        self._known: frozenset[str] = frozenset()
+        self._room = self._outside_room = Room()
         self._homes: dict[Identity, _Home] = {}
         self._tenants: dict[TaskCgroup, _Tenant] = {}
         self._disputes: frozenset[tuple[str, ...]] = frozenset()
@@ -115,6 +128,7 @@ class Attributor:
             for uuid, shared in plan.by_uuid().items()
             if uuid in listings and now - listings[uuid].taken_at <= STALE_S
         }
+        self._prepare(frozenset(plan.by_uuid()))
         runs = self._running({p.pid for _, listing in gpus.values() for p in listing.processes})
         self._refresh_tenants({home.cgroup for _, home in runs.values() if home.cgroup})
         judged = _Judged(
@@ -134,6 +148,35 @@ class Attributor:
         lines = self._proc.cgroups(process.pid)
         cgroup = None if lines is None else task_cgroup(lines, self._own)
         return cgroup is not None and cgroup.key == task.key and self._proc.lives(who)
+
+    def _prepare(self, known: frozenset[str]) -> None:
+        """Sees which GPUs there are, and how much more may be remembered of what is claimed."""
+        if known != self._known:
+            # What was left out of a claim may matter now.
+            self._known = known
+            self._homes.clear()
+            self._tenants.clear()
+        tenants = (tenant.claim for tenant in self._tenants.values())
+        homes = (home.inherited for home in self._homes.values())
+        self._room = Room(MOST_CLAIMED - sum(len(c.vgpus) for c in tenants if c))
+        # Any user can have a process outside of a task's cgroup.
+        self._outside_room = Room(_MOST_OUTSIDE - sum(len(c.vgpus) for c in homes if c))
+
+    def _claim(
+        self, pid: int, environment: Mapping[str, str], cgroup: TaskCgroup | None = None
+    ) -> Claim | None:
+        certain = self._certain and cgroup is not None
+        room = self._outside_room if cgroup is None else self._room
+        try:
+            claim = claim_of(
+                environment, cgroup, certain=certain, known=self._known, most=room.most
+            )
+        except TooLargeError:
+            self._complaints.tell(pid)
+            return None
+        if claim is not None:
+            room.take(len(claim.vgpus))
+        return claim
 
     # Who runs, and where
 
@@ -167,7 +210,7 @@ class Attributor:
             environment = self._proc.environment(pid, VARIABLES) or {}
             if self._proc.stuck(pid):
                 return None  # it may still say
-            claim = claim_of(environment, None, certain=False)
+            claim = self._claim(pid, environment)
             standing = self._proc.standing(pid)
             if claim is not None or standing is None or standing.parent <= 1:
                 return _Home(inherited=claim)
@@ -204,7 +247,7 @@ class Attributor:
             return _NOBODY
         asked = known.asked if known is not None and known.oldest == oldest else 0
         environment = self._proc.environment(oldest.pid, VARIABLES) or {}
-        claim = claim_of(environment, cgroup, certain=self._certain)
+        claim = self._claim(oldest.pid, environment, cgroup)
         if not self._proc.lives(oldest):
             return _NOBODY
         return _Tenant(oldest, claim, asked if self._proc.stuck(oldest.pid) else asked + 1)

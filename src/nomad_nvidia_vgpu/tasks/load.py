@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
-from nomad_nvidia_vgpu.tasks.holdings import environments, holdings_of
+from nomad_nvidia_vgpu.tasks.claims import Complaints
+from nomad_nvidia_vgpu.tasks.holdings import holdings_of, said_by_tasks
 
 UNSEEN_S = 600.0
 """How long a task may take from its reservation to its first process: an image is fetched first."""
@@ -71,6 +72,7 @@ class LoadWatch:
         self._tell = tell
         self._interval_s = interval_s
         self._proc = proc
+        self._complaints = Complaints(proc)
         self._clock = clock
         self._changed = threading.Condition()  # guards what follows
         self._load = Load(only_own=only_own)
@@ -116,7 +118,7 @@ class LoadWatch:
         with self._changed:
             self._reserved = False
         try:
-            holdings = holdings_of(environments(self._proc))
+            holdings = holdings_of(said_by_tasks(self._proc), None, self._complaints)
             self._problem = ""
         except Exception as error:  # noqa: BLE001  the thread must live
             holdings = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from nomad_nvidia_vgpu.goplugin.logs import (
     HclogFormatter,
     StderrHandler,
     configure,
+    drain,
     fields,
     level_name,
     printable,
 )
+from unit.manual_clock import DEADLINE_S
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))  # surrogates, too
@@ -186,15 +189,17 @@ def test_a_configured_logger_writes_each_record_once(root_as_before: None) -> No
     logger = configure("unit_test_of_logs", stream, logging.INFO)
     logger.info("seen")
     logger.debug("not seen")
+    drain(logger, DEADLINE_S)
     assert [json.loads(line)["@message"] for line in stream.getvalue().splitlines()] == ["seen"]
 
 
 def test_libraries_are_configured_too(root_as_before: None) -> None:
     """What a library logs under its own name is JSON, from warnings on."""
     stream = io.StringIO()
-    configure("unit_test_of_logs", stream)
+    logger = configure("unit_test_of_logs", stream)
     logging.getLogger("some.library").info("chatter")
     logging.getLogger("some.library").warning("trouble")
+    drain(logger, DEADLINE_S)
     assert [json.loads(line)["@message"] for line in stream.getvalue().splitlines()] == ["trouble"]
 
 
@@ -208,7 +213,9 @@ class GoneStream(io.StringIO):
 
 def test_a_log_call_survives_the_host() -> None:
     """Once nobody reads the log, a log call is silent and raises nothing."""
-    StderrHandler(GoneStream()).handle(record("m"))
+    handler = StderrHandler(GoneStream())
+    handler.handle(record("m"))
+    handler.drain(DEADLINE_S)
 
 
 class Unsayable:
@@ -243,3 +250,35 @@ def test_fields_that_are_none_are_left_out(fields: object) -> None:
 def test_a_message_that_cannot_be_made_text_is_reported(made: logging.LogRecord) -> None:
     """A message that raises while it is made text says so in the line."""
     assert "cannot be formatted: KeyError" in line_of(made)["@message"]
+
+
+def test_who_logs_never_waits_for_who_reads() -> None:
+    """While nobody reads, the oldest lines are lost, and the next line that is read says how many."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader) as read:
+        handler = StderrHandler(stream)
+        handler.setFormatter(HclogFormatter())
+        for number in range(3_000):  # a pipe holds 64 KiB, and the queue 1 Mi characters
+            handler.handle(record(f"{number} {'x' * 1_000}"))
+        handler.drain(0)
+        lines: list[str] = []
+        while not lines or "2999 x" not in lines[-1]:
+            lines.append(read.readline())
+        handler.drain(DEADLINE_S)
+    lost = [number for number, line in enumerate(lines) if "log lines were lost" in line]
+    assert len(lost) == 1
+    (told,) = (line for line in lines if "log lines were lost" in line)
+    assert json.loads(told)["@message"].startswith(
+        f"{3_000 - (len(lines) - 1)} log lines were lost"
+    )
+    assert "2998 x" in lines[-2]
+
+
+def test_nothing_of_a_short_life_is_lost() -> None:
+    """What was logged is written when it has been waited for."""
+    stream = io.StringIO()
+    handler = StderrHandler(stream)
+    for number in range(100):
+        handler.handle(record(str(number)))
+    handler.drain(DEADLINE_S)
+    assert len(stream.getvalue().splitlines()) == 100

@@ -103,6 +103,20 @@ def test_a_place_that_cannot_be_judged_is_left_as_it_was(short_path: Path) -> No
     assert not list(short_path.iterdir())
 
 
+def test_a_place_that_is_moved_away_is_passed_over(short_path: Path) -> None:
+    """Its owner can do so at any moment; the plugin starts in the next place."""
+
+    def objection(path: str) -> str | None:
+        if not path.startswith(f"{short_path}/"):
+            return None
+        Path(path).rename(f"{path}-moved")
+        return "it is another user's"
+
+    made = Path(server._make_directory({"TMPDIR": str(short_path)}, objection))
+    made.rmdir()
+    assert made.parent == Path("/tmp")
+
+
 def test_without_a_place_it_says_every_reason(short_path: Path) -> None:
     """The host logs the sentence, and the operator learns what to fix."""
     with pytest.raises(HandshakeError, match=r"(a stranger's.*){3}set TMPDIR to"):

@@ -32,6 +32,11 @@ def nomad_v1(allocation: str = ALLOCATION, task: str = "train") -> str:
     return f"9:name=systemd:/\n6:freezer:{named}\n4:memory:{named}\n3:cpuset:/nomad/share\n0::/\n"
 
 
+def old_nomad_v1(container: str = OTHER_ALLOCATION) -> str:
+    """Gives the lines of a raw_exec task under cgroup v1, of a Nomad before 1.7."""
+    return f"9:name=systemd:/\n6:freezer:/nomad/{container}\n4:memory:/\n0::/\n"
+
+
 def docker_v2(container: str = CONTAINER) -> str:
     """Gives the line of a container of docker under cgroup v2."""
     return f"0::/system.slice/docker-{container}.scope\n"

@@ -17,9 +17,11 @@ from unit.host.made_proc import (
     docker_v2,
     nomad_v1,
     nomad_v2,
+    old_nomad_v1,
 )
 
 TASK = Name(ALLOCATION, "train")
+OLD = Name(container=OTHER_ALLOCATION)
 BOX = Name(container=CONTAINER)
 
 EXEC_V1 = "".join(
@@ -43,6 +45,8 @@ EXEC_V1 = "".join(
         (f"0::/docker/{CONTAINER}\n", BOX, ""),
         (f"5:devices:/docker/{CONTAINER}\n4:memory:/docker/{CONTAINER}\n", BOX, "memory"),
         (f"0::/machine.slice/libpod-{CONTAINER}.scope/container\n", BOX, ""),
+        (old_nomad_v1(), OLD, "freezer"),
+        (f"6:freezer:/nomad/{OTHER_ALLOCATION}/{ALLOCATION}.x\n", OLD, "freezer"),
         (f"6:freezer:/libpod_parent/libpod-{CONTAINER}\n", BOX, "freezer"),
     ],
 )
@@ -67,6 +71,10 @@ def test_the_forms_of_cgroups(lines: str, name: Name, controller: str) -> None:
         f"0::/nomad.slice/share.slice/x{ALLOCATION}.train.scope\n",
         f"0::/machine.slice/libpod-conmon-{CONTAINER}.scope\n",
         f"0::/docker/{CONTAINER[:-1]}\n",
+        f"0::/nomad/{ALLOCATION}\n",
+        f"6:freezer:/nomad/{ALLOCATION} (deleted)\n",
+        f"6:freezer:/a/b/{ALLOCATION}\n",
+        f"6:freezer:/user.slice/{ALLOCATION}\n",
     ],
 )
 def test_other_cgroups_are_no_tasks(lines: str) -> None:

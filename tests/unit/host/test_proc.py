@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_a_process_that_is_stuck_is_passed_over(
         made.add(pid, environment={"NAME": str(pid)})
     made.get_stuck(8)
     for _ in range(2):
-        found = [environment["NAME"] for environment in proc.environments([7, 8, 9], ["NAME"])]
+        found = [environment["NAME"] for _, environment in proc.environments([7, 8, 9], ["NAME"])]
         assert found == ["7", "9"]
         assert proc.environment(8, ["NAME"]) is None
     assert [pid for pid in (7, 8, 9) if proc.stuck(pid)] == [8]
@@ -161,7 +162,22 @@ def test_environments_can_be_asked_for_by_a_variable(tmp_path: Path) -> None:
     made = MadeProc(tmp_path)
     made.add(7, environment={"A": "1"})
     made.add(8, environment={"B": "1"})
-    assert list(made.proc.environments([7, 8, 9], ["A", "B"], "B")) == [{"B": "1"}]
+    assert list(made.proc.environments([7, 8, 9], ["A", "B"], "B")) == [(8, {"B": "1"})]
+
+
+def test_few_environments_are_in_memory_at_a_time(tmp_path: Path) -> None:
+    """However many there are: who reads waits for who looks at them."""
+    made = MadeProc(tmp_path)
+    for pid in range(100, 200):
+        made.add(pid, environment={"A": "x" * 100_000})
+    tracemalloc.start()
+    for number, _ in enumerate(made.proc.environments(range(100, 200), ["A"])):
+        if number == 50:
+            break
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert number == 50
+    assert peak < 2_000_000
 
 
 def test_an_endless_environment_is_cut_off(tmp_path: Path) -> None:

@@ -129,14 +129,15 @@ def test_no_plan_is_complete_before_it_is_known_what_tasks_hold() -> None:
     catalog.expect_holdings()
     catalog.take_inventory(FOUND, complete=True)
     assert not catalog.edition.complete
+    uuids = frozenset(seen.gpu.uuid for seen in FOUND.gpus)
     held = Holding("t", None, frozenset({VgpuId("GPU-a", 5)}))
-    catalog.take_holdings(frozenset({held}))
+    catalog.take_holdings(frozenset({held}), uuids)
     edition = catalog.edition
     assert edition.complete
     assert edition.plan.by_uuid()["GPU-a"].withheld == {1}
-    catalog.take_holdings(frozenset({held}))
+    catalog.take_holdings(frozenset({held}), uuids)
     assert catalog.edition is edition
-    catalog.take_holdings(frozenset())
+    catalog.take_holdings(frozenset(), uuids)
     assert catalog.edition.plan.by_uuid()["GPU-a"].withheld == frozenset()
 
 
@@ -161,3 +162,25 @@ def test_who_uses_what_is_replaced_as_a_whole() -> None:
     catalog.take_guard_counts({("warned", "GPU-a"): 1})
     assert catalog.usage is usage
     assert catalog.guard_counts == {("warned", "GPU-a"): 1}
+
+
+def test_no_line_is_logged_while_the_lock_is_held() -> None:
+    """A log that takes its time would hold up every call that reads the catalog."""
+    catalog = Catalog(CONFIG)
+    free: list[bool] = []
+
+    class Reader(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002  the base's
+            asking = threading.Thread(target=lambda: catalog.listings, daemon=True)
+            asking.start()
+            asking.join(DEADLINE_S)
+            free.append(not asking.is_alive())
+
+    handler = Reader()
+    logger = logging.getLogger("nomad_nvidia_vgpu.state.catalog")
+    logger.addHandler(handler)
+    try:
+        catalog.take_inventory(inventory(gpu(simulated=True)), complete=True)
+    finally:
+        logger.removeHandler(handler)
+    assert free == [True]

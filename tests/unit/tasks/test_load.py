@@ -12,7 +12,7 @@ import pytest
 
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.tasks.load import UNSEEN_S, Load, LoadWatch
-from unit.host.made_proc import MadeProc
+from unit.host.made_proc import MadeProc, nomad_v2
 
 FIRST, SECOND = VgpuId("GPU-a", 0), VgpuId("GPU-a", 1)
 TASK = {"NOMAD_ALLOC_ID": "5c9a", "NOMAD_TASK_NAME": "train", "NVIDIA_VGPU_IDS": str(FIRST)}
@@ -103,9 +103,13 @@ def slow(told: Told, proc: MadeProc) -> Iterator[LoadWatch]:
 def test_only_a_change_is_told(told: Told, proc: MadeProc, quick: LoadWatch) -> None:
     """First what there is, then each change, and nothing between."""
     assert told.get(timeout=TIMEOUT_S) == frozenset()
-    proc.add(12, environment=TASK)
+    proc.add(12, cgroup=nomad_v2(), environment=TASK)
     assert told.get(timeout=TIMEOUT_S) == {FIRST}
-    proc.add(13, environment={**TASK, "NOMAD_ALLOC_ID": "77", "NVIDIA_VGPU_IDS": str(SECOND)})
+    proc.add(
+        13,
+        cgroup=nomad_v2(),
+        environment={**TASK, "NOMAD_ALLOC_ID": "77", "NVIDIA_VGPU_IDS": str(SECOND)},
+    )
     assert told.get(timeout=TIMEOUT_S) == {FIRST, SECOND}
 
 
@@ -137,7 +141,7 @@ def test_a_look_that_fails_is_logged_once_and_forgets_nothing(
 ) -> None:
     """The thread lives on."""
     assert told.get(timeout=TIMEOUT_S) == frozenset()
-    proc.add(12, environment=TASK)
+    proc.add(12, cgroup=nomad_v2(), environment=TASK)
     assert told.get(timeout=TIMEOUT_S) == {FIRST}
     looks: queue.Queue[None] = queue.Queue()
 
@@ -146,7 +150,7 @@ def test_a_look_that_fails_is_logged_once_and_forgets_nothing(
         raise OSError("no /proc")
 
     with caplog.at_level(logging.ERROR):
-        monkeypatch.setattr("nomad_nvidia_vgpu.tasks.load.environments", fail)
+        monkeypatch.setattr("nomad_nvidia_vgpu.tasks.load.said_by_tasks", fail)
         for _ in range(3):
             looks.get(timeout=TIMEOUT_S)
     assert told.empty()
