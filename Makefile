@@ -16,7 +16,7 @@ PYTEST := pytest -n $(JOBS) --dist worksteal
 E2E_JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 AUDIT  := build/audit
 
-.PHONY: help setup demo test lint types unit contract e2e floor nomad gpu-test gpu-carry soak bench dist aarch64 audit proto proto-check eval docs lock clean
+.PHONY: help setup demo test lint types unit contract e2e floor nomad mps-tool gpu-test gpu-carry soak bench dist aarch64 audit proto proto-check eval docs lock clean
 
 help:            ## what the targets do
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,10 +44,10 @@ lint: setup      ## ruff and the import layers
 types: setup     ## mypy, strict
 	$(BIN)/mypy --cache-dir build/mypy
 
-unit: setup      ## pure code, the fake driver and the fake MPS
+unit: setup mps-tool ## pure code, the fake driver and the fake MPS
 	$(BIN)/$(PYTEST) tests/unit tests/libnvidia_ml tests/mps_control tests/gpu_client
 
-contract: setup  ## the installed program, spoken to as Nomad would
+contract: setup mps-tool ## the installed program, spoken to as Nomad would
 	$(BIN)/$(PYTEST) tests/contract
 
 e2e: setup nomad ## real Nomad agents; of another version: NOMAD=/usr/bin/nomad
@@ -56,6 +56,9 @@ e2e: setup nomad ## real Nomad agents; of another version: NOMAD=/usr/bin/nomad
 
 nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
 	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh
+
+mps-tool:        ## NVIDIA's MPS control tools for the tests, if a Debian mirror has them
+	@MPS_TOOL_DIR=build/mps-tool scripts/mps-tool.sh
 
 floor:           ## unit tests and a start of the program on the oldest Python that is supported
 	@if $(or $(FLOOR),false) -c '' 2>/dev/null; then $(MAKE) build/floor/.ready; \
@@ -74,7 +77,7 @@ gpu-test: setup  ## on a real GPU, in nine minutes; GPU_TEST_ARGS="--only shares
 gpu-carry: setup ## what gpu-test needs where there is no network; PYTHONS=3.12
 	$(BIN)/python -m scripts.gpu_carry $(PYTHONS)
 
-soak: setup      ## ten minutes over the fake driver with stats and random faults
+soak: setup      ## 500 random states of 8 GPUs, then ten minutes with stats and random faults
 	PYTHONPATH=tests $(BIN)/python -m scripts.soak
 
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bench import (
+    cluster_look,
     forms,
     imports,
     memory,
@@ -115,6 +116,13 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ("fingerprint", lambda: messages.fingerprint(installation, effort)),
         ("stats", lambda: messages.stats(installation, effort)),
         (
+            "a tick over the fake driver",
+            over_fake(
+                "a tick of stats, fake driver",
+                lambda machine: messages.stats_over_driver(installation, effort, machine),
+            ),
+        ),
+        (
             "NVML passes",
             over_fake(
                 "NVML passes per interval",
@@ -123,6 +131,7 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ),
         ("who uses what", lambda: usage.attribution(effort)),
         ("Reserve", lambda: reserve.measure(installation, effort)),
+        ("a large cluster", cluster_look.measure),
         ("scrapes", lambda: scrape.measure(installation, effort)),
         ("forms", lambda: forms.measure(installation, effort)),
         ("placement", lambda: placement.measure(installation, effort)),

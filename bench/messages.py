@@ -24,6 +24,7 @@ from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 
 FINGERPRINT_BUDGET_MS = 100.0
 STATS_BUDGET_MS = 5.0
+TICK_BUDGET_MS = 4.0
 PASSES_BUDGET = 1.05  # one at each end of the time they are counted in may be one too many
 _FEW = 16
 _MANY = 256
@@ -81,6 +82,25 @@ def stats(installation: Installation, effort: Effort) -> list[Figure]:
         Figure(f"{size}, whole process", used_ms, "ms CPU", STATS_BUDGET_MS),
         Figure(f"{size}, built alone", median(built), "ms CPU", samples=built),
     ]
+
+
+def stats_over_driver(
+    installation: Installation, effort: Effort, fake: FakeMachine
+) -> list[Figure]:
+    """Processor time of one tick at a second: every figure asked of the driver, listed, sent."""
+    ticks = effort.passes
+    given = launch.config(vgpus=_FEW, fingerprint_period=_LONG)
+    with launch.running(installation, given, fake.environment(counted=False)) as host:
+        stream = launch.stats(host, 1.0)
+        for _ in range(3):
+            next(stream)
+        before = launch.cpu_s(host)
+        for _ in range(ticks):
+            next(stream)
+        used_ms = (launch.cpu_s(host) - before) / ticks * 1e3
+        stream.cancel()
+    name = f"{GPUS} {TIMES} {_FEW} stats at 1 s over the fake driver, whole process"
+    return [Figure(name, used_ms, "ms CPU", TICK_BUDGET_MS)]
 
 
 def nvml_passes(installation: Installation, effort: Effort, fake: FakeMachine) -> list[Figure]:

@@ -3,7 +3,8 @@
 # The agent: agent-load.hcl.
 
 job "pack" {
-  type = "service"
+  datacenters = ["dc1"]
+  type        = "service"
 
   group "worker" {
     task "worker" {

@@ -4,7 +4,8 @@
 # The agent: agent-load.hcl.
 
 job "spread" {
-  type = "service"
+  datacenters = ["dc1"]
+  type        = "service"
 
   group "worker" {
     task "worker" {

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Runs the installed plugin for minutes over the fake driver, with stats and random faults.
+"""Judges 500 random states, then runs the installed plugin for minutes with random faults.
 
-Fails when the stream ends, threads, descriptors or memory grow, or the end is not as the start.
-`python -m scripts.soak [seconds] [seed]`; ten minutes and a random seed by default.
+First, in a process of its own, 8 GPUs are removed, lost, failing, hanging and numbered again at
+random, and what is said of them is compared with the truth. Then the plugin serves its streams
+over the fake driver while faults come and go.
+
+Fails when a GPU is charged with the fault of another, the stream ends, threads, descriptors or
+memory grow, or the end is not as the start.
+`python -m scripts.soak [seconds] [seed] [states]`; ten minutes, a random seed and 500 by default.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from pathlib import Path
 import grpc
 import psutil
 from libnvidia_ml.driver import FakeDriver, build
+from random_states import run_apart
 
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
@@ -99,6 +105,16 @@ def usage(process: psutil.Process) -> tuple[int, int, int]:
     return process.memory_info().rss // 1024, process.num_threads(), process.num_fds()
 
 
+def judged(states: int, seed: int) -> list[str]:
+    """One sentence for each random state that was not told as it was."""
+    with tempfile.TemporaryDirectory() as workspace:
+        try:
+            print(run_apart(build(Path(workspace) / "lib"), Path(workspace), states, seed))
+        except AssertionError as error:
+            return [str(error)]
+    return []
+
+
 def soak(seconds: float, seed: int) -> list[str]:
     """One sentence for each promise that was broken."""
     dice = random.Random(seed)
@@ -153,7 +169,8 @@ def _watch(host: Host, node: FakeDriver, dice: random.Random, seconds: float) ->
 if __name__ == "__main__":
     duration_s = float(sys.argv[1]) if len(sys.argv) > 1 else 600.0
     chosen_seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(10**6)
-    print(f"soak of {duration_s:.0f} s with seed {chosen_seed}")
-    broken = soak(duration_s, chosen_seed)
+    states = int(sys.argv[3]) if len(sys.argv) > 3 else 500
+    print(f"soak of {states} states and {duration_s:.0f} s with seed {chosen_seed}")
+    broken = judged(states, chosen_seed) + soak(duration_s, chosen_seed)
     print("\n".join(broken) or "fine")
     sys.exit(bool(broken))

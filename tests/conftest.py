@@ -47,6 +47,23 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which of NVIDIA's own MPS tools the tests ran with, for no skip tells it."""
+    ran = {
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "mps_tool"
+    }
+    if ran:
+        terminalreporter.line(f"NVIDIA's MPS control tools that ran: {', '.join(sorted(ran))}")
+    elif any(
+        "real MPS control tool" in str(r.longrepr) for r in terminalreporter.getreports("skipped")
+    ):
+        terminalreporter.line("NVIDIA's MPS control tools that ran: none, for none could be had")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ends what this run leaves running, however the run ends; to leave something is an error."""

@@ -235,7 +235,7 @@ def test_daemons_that_died_hang_or_lost_their_directory_are_found(
     leave_all(machine, start)
     options = mps_options(machine)
     machine.fake.hang(pipe=machine.pipe(1))
-    (machine.pipe(0) / "nvidia-cuda-mps-control.pid").unlink()
+    (machine.pipe(0) / "control_lock").unlink()
     found = doctor(machine.node, machine.root.parent, options)
     words = "\n".join(sentence for _, sentence in found.of("mps/daemons"))
     assert "does not answer" in words

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """The jobs that the tests run: a shell that prints its environment, and perhaps stays."""
 
+from e2e import binaries
+
 END_OF_ENVIRONMENT = "end of environment"
 PID = "TASK_PID"
 """A variable that the task prints besides its environment: its process id."""
@@ -131,10 +133,7 @@ job "{name}" {{
       config {{
         run_for = "12h"
       }}
-      # The collector of logs would be a process for each task.
-      logs {{
-        disabled = true
-      }}
+      {logs}
       resources {{
         cpu    = 1
         memory = 10
@@ -152,12 +151,20 @@ LOOK_AT_ALL_NODES = (
 """An affinity that prefers none: without any, Nomad's scheduler looks at a few nodes only."""
 
 
+# The collector of logs would be a process for each task.
+_NO_LOGS = "logs {\n  disabled = true\n}"
+_NO_LOGS_SINCE = (1, 6)
+
+
 def mock_job(name: str, device_block: str, *, count: int = 1, placement: str = "") -> str:
     """A service job whose tasks are entries in a table of Nomad's own mock driver.
 
     `placement` goes into the group: constraints, affinities, a spread.
     """
-    return _MOCK_JOB.format(name=name, count=count, placement=placement, device=device_block)
+    logs = _NO_LOGS if binaries.version_of(binaries.nomad()) >= _NO_LOGS_SINCE else ""
+    return _MOCK_JOB.format(
+        name=name, count=count, placement=placement, device=device_block, logs=logs
+    )
 
 
 def running_job(name: str, device_block: str, program: str, *, restarts: int = 0) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
-from nomad_nvidia_vgpu.sharing.mps.control import MpsControl, Server, find_program
+from nomad_nvidia_vgpu.sharing.mps.control import MpsControl, find_program
 from nomad_nvidia_vgpu.sharing.mps.layout import PROGRAM
+from nomad_nvidia_vgpu.sharing.mps.reading import Server
 
 _ANSWER_S = 5.0
 _POLL_S = 0.1
@@ -105,9 +106,9 @@ class Daemon:
             **limits,
         }
 
-    def servers(self) -> list[Server]:
+    def servers(self) -> tuple[Server, ...]:
         """Its servers, as the plugin reads them; MpsError."""
-        return MpsControl(self._directory, self._uuid, find_program()).servers()
+        return MpsControl(self._directory, self._uuid, find_program()).read().servers
 
     def control(self) -> MpsControl:
         """The plugin's way to talk to it."""

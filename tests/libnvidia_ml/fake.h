@@ -30,6 +30,8 @@ struct section {
 
 /* Rereads the profile if it changed. Section pointers taken before are dead afterwards. */
 void profile_refresh(void);
+/* Changes whenever the profile does. */
+unsigned long profile_version(void);
 /* NVML_SUCCESS while a usable profile is loaded, else what the driver should answer. */
 nvmlReturn_t profile_status(void);
 const struct section *profile_driver(void);

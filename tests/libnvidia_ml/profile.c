@@ -26,6 +26,7 @@ struct stamp {
 static struct profile current;
 static struct stamp loaded;
 static bool have_profile;
+static unsigned long version;
 static nvmlReturn_t problem = NVML_ERROR_DRIVER_NOT_LOADED;
 
 static const struct section no_section = {.kind = SECTION_DRIVER, .gpu = -1, .slot = -1};
@@ -188,6 +189,7 @@ static void load(const char *path)
         current = fresh;
         loaded = stamp_of(&status);
         have_profile = true;
+        version++;
     }
     fclose(file);
 }
@@ -201,6 +203,11 @@ void profile_refresh(void)
     const struct stamp now = stamp_of(&status);
     if (!have_profile || !same_stamp(&now, &loaded))
         load(path);
+}
+
+unsigned long profile_version(void)
+{
+    return version;
 }
 
 nvmlReturn_t profile_status(void)

@@ -23,11 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .state import ALL, HOME, LOGS, POLL_S, Rule, State, is_alive
-
-LimitForm = Literal["exact", "mib", "mb", "spaced", "floor_gib", "bytes"]
-"""How `get_…_device_pinned_mem_limit` spells 4 GiB and 3840 MiB: `4G` `3840M`; `4096M` `3840M`;
-`4096MB` `3840MB`; `4 GB` `3840 MB`; `4G` `3G`; `4294967296` `4026531840`."""
+from .state import ALL, HOME, LOGS, POLL_S, SERVER, Rule, State, is_alive
 
 ComputeMode = Literal["DEFAULT", "PROHIBITED", "EXCLUSIVE_PROCESS"]
 
@@ -49,6 +45,7 @@ class Start(NamedTuple):
     streams: tuple[str, str, str]
     """What the standard streams were connected to, such as `/dev/null` and `pipe:[7]`."""
     leads_session: bool
+    """Or the `timeout` that started it does."""
 
 
 class Command(NamedTuple):
@@ -152,11 +149,6 @@ class FakeMps:
         """A `set_…` is acknowledged and not applied; anything else gets this answer."""
         self._add("lie", pipe, command=command, text=answer)
 
-    def unknown(self, *words: str) -> None:
-        """The tool is too old for these commands, and for options, which begin with a dash."""
-        for word in words:
-            self._add("unknown", None, command=word)
-
     def fail_start(self, text: str, *, code: int = 1, pipe: Path | None = None) -> None:
         """A daemon says this on stderr instead of starting."""
         self._add("fail_start", pipe, text=text, code=code)
@@ -186,7 +178,7 @@ class FakeMps:
         self._add("initializing", pipe)
 
     def pre_volta(self, *, pipe: Path | None = None) -> None:
-        """`-M` is accepted, and then every client is refused."""
+        """A multi-user daemon starts, and then every client is refused."""
         self._add("pre_volta", pipe)
 
     def heal(self, *, pipe: Path | None = None) -> None:
@@ -215,18 +207,9 @@ class FakeMps:
         """How many clients a server takes; 48 unless set (16 before Volta, 60 from driver 590)."""
         self._set("client_limit", clients)
 
-    def set_limit_form(self, form: LimitForm, *, padding: str = "") -> None:
-        """How memory limits are spelt; `padding` follows each answer, such as a blank line."""
-        self._set("limit_form", form)
-        self._set("padding", padding)
-
-    def set_echo(self, *, echo: bool) -> None:
-        """Whether a `set_…` prints the value that is now in force; it does not unless set."""
-        self._set("echo", echo)
-
-    def set_uuid_keys(self, *, accepted: bool) -> None:
-        """Whether a UUID names a device in limits, as an ordinal does; it does unless set."""
-        self._set("uuid_keys", accepted)
+    def set_version(self, name: str) -> None:
+        """Which driver's tool this is, a name of `VERSIONS`; the newest unless set."""
+        self._set("version", name)
 
     def set_compute_mode(self, mode: ComputeMode, *, gpu: str = ALL) -> None:
         """What clients that meet no daemon find, for one GPU's UUID or for all."""
@@ -298,7 +281,7 @@ def install(directory: Path) -> FakeMps:
     for log in LOGS:
         (home / log).touch()
         (home / log).chmod(0o666)
-    for name in ("nvidia-cuda-mps-control", "fake-cuda-client"):
+    for name in ("nvidia-cuda-mps-control", SERVER, "fake-cuda-client"):
         program = directory / name
         program.write_text(_launcher(), encoding="utf-8")
         program.chmod(0o755)
@@ -306,7 +289,7 @@ def install(directory: Path) -> FakeMps:
 
 
 def _launcher() -> str:
-    """The text of both executables; no shell comes first, which would add to the environment."""
+    """The text of all executables; no shell comes first, which would add to the environment."""
     # Neither the site's packages nor the environment: starting must be fast, and the environment
     # of the program under test is small.
     interpreter = f"#!{sys.executable} -IS"

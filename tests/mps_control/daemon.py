@@ -4,11 +4,11 @@
 import json
 import os
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from . import server as server_process
@@ -18,11 +18,15 @@ from .model import ACTIVE, FAULT, INITIALIZING, Client, Language, Mps, Server
 from .state import (
     CANNOT_CONNECT,
     CONTROL,
+    LOG,
     NO_DEVICE,
     NOT_READY,
     PID,
+    PRIVILEGED,
+    SERVER,
     TERMINATED,
     TOO_MANY_CLIENTS,
+    Directories,
     State,
 )
 
@@ -39,6 +43,7 @@ class Link:
         self.socket = link
         self._unread = b""
         self.client: Client | None = None
+        self.uid = 0
 
     def messages(self) -> list[dict[str, Any]] | None:
         """Whole messages that have come, None once the other side has gone."""
@@ -65,34 +70,50 @@ class _Quit(NamedTuple):
 class Daemon:
     """Serves one pipe directory until it is told to quit."""
 
-    def __init__(self, state: State, pipe: Path, log_directory: Path, *, multi_user: bool) -> None:
-        """Devices and the default percentage come from the environment."""
+    def __init__(
+        self, state: State, where: Directories, *, multi_user: bool, foreground: bool = False
+    ) -> None:
+        """Devices, the default percentage and the default priority come from the environment."""
         self._state = state
-        self._pipe = pipe
-        self._log = Log(log_directory / "control.log", "Control")
-        self._server_log = Log(log_directory / "server.log", "Server")
+        self._version = state.version()
+        self._pipe = where.pipe
+        own_log = None if foreground else where.log / "control.log"
+        self._log = Log(own_log, "Control", where.pipe / LOG)
         self._multi_user = multi_user
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
-        self._mps = Mps(state, [name.strip() for name in devices])
+        self._mps = Mps([name.strip() for name in devices])
         own = read_percentage(os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", ""))
         self._mps.percentage = own or self._mps.percentage
-        self._language = Language(self._mps, self._start_server)
+        self._mps.priority = int(os.environ.get("CUDA_MPS_CLIENT_PRIORITY") == "1")
+        ways = (self._start_server, self._kill_server)
+        self._language = Language(self._mps, self._version, ways, self._log.write)
         self._selector = selectors.DefaultSelector()
-        self._server_links: dict[int, socket.socket] = {}
+        self._server_links: dict[int, Link] = {}
         self._pending: list[Link] = []
+        self._ui: Link | None = None
         self._quit: _Quit | None = None
+        self._failed = False
+        """Whether any server has ended by itself and badly."""
         self._listener = socket.socket(socket.AF_UNIX)
 
     def listen(self) -> None:
-        """Take the socket and the pid file over from whoever died here; raises OSError."""
+        """Take the sockets and the pid file over from whoever died here; raises OSError."""
         server_process.name_process()
         path = self._pipe / CONTROL
-        path.unlink(missing_ok=True)
-        self._listener.bind(str(path))
-        path.chmod(0o666)
+        privileged = socket.socket(socket.AF_UNIX)
+        for one, name, mode in (
+            (self._listener, CONTROL, 0o666),
+            (privileged, PRIVILEGED, 0o755),
+        ):
+            (self._pipe / name).unlink(missing_ok=True)
+            one.bind(str(self._pipe / name))
+            (self._pipe / name).chmod(mode)
+        self._privileged = privileged
         self._listener.listen(128)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        (self._pipe / PID).write_text(f"{os.getpid()}\n", encoding="ascii")
+        if self._version.pid_file:
+            (self._pipe / PID).write_text(str(os.getpid()), encoding="ascii")
+            (self._pipe / PID).chmod(0o666)
         self._log.write(f"Starting control daemon using socket {path}")
         self._log.write(
             "To connect CUDA applications to this daemon, "
@@ -133,17 +154,33 @@ class Daemon:
             self._drop(link)
             return
         for message in messages:
-            if "ui" in message:
+            if "open" in message:
+                self._open(link, message["open"])
+            elif "ui" in message:
                 self._obey(link, message["ui"])
             elif "client" in message:
                 link.client = Client(**message["client"], terminate=lambda: self._terminate(link))
                 self._pending.append(link)
+            elif "server" in message:
+                self._greet(link, message["server"])
             else:
                 self._break_servers(link)
+
+    def _open(self, link: Link, uid: int) -> None:
+        """Let one prompt in at a time; every other finds the door shut."""
+        if self._ui is not None:
+            self._drop(link)
+            return
+        self._ui, link.uid = link, uid
+        self._log.write("NEW UI")
+        link.send({"text": ""})
 
     def _drop(self, link: Link) -> None:
         self._selector.unregister(link.socket)
         link.socket.close()
+        if link is self._ui:
+            self._ui = None
+            self._log.write("UI closed")
         self._pending = [other for other in self._pending if other is not link]
         if link.client is not None:
             self._forget(link.client)
@@ -156,17 +193,26 @@ class Daemon:
                 self._log.write(f"Client {client.pid} disconnected")
 
     def _obey(self, link: Link, line: str) -> None:
-        self._log.write("NEW UI")
         self._log.write(f"Cmd:{line}")
-        command, *words = line.split()
+        command, *words = line.split() or [""]
         if command != "quit":
-            link.send({"text": self._language.answer(line)})
+            if self._quit is None:  # else there is no answer any more
+                self._answer(link, self._language.answer(line, link.uid, os.getuid()))
+        elif link.uid not in (0, os.getuid()):
+            self._answer(link, "Not enough privilege to execute quit command")
         elif self._state.rule("ignore_quit", "quit", str(self._pipe)):
             link.send({"text": ""})
         else:
             has_timeout = len(words) > 1 and words[0] == "-t" and words[1].isdecimal()
+            if has_timeout:
+                self._log.write(f"quit command issued with timeout of {words[1]}")
             deadline = time.monotonic() + int(words[1]) if has_timeout else None
             self._quit = _Quit(link, deadline)
+
+    def _answer(self, link: Link, text: str) -> None:
+        if text:
+            self._log.write(text)
+        link.send({"text": text})
 
     # ---- clients ----
 
@@ -197,7 +243,11 @@ class Daemon:
                 "server": server.pid,
                 "socket": str(server_process.socket_path(self._pipe, server.pid)),
                 "devices": seen,
-                "limits": server.limits,
+                "limits": {
+                    device: server.limits[number]
+                    for number, device in enumerate(self._mps.devices)
+                    if number in server.limits
+                },
                 "percentage": server.percentage,
             }
         )
@@ -227,16 +277,27 @@ class Daemon:
     def _start_server(self, uid: int) -> None:
         if self._mps.servers:
             return
-        ours, theirs = socket.socketpair()
+        owner = os.getuid() if self._multi_user else uid
         pid = os.fork()
         if pid == 0:
-            server_process.serve(self._state, self._pipe, theirs, self._server_log)
-        theirs.close()
-        owner = os.getuid() if self._multi_user else uid
+            # Not as `owner`, who may have no way to the programs of a test.
+            self._log.write(f"Starting new server {os.getpid()} for user {owner}")
+            self._state.record_process("server", str(self._pipe))
+            options = ["-multiuser-server"] if self._multi_user else []
+            with suppress(OSError):
+                os.execvp(SERVER, [SERVER, *options])
+            os._exit(1)
         self._mps.servers[pid] = Server(pid, owner, self._mps.percentage, dict(self._mps.limits))
-        self._server_links[pid] = ours
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(pid))
-        self._log.write(f"Starting new server {pid} for user {owner}")
+        pidfd = os.pidfd_open(pid)
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._lose(pid, pidfd))
+
+    def _greet(self, link: Link, pid: int) -> None:
+        """Take a server for ready that says so."""
+        server = self._mps.servers.get(pid)
+        if server is not None:
+            server.status = ACTIVE
+            self._server_links[pid] = link
+            self._log.write(f"NEW SERVER {pid}: Ready")
 
     def _settle(self, server: Server) -> None:
         """Move a server on whose state depends on a switch or on its clients."""
@@ -244,36 +305,29 @@ class Daemon:
             server.status = ACTIVE
             self._log.write(f"Server {server.pid} recovered")
 
-    def _hear(self, pid: int) -> None:
-        server = self._mps.servers[pid]
-        data = b""
-        with suppress(OSError):
-            data = self._server_links[pid].recv(1)
-        if data:
-            server.status = ACTIVE
-            self._log.write(f"NEW SERVER {pid}: Ready")
-            return
-        self._lose(server)
+    def _kill_server(self, server: Server) -> None:
+        """End a server, whoever is on it; it is listed until it has ended."""
+        os.kill(server.pid, signal.SIGKILL)
+
+    def _stop_server(self, server: Server) -> None:
+        """End a server, whoever is on it, and return when it has ended."""
+        self._kill_server(server)
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+
+    def _lose(self, pid: int, pidfd: int) -> None:
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        server = self._mps.servers.pop(pid)
+        self._server_links.pop(pid, None)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        server_process.socket_path(self._pipe, pid).unlink(missing_ok=True)
+        self._failed |= status > 0
+        self._log.write(f"Server {pid} exited with status {max(status, 0)}")
+        self._log.write("Removed Shm file at ")
         if server.status == INITIALIZING:
             for link in self._pending:
                 link.send({"error": NOT_READY})
             self._pending = []
-
-    def _stop_server(self, server: Server) -> None:
-        """End a server, whoever is on it, and return when it has ended."""
-        with suppress(OSError):
-            self._server_links[server.pid].sendall(b"Q")
-        self._lose(server)
-
-    def _lose(self, server: Server) -> None:
-        link = self._server_links.pop(server.pid)
-        self._selector.unregister(link)
-        _, status = os.waitpid(server.pid, 0)
-        link.close()
-        server_process.socket_path(self._pipe, server.pid).unlink(missing_ok=True)
-        del self._mps.servers[server.pid]
-        code = os.waitstatus_to_exitcode(status)
-        self._log.write(f"Server {server.pid} exited with status {code}")
 
     def _break_servers(self, link: Link) -> None:
         faulted = [server for server in self._mps.servers.values() if server.clients]
@@ -286,14 +340,18 @@ class Daemon:
     # ---- the end ----
 
     def _try_to_quit(self, request: _Quit) -> None:
-        busy = any(server.clients for server in self._mps.servers.values())
+        servers = self._mps.servers.values()
+        busy = any(server.clients or server.status == INITIALIZING for server in servers)
         in_time = request.deadline is None or time.monotonic() < request.deadline
         if busy and in_time:
             return
-        for server in list(self._mps.servers.values()):
+        for server in list(servers):
             self._stop_server(server)
-        for name in (CONTROL, PID):
+            server_process.socket_path(self._pipe, server.pid).unlink(missing_ok=True)
+        for name in (LOG, PID):
             (self._pipe / name).unlink(missing_ok=True)
-        self._log.write("Exit")
-        request.link.send({"text": ""})
+        # After a server that failed it is the one or the other, which nobody can foresee.
+        code = os.getpid() % 2 if self._failed else 0
+        self._log.write(f"Exit with status {code}")
+        request.link.send({"text": "", "code": code})
         os._exit(0)

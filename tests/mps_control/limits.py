@@ -7,38 +7,37 @@ from collections.abc import Mapping, Sequence
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
-_SIZE = re.compile(r"([1-9]\d*)([MG])B?")
+_INTEGER = re.compile(r"[+-]?\d+")
+_FLOAT = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|\d+\.?\d*([eE][+-]?\d+)?|\.\d+)")
+_WORD = 1 << 64
 
 
-def read_size(text: str) -> int | None:
-    """Bytes of `4G`, `512M` or `512MB`; None for what is not understood."""
-    match = _SIZE.fullmatch(text.strip().upper())
-    return int(match[1]) * (GIB if match[2] == "G" else MIB) if match else None
+def read_size(text: str) -> int:
+    """Bytes of `4G`, `512M` or `512`; 0, which is no limit, for what is not understood."""
+    match = _INTEGER.match(text)
+    if match is None:
+        return 0
+    unit = GIB if text[match.end() : match.end() + 1] in ("G", "g") else MIB
+    return int(match[0]) * unit % _WORD
 
 
 def read_percentage(text: str) -> float | None:
-    """A percentage above 0 and up to 100; None for what is not understood."""
-    try:
-        number = float(text)
-    except ValueError:
+    """A percentage above 0 and up to 100, whatever follows it; None for any other."""
+    match = _FLOAT.match(text)
+    if match is None:
         return None
+    number = float(int(match[0], 16)) if "x" in match[0].lower() else float(match[0])
     return number if 0 < number <= 100 else None
 
 
-def write_size(size: int, form: str) -> str:
-    """A limit in one of the forms of `LimitForm`."""
-    if form == "bytes":
-        return str(size)
-    whole_gib = size % GIB == 0
-    if form == "floor_gib":
-        return f"{size // GIB}G" if size >= GIB else f"{size // MIB}M"
-    if form == "mib":
-        return f"{size // MIB}M"
-    if form == "mb":
-        return f"{size // MIB}MB"
-    if form == "spaced":
-        return f"{size // GIB} GB" if whole_gib else f"{size // MIB} MB"
-    return f"{size // GIB}G" if whole_gib else f"{size // MIB}M"
+def read_ordinal(text: str) -> int | None:
+    """A device's number; None for what is none, such as a UUID."""
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def write_size(size: int) -> str:
+    """A limit as the tool prints it: in whole GiB, rounded down, and in MiB below that."""
+    return f"{size // GIB}G" if size >= GIB else f"{size // MIB}M"
 
 
 def visible(wanted: str | None, devices: Sequence[str]) -> list[str]:
@@ -71,9 +70,9 @@ def memory_limits(
     limits = {device: size for device, size in server.items() if device in devices}
     for entry in filter(None, (own or "").split(",")):
         key, _, text = entry.partition("=")
-        device, size = _device(key.strip(), devices), read_size(text)
+        device, size = _device(key.strip(), devices), read_size(text.strip())
         if device is None:
             return {}
-        if size is not None:
+        if size:
             limits[device] = min(size, limits.get(device, size))
     return limits

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .control import FakeMps
+from .state import PRETENDED_USER, lock_holder
+from .versions import NEWEST, VERSIONS, Version
 
 # Far above what anything takes: what hangs by mistake must not hang the test run.
 PATIENCE_S = 100
@@ -50,18 +52,25 @@ class Held:
         self.process.wait(PATIENCE_S)
 
 
-class Gpu:
-    """One GPU, whose daemon has directories of its own."""
+class ToolGpu:
+    """One GPU, whose daemon has directories of its own, and a tool that may be real."""
 
-    def __init__(self, mps: FakeMps, directory: Path, uuid: str, stack: ExitStack) -> None:
-        """Make the directories' parent; processes that are started end with `stack`."""
+    def __init__(
+        self, control: Path, version: Version, directory: Path, uuid: str, stack: ExitStack
+    ) -> None:
+        """Make the directories' parent; processes that are started end with `stack`.
+
+        Beside the tool stands what the daemon finds as its server.
+        """
         directory.mkdir()
-        self.mps = mps
+        self.control = control
+        self.version = version
+        self.is_real = False
         self.uuid = uuid
         self.pipe = directory / "pipe"
         self.log = directory / "log"
         self.environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{control.parent}:{os.environ['PATH']}",
             "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe),
             "CUDA_MPS_LOG_DIRECTORY": str(self.log),
             "CUDA_VISIBLE_DEVICES": uuid,
@@ -81,23 +90,30 @@ class Gpu:
         self._stack.callback(_finish, process)
         return process
 
-    def run(self, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
-        """Run the tool to its end."""
+    def run(
+        self, *arguments: str, text: str = "", user: int | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the tool to its end, as this user."""
+        # Other users often have no way to the Python of the fake, which so only pretends.
+        pretended = {} if user is None or self.is_real else {PRETENDED_USER: str(user)}
         return subprocess.run(
-            [self.mps.control, *arguments],
+            [self.control, *arguments],
             input=text,
             text=True,
             capture_output=True,
-            env=self.environment,
+            env={**self.environment, **pretended},
             timeout=PATIENCE_S,
             check=False,
+            user=user if self.is_real else None,
         )
 
     def start(self, *options: str) -> int:
         """Bring the daemon up; returns its pid."""
         done = self.run("-d", *options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        return self.mps.daemons(self.pipe)[-1].pid
+        pid = lock_holder(self.pipe)
+        assert pid
+        return pid
 
     def tell(self, *lines: str) -> list[str]:
         """Run the tool with these commands; returns what it printed, which must succeed."""
@@ -108,6 +124,19 @@ class Gpu:
     def ask(self, line: str) -> str:
         """The whole answer to one command."""
         return "\n".join(self.tell(line))
+
+    def server(self) -> int:
+        """The pid of the only server."""
+        return int(self.ask("get_server_list"))
+
+
+class Gpu(ToolGpu):
+    """The same with the fake, and with processes that use it."""
+
+    def __init__(self, mps: FakeMps, directory: Path, uuid: str, stack: ExitStack) -> None:
+        """Make the directories' parent; processes that are started end with `stack`."""
+        super().__init__(mps.control, VERSIONS[NEWEST], directory, uuid, stack)
+        self.mps = mps
 
     def client(self, *arguments: str, **environment: str) -> dict[str, Any]:
         """Run a client to its end; returns what it printed."""
@@ -120,10 +149,6 @@ class Gpu:
     def hold(self, *arguments: str, **environment: str) -> Held:
         """Start a client that stays."""
         return Held(self.popen(self.mps.client, "--hold", *arguments, **environment))
-
-    def server(self) -> int:
-        """The pid of the only server."""
-        return int(self.ask("get_server_list"))
 
 
 def _finish(process: "subprocess.Popen[str]") -> None:

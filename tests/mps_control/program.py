@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Where both executables begin."""
+"""Where the executables begin."""
 
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from .state import HOME, State
+from .state import HOME, SERVER, State
 
 
 def main(launched: str) -> NoReturn:
@@ -17,6 +17,10 @@ def main(launched: str) -> NoReturn:
         from . import client  # noqa: PLC0415
 
         sys.exit(client.main(state, sys.argv[1:]))
+    if path.name == SERVER:
+        from . import server  # noqa: PLC0415
+
+        server.main(state)
     from . import tool  # noqa: PLC0415
 
     sys.exit(tool.main(state, sys.argv[1:]))

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: MPL-2.0
 """The MPS server: the process that clients hold on to, and that outlives a killed daemon."""
 
+import json
 import os
 import select
+import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from .log import Log
-from .state import State
+from .state import CONTROL, State, directories
 
-COMM = "nvidia-cuda-mps-"
+COMM = "nvidia-cuda-mps"
+
+_NO_DEVICE = "no CUDA-capable device is detected"
 
 
 def socket_path(pipe: Path, pid: int) -> Path:
@@ -25,32 +30,32 @@ def name_process() -> None:
         Path("/proc/self/comm").write_text(COMM, encoding="ascii")
 
 
-def serve(state: State, pipe: Path, daemon: socket.socket, log: Log) -> NoReturn:
-    """Be a server in a process that was just forked; `daemon` is the link to the one that did."""
-    try:
-        _close_all_but(daemon.fileno())
-        name_process()
-        state.record_process("server", str(pipe))
-        if state.rule("fail_server", pipe=str(pipe)):
-            log.write("Failed to create the server's context")
-            os._exit(1)
-        _serve(state, pipe, daemon, log)
-    finally:
-        os._exit(1)
-
-
-def _serve(state: State, pipe: Path, daemon: socket.socket, log: Log) -> NoReturn:
-    path = socket_path(pipe, os.getpid())
+def main(state: State) -> NoReturn:
+    """Be a server: tell the daemon when ready, then serve whoever comes."""
+    where = directories(state)
+    log = Log(where.log / "server.log", "Other")
+    log.write("Startup")
+    log.write(f"Connecting to control daemon on socket: {where.pipe / CONTROL}")
+    daemon = socket.socket(socket.AF_UNIX)
+    daemon.connect(str(where.pipe / CONTROL))
+    log.write("Initializing server process")
+    if state.rule("fail_server", pipe=str(where.pipe)):
+        log.write(f"Driver initialization failed with: {_NO_DEVICE}")
+        log.write(f"Failed to start : {_NO_DEVICE}")
+        sys.exit(1)
+    path = socket_path(where.pipe, os.getpid())
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     path.chmod(0o666)
     listener.listen(128)
-    log.write("Start")
-    _await_readiness(state, pipe, daemon)
-    daemon.sendall(b"R")
-    clients: list[socket.socket] = []
-    sources = [daemon, listener]
     # A daemon that was killed leaves its server to the clients that are on it.
+    sources = [daemon, listener]
+    while state.rule("initializing", pipe=str(where.pipe)):
+        if select.select([daemon], [], [], 0.01)[0]:
+            signal.pause()
+    with suppress(OSError):
+        daemon.sendall(json.dumps({"server": os.getpid()}).encode() + b"\n")
+    clients: list[socket.socket] = []
     while daemon in sources or clients:
         for ready in select.select([*sources, *clients], [], [])[0]:
             if ready is listener:
@@ -58,24 +63,7 @@ def _serve(state: State, pipe: Path, daemon: socket.socket, log: Log) -> NoRetur
             elif ready in clients:
                 clients.remove(ready)
                 ready.close()
-            elif ready.recv(1):
-                os._exit(0)
             else:
                 sources = [listener]
     path.unlink(missing_ok=True)
-    log.write("Server exited: the control daemon is gone and so is the last client")
-    os._exit(0)
-
-
-def _await_readiness(state: State, pipe: Path, daemon: socket.socket) -> None:
-    """Wait as long as servers are told to, and end if the daemon does meanwhile."""
-    while state.rule("initializing", pipe=str(pipe)):
-        if select.select([daemon], [], [], 0.01)[0]:
-            os._exit(0)
-
-
-def _close_all_but(kept: int) -> None:
-    """Among what is closed is the daemon's lock, which must not outlive the daemon."""
-    last = os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 65536
-    os.closerange(3, kept)
-    os.closerange(kept + 1, min(last, 65536))
+    sys.exit(0)

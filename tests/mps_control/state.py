@@ -5,12 +5,16 @@ Everything lies in one directory beside the executables, since the program under
 children no variable that could name another.
 """
 
+import fcntl
 import json
 import os
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .versions import NEWEST, VERSIONS, Version
 
 HOME = ".fake-mps"
 LOGS = ("starts", "commands", "processes")
@@ -19,8 +23,15 @@ ALL = "*"
 
 # In the pipe directory.
 CONTROL = "control"
+PRIVILEGED = "control_privileged"
 LOCK = "control_lock"
+LOG = "log"
 PID = "nvidia-cuda-mps-control.pid"
+
+PRETENDED_USER = "FAKE_MPS_USER"
+"""A variable of the tool: the user that it pretends to be."""
+
+SERVER = "nvidia-cuda-mps-server"
 
 # CUDA's errors.
 NO_DEVICE, UNAVAILABLE = 100, 46
@@ -76,6 +87,10 @@ class State:
         """The value a test has chosen, else the fallback."""
         return self.read()[1].get(name, fallback)
 
+    def version(self) -> Version:
+        """Which driver's tool this is."""
+        return VERSIONS[self.setting("version", NEWEST)]
+
     def wait_out(self, kind: str, command: str = ALL, pipe: str = "") -> None:
         """Return once no rule of that kind is in force; until then a test can end this process."""
         if self.rule(kind, command, pipe) is None:
@@ -126,6 +141,20 @@ def directories(state: State) -> Directories:
     pipe = os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or str(state.home / "tmp-nvidia-mps")
     log = os.environ.get("CUDA_MPS_LOG_DIRECTORY") or str(state.home / "var-log-nvidia-mps")
     return Directories(Path(pipe), Path(log))
+
+
+def lock_holder(pipe: Path) -> int | None:
+    """The daemon of a pipe directory: who holds the lock there; None where nobody does."""
+    try:
+        lock_fd = os.open(pipe / LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(lock_fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(lock_fd)
+    return None if kind == fcntl.F_UNLCK else pid
 
 
 def born(pid: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,18 @@ class Query:
             inner = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", match["in"] or ""))
             self.selectors.append((match["name"], inner))
 
-    def mistakes(self) -> Iterator[str]:
-        """What it asks for and there is not."""
+    def mistakes(self, known: Mapping[str, set[str]] | None = None) -> Iterator[str]:
+        """What it asks for and there is not; `known` are the labels of each metric there is."""
+        metrics = METRICS if known is None else known
         if not self.selectors:
             yield "it asks for no metric"
         shown = set(BY_PROMETHEUS)
         for name, labels in self.selectors:
-            if name not in METRICS:
+            if name not in metrics:
                 yield f"there is no metric {name}"
                 continue
-            shown |= METRICS[name]
-            for label in labels - METRICS[name] - BY_PROMETHEUS:
+            shown |= metrics[name]
+            for label in labels - metrics[name] - BY_PROMETHEUS:
                 yield f"{name} has no label {label}"
         for label in self.labels - shown:
             yield f"no metric here has a label {label}"

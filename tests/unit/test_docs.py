@@ -36,10 +36,10 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
         led_to = page.parent / target if target else page
         assert led_to.exists(), target
-        assert not anchor or anchor in _anchors(led_to), f"{target}#{anchor}"
+        assert not anchor or anchor in anchors(led_to), f"{target}#{anchor}"
 
 
-def _anchors(page: Path) -> set[str]:
+def anchors(page: Path) -> set[str]:
     """The names by which GitHub finds the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}

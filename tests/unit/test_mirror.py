@@ -23,7 +23,9 @@ WITHOUT_TESTS = {
 }
 """Modules without a test file of their own, and why."""
 
-IN_CONTRACT = {f"sharing/mps/{name}.py" for name in ("control", "daemon", "enforcer", "view")}
+IN_CONTRACT = {
+    f"sharing/mps/{name}.py" for name in ("control", "daemon", "enforcer", "root", "view")
+}
 """Modules that are nothing without processes of MPS: their tests stand in `contract/mps`."""
 
 OF_NO_MODULE = {
@@ -35,6 +37,7 @@ OF_NO_MODULE = {
     "test_evidence.py": "docs/evidence.md and the tables that it proves",
     "test_prose.py": "the words of pages, messages and docstrings",
     "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
+    "test_alerts.py": "examples/alerts.yml",
     "test_ci_skips.py": "tests/conftest.py",
     "onefile/test_start.py": "scripts/onefile/__main__.py",
     "onefile/test_unpack.py": "scripts/onefile/unpack.py",

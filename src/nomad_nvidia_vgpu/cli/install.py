@@ -8,8 +8,9 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,9 +20,22 @@ from nomad_nvidia_vgpu.cli.agent import config as agent_config
 from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, PluginBlock, read_agent_config
 from nomad_nvidia_vgpu.cli.agent.config_file import LABEL
 from nomad_nvidia_vgpu.cli.agent.given import checked_config, with_any_size
-from nomad_nvidia_vgpu.cli.agent.installation import Installation, Source, as_written, planned
-from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir, is_noexec, look, not_writable
-from nomad_nvidia_vgpu.cli.agent.staging import clear_up, staged
+from nomad_nvidia_vgpu.cli.agent.installation import (
+    Installation,
+    Source,
+    as_written,
+    planned,
+    trusted_with,
+)
+from nomad_nvidia_vgpu.cli.agent.plugin_dir import (
+    Kind,
+    PluginDir,
+    is_noexec,
+    look,
+    not_writable,
+    open_to_others,
+)
+from nomad_nvidia_vgpu.cli.agent.staging import clear_up, opened, remove, staged
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     agent_option,
@@ -32,7 +46,7 @@ from nomad_nvidia_vgpu.cli.launch import own_command
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError, Problem
-from nomad_nvidia_vgpu.host.files import unsafe
+from nomad_nvidia_vgpu.host.files import exposed, unsafe
 
 UNPACKED = ("/var/cache/nvidia-vgpu", "/run/nvidia-vgpu/unpacked")
 """Where the single file unpacks itself (scripts/onefile)."""
@@ -78,7 +92,7 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
     if todo.replaced is Kind.ORIGINAL:
         style.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
     steps = _steps(todo)
-    _carry_out(todo, steps, dry_run=dry_run)
+    _carry_out(todo, steps, trusted_with(agent), dry_run=dry_run)
     if todo.block is not None and (dry_run or todo.block_file is None):
         if todo.block_file is None:
             style.note("add this to the agent's configuration:")
@@ -110,13 +124,14 @@ def uninstall(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool) -
         own.insert(0, entry)
     else:
         style.note(f"{entry} is not this plugin, and stays" if entry.exists() else f"no {entry}")
-    _check_writable(own)
+    trusted = trusted_with(agent)
+    _check_writable(own, trusted)
     if not dry_run:
-        for folder in (entry.parent, agent.given):
-            with _told(f"clear up {folder}"):
-                clear_up(folder)
+        for folder in filter(Path.is_dir, (entry.parent, agent.given)):
+            with _told(f"clear up {folder}"), opened(folder, trusted) as descriptor:
+                clear_up(descriptor)
     for path in own:
-        _do(f"remove {path}", path.unlink, dry_run=dry_run)
+        _do(f"remove {path}", partial(remove, path, trusted), dry_run=dry_run)
     others = [b.file for b in agent.blocks if b.label == LABEL and b.file not in own]
     left = [f'the plugin "{LABEL}" block from {file}' for file in others]
     left += [f"{path}, which is this plugin too" for path in _copies(found)]
@@ -138,14 +153,9 @@ def _found(agent: AgentConfig, plugin_dir: str | None) -> PluginDir | None:
             raise click.UsageError(f"--plugin-dir must be an absolute path, got {plugin_dir!r}")
         return None
     try:
-        return look(path, _trusted(agent))
+        return look(path, trusted_with(agent))
     except OSError as error:
         raise ConfigError([Problem(f"{path} cannot be read", f"{error.strerror}")]) from error
-
-
-def _trusted(agent: AgentConfig) -> set[int]:
-    """The uids that may decide what the agent runs: root, our own, and the owner of its config."""
-    return {0, os.geteuid(), agent.given.stat().st_uid}
 
 
 def _source(agent: AgentConfig) -> Source:
@@ -160,7 +170,7 @@ def _source(agent: AgentConfig) -> Source:
     problem = None
     if is_noexec(str(path)):
         problem = f"{path} is mounted noexec, so that Nomad cannot start it: move it elsewhere"
-    elif who := unsafe(str(path), _trusted(agent)):
+    elif who := unsafe(str(path), trusted_with(agent)):
         problem = f"{who}, and Nomad would start it: install the program where only root can write"
     return Source(path, single_file=False, problem=problem)
 
@@ -205,7 +215,9 @@ def _is_same(todo: Installation) -> bool:
         return mine and not todo.link and filecmp.cmp(todo.source, todo.entry, shallow=False)
 
 
-def _carry_out(todo: Installation, steps: Sequence[_Step], *, dry_run: bool) -> None:
+def _carry_out(
+    todo: Installation, steps: Sequence[_Step], trusted: Collection[int], *, dry_run: bool
+) -> None:
     """Puts block and entry into their places once both are ready; both, or neither."""
     if dry_run:
         for step in steps:
@@ -215,25 +227,27 @@ def _carry_out(todo: Installation, steps: Sequence[_Step], *, dry_run: bool) -> 
         moves = []
         for step in steps:
             with _told(step.what):
-                moves.append(ready.enter_context(staged(step.place, step.make)))
+                moves.append(ready.enter_context(staged(step.place, step.make, trusted)))
         for step, move in zip(steps, moves, strict=True):
             with _told(step.what):
                 move()
             if step.place == todo.block_file:  # it was not there before
-                undo.callback(step.place.unlink, missing_ok=True)
+                undo.callback(remove, step.place, trusted)
         undo.pop_all()
     for step in steps:
         style.say(f"done: {step.what}")
 
 
 def _copy(source: Path, made: Path) -> None:
-    shutil.copyfile(source, made)
-    made.chmod(_MODE)
+    with source.open("rb") as whole, made.open("xb") as file:
+        shutil.copyfileobj(whole, file)
+        os.fchmod(file.fileno(), _MODE)
 
 
 def _write(made: Path, text: str) -> None:
-    made.write_text(text, encoding="utf-8")
-    made.chmod(0o644)
+    with made.open("x", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)
 
 
 def _ours(block: PluginBlock) -> bool:
@@ -242,10 +256,11 @@ def _ours(block: PluginBlock) -> bool:
         return as_written(block.file.read_text(encoding="utf-8"), block)
 
 
-def _check_writable(files: Sequence[Path]) -> None:
+def _check_writable(files: Sequence[Path], trusted: Collection[int]) -> None:
     """ConfigError unless all of them can be removed: half would be worse than none."""
     folders = dict.fromkeys(file.parent for file in files)
     said = [not_writable(str(each)) for each in folders if not os.access(each, os.W_OK | os.X_OK)]
+    said += [open_to_others(*found) for each in folders if (found := exposed(str(each), trusted))]
     if said:
         raise ConfigError(said)
 

@@ -7,8 +7,9 @@ import contextlib
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from nomad_nvidia_vgpu.sharing.mps.view import daemon_views
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
 _FIRST_FINGERPRINT_S = 60.0
+_SIGNALLED = 128
+"""What a shell adds to the signal that ended a program."""
 _SECRET = re.compile(
     r"(NOMAD|VAULT|CONSUL|AWS|AZURE|GOOGLE)_.*|.*(TOKEN|SECRET|PASSW|CREDENTIAL|_KEY|AUTH).*",
     re.IGNORECASE,
@@ -90,7 +93,10 @@ def launch(
     given = given_config(paths, flags)
     config = given.checked()
     command = [str(plugin_file)] if plugin_file else own_command()
-    with Host(command, HANDSHAKE, environment=_environment(), on_log=_log) as host:
+    with (
+        _unwound_by_signals(),
+        Host(command, HANDSHAKE, environment=_environment(), on_log=_log) as host,
+    ):
         info, schema = host.info(), host.schema()
         host.set_config(given.options)
         groups = host.fingerprints().next_within(_FIRST_FINGERPRINT_S)
@@ -127,6 +133,21 @@ def launch(
         elif groups:
             style.show(_stats_table(first))
         return _status(refused, groups, config)
+
+
+@contextlib.contextmanager
+def _unwound_by_signals() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP end the block as Ctrl-C does: the plugin must not be left running."""
+
+    def unwind(number: int, _: object) -> None:
+        sys.exit(_SIGNALLED + number)
+
+    before = {each: signal.signal(each, unwind) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _status(refused: Sequence[str], groups: Sequence[DeviceGroup], config: PluginConfig) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from nomad_nvidia_vgpu.cli.config_options import (
     node_config,
 )
 from nomad_nvidia_vgpu.cli.tables import style
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 from nomad_nvidia_vgpu.gpu.source import source_of
+from nomad_nvidia_vgpu.host.files import exposed
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 
 
@@ -35,6 +37,7 @@ def release(*, paths: Sequence[Path], **flags: Any) -> int:
     if config.simulate:
         style.note("simulated GPUs have no MPS daemons: nothing to release")
         return 0
+    _check_root(config.mps.root)
     source = source_of(())
     source.open()
     enforcer = MpsEnforcer(config.mps, source)
@@ -45,6 +48,14 @@ def release(*, paths: Sequence[Path], **flags: Any) -> int:
     if not left:
         style.note(f"nothing to release under {config.mps.root}")
     return int(any(problems.values()))
+
+
+def _check_root(root: str) -> None:
+    """ConfigError where others could have root remove, or write to, what is theirs to choose."""
+    found = exposed(root, {0, os.geteuid()}) if os.path.lexists(root) else None
+    if found is not None:
+        who, remedy = found
+        raise ConfigError([Problem(f"{who}, so mps.root {root} is not touched", remedy)])
 
 
 def _given(paths: Sequence[Path], flags: dict[str, Any]) -> Given:

@@ -58,6 +58,9 @@ class HealthConfig(NamedTuple):
     ] = False
 
 
+_PRIORITY = values.word("normal", "below-normal")
+
+
 class MpsConfig(NamedTuple):
     """How GPUs are shared by MPS."""
 
@@ -118,6 +121,14 @@ class MpsConfig(NamedTuple):
             shown="true",
         ),
     ] = True
+    priority: Annotated[
+        str,
+        option(
+            _PRIORITY,
+            "the priority of the processes on a GPU, which is a hint to the driver",
+            shown='"normal"',
+        ),
+    ] = "normal"
 
 
 _OVERCOMMIT = values.factor(16)
@@ -164,6 +175,7 @@ class GpuConfig(NamedTuple):
             "the name of their device group, in place of the model's",
         ),
     ] = None
+    mps_priority: Annotated[str | None, option(_PRIORITY, "`mps.priority` of these GPUs")] = None
 
     @property
     def sized(self) -> bool:
@@ -241,6 +253,15 @@ class PluginConfig(NamedTuple):
             shown="1",
         ),
     ] = 1.0
+    unified_memory_reserve_mib: Annotated[
+        int,
+        option(
+            values.size(),
+            "what of the memory of a GPU without memory of its own (GB10) stays with the host, which"
+            " Nomad gives out as RAM too; half of it at most",
+            shown='"16GiB"',
+        ),
+    ] = 16384
     ignored_gpu_ids: Annotated[
         tuple[str, ...],
         option(

@@ -151,7 +151,14 @@ def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sin
     # Imported late: few nodes have their tasks ended.
     from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder  # noqa: PLC0415
 
-    return TaskEnder(catalog, accountant.last_use, accountant.still_belongs)
+    ender = TaskEnder(
+        catalog,
+        accountant.last_use,
+        accountant.still_belongs,
+        returned=accountant.first_process,
+    )
+    accountant.after_pass = ender.again
+    return ender
 
 
 def _upkeep(config: PluginConfig, catalog: Catalog, source: GpuSource) -> Upkeep | None:

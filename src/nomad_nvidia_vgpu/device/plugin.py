@@ -21,6 +21,7 @@ from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.state.catalog import Catalog
 from nomad_nvidia_vgpu.state.tally import MADE, REFUSED, Tally
 
@@ -76,7 +77,10 @@ class Plugin:
         would fail the allocation for good: so this waits for them, as long as a fingerprint would.
         """
         self._begin()
-        edition = self._catalog.wait(lambda e: e.complete, fingerprint.FIRST_ANSWER_S)
+        wanted = {vgpu.gpu_uuid for text in ids if (vgpu := VgpuId.parse(text)) is not None}
+        edition = self._catalog.wait(
+            lambda e: e.complete or e.settled_for(wanted), fingerprint.FIRST_ANSWER_S
+        )
         try:
             reservation = reserve(self._config, edition.plan, ids, self._nodes)
         except RequestError:

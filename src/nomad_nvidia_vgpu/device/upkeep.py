@@ -109,7 +109,8 @@ class Upkeep:
                         uuid,
                         Enforcement(
                             problem=Problem(
-                                f"{uuid}: what holds its shares does not answer within {patience_s:g} s",
+                                # No number: a text that changes is a message to the cluster.
+                                f"{uuid}: what holds its shares does not answer in time",
                                 "see dmesg and nvidia-smi, drain the node if it lasts",
                             )
                         ),

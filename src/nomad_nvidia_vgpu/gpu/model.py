@@ -61,6 +61,8 @@ class Gpu(NamedTuple):
     unified_memory: bool = False
     """The GPU has no memory of its own: `memory_mib` is the system's."""
     simulated: bool = False
+    host_memory_mib: int = 0
+    """What of unified memory stays with the host, and is nobody's share."""
 
     @property
     def own_memory_mib(self) -> int | None:
@@ -69,9 +71,11 @@ class Gpu(NamedTuple):
         Compute instances of one GPU instance share its memory, and NVML gives all of it as the
         total of each: one has the part that it has of the compute slices.
         """
+        if self.memory_mib is None:
+            return None
         part = _COMPUTE_INSTANCE.match(self.mig_profile or "")
-        if part is None or self.memory_mib is None:
-            return self.memory_mib
+        if part is None:
+            return self.memory_mib - self.host_memory_mib
         return self.memory_mib * int(part["slices"]) // int(part["all"])
 
     @property

@@ -11,7 +11,7 @@ from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import limit_of, share_of
-from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched
+from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched, without_host_memory
 from nomad_nvidia_vgpu.sharing.strategy import STRATEGIES, Strategy
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD, Division, Holding, withheld
@@ -154,7 +154,8 @@ def make_plan(  # noqa: PLR0913  each is found out by somebody else
     """
     if not config.configured:
         return Plan()
-    decided = [(seen, decide(config, seen.gpu)) for seen in inventory.gpus]
+    offered = [s._replace(gpu=without_host_memory(config, s.gpu)) for s in inventory.gpus]
+    decided = [(seen, decide(config, seen.gpu)) for seen in offered]
     wanted = [(seen, policy) for seen, policy in decided if not policy.ignored]
     shared = _within_limit([_divide(config, seen, policy, enforced) for seen, policy in wanted])
     stems = [_Stem.of(gpu, policy) for gpu, (_, policy) in zip(shared, wanted, strict=True)]

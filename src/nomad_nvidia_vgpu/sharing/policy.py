@@ -34,6 +34,7 @@ class DecidedBy(NamedTuple):
     ignored: str = NODE
     name: str = NODE
     memory_overcommit: str = NODE
+    mps_priority: str = NODE
 
 
 class Policy(NamedTuple):
@@ -55,6 +56,7 @@ class Policy(NamedTuple):
     """Why it cannot be decided, and what to do; empty: it is."""
     memory_percent: int = 100
     """What a task may use of the memory, of its share."""
+    mps_priority: str = "normal"
 
 
 class _Size(NamedTuple):
@@ -76,8 +78,17 @@ class _Rank(NamedTuple):
     letters: int
 
 
+def without_host_memory(config: PluginConfig, gpu: Gpu) -> Gpu:
+    """The GPU; of unified memory, less what stays with the host, which is half at most."""
+    if not gpu.unified_memory or gpu.memory_mib is None:
+        return gpu
+    kept = min(config.unified_memory_reserve_mib, gpu.memory_mib // 2)
+    return gpu._replace(host_memory_mib=kept)
+
+
 def decide(config: PluginConfig, gpu: Gpu) -> Policy:
     """What `config` says of `gpu`."""
+    gpu = without_host_memory(config, gpu)
     matching = _matching(config, gpu)
     size = _field("its size", matching, _size_of, _Size(config.vgpus, config.vgpu_memory_mib))
     sharing = _field("sharing", matching, lambda g: g.sharing, config.sharing)
@@ -87,11 +98,12 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
     factor = _field(
         "memory_overcommit", matching, lambda g: g.memory_overcommit, config.memory_overcommit
     )
+    priority = _field("mps_priority", matching, lambda g: g.mps_priority, config.mps.priority)
     by_id = {id.lower() for id in config.ignored_gpu_ids}  # noqa: A001
     if by_id & {gpu.uuid.lower(), (gpu.parent_uuid or "").lower()}:
         ignored = _Found(True, "ignored_gpu_ids")
     vgpus, too_small = _divided(gpu, size)
-    decisions = (size, sharing, group_by, ignored, name, factor)
+    decisions = (size, sharing, group_by, ignored, name, factor, priority)
     problems = [found.problem for found in decisions if found.problem] or [too_small]
     general = _field("", _general(matching), _size_of, _Size(config.vgpus, config.vgpu_memory_mib))
     return Policy(
@@ -105,6 +117,7 @@ def decide(config: PluginConfig, gpu: Gpu) -> Policy:
         own_size=_divided(gpu, general)[0] != vgpus,
         problem=problems[0].about(gpu.uuid) if problems[0] else NOTHING,
         memory_percent=round(factor.value * 100),
+        mps_priority=priority.value,
     )
 
 

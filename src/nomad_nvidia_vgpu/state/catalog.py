@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
@@ -31,6 +31,15 @@ class Edition(NamedTuple):
     plan: Plan
     seen: frozenset[str] = frozenset()
     """The UUIDs of all GPUs seen so far, those that are not published too."""
+    been_complete: bool = False
+    """Whether an earlier one was complete, if this one is not: a GPU has come since."""
+
+    def settled_for(self, gpu_uuids: Iterable[str]) -> bool:
+        """Whether all is known of these GPUs, whatever another one is still waited for."""
+        gpus = self.plan.by_uuid()
+        return self.been_complete and all(
+            uuid in gpus and not gpus[uuid].enforcement.starting for uuid in gpu_uuids
+        )
 
 
 class Listing(NamedTuple):
@@ -55,6 +64,7 @@ class Catalog:
         self._usage = Usage()
         self._guard_counts: Mapping[tuple[str, str], int] = {}
         self._xids = XidLog()
+        self._told: frozenset[str] = frozenset()
         self._inventory = Inventory()
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
@@ -176,10 +186,12 @@ class Catalog:
         # A GPU that has not answered yet may be the one that is missed.
         complete = self._answered and not plan.starting
         complete = complete and (self._held_of is None or uuids <= self._held_of)
-        self._edition = Edition(before.number + 1, complete, plan, uuids)
+        been_complete = complete or before.been_complete
+        self._edition = Edition(before.number + 1, complete, plan, uuids, been_complete)
         self._changed.notify_all()
-        told = before.plan.warnings if before.complete else ()
-        self._untold += [w for w in plan.warnings if complete and w not in told]
+        if complete:
+            self._untold += [w for w in plan.warnings if w not in self._told]
+            self._told = frozenset(plan.warnings)
 
     def _tell(self) -> None:
         """Logs what is new; the lock is not held."""

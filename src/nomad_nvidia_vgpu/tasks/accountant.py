@@ -36,6 +36,8 @@ class Accountant:
         self._make_tools = tools
         self._tools: Tools | None = None
         self._last: dict[str, GpuUse] = {}
+        self.after_pass: Callable[[], None] = lambda: None
+        """Called when a pass has been made."""
         self._thread = PeriodicThread(
             "usage",
             self.look,
@@ -60,6 +62,10 @@ class Accountant:
         """Whether this very process, which a pass found, still runs as part of this task."""
         return self._tools is not None and self._tools.attributor.still_belongs(process, task)
 
+    def first_process(self, task: Task, gpu_uuid: str) -> TaskProcess | None:
+        """The first process of a task that still claims this GPU, whether or not it is listed."""
+        return self._tools and self._tools.attributor.first_process(task, gpu_uuid)
+
     def look(self) -> None:
         """Makes one pass."""
         if self._tools is None:
@@ -74,3 +80,4 @@ class Accountant:
         self._catalog.take_usage(usage)
         self._tools.guard.look(usage)
         self._catalog.take_guard_counts(self._tools.guard.counts)
+        self.after_pass()

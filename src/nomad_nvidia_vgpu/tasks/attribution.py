@@ -61,6 +61,7 @@ from nomad_nvidia_vgpu.tasks.claims import (
     TooLargeError,
     claim_of,
 )
+from nomad_nvidia_vgpu.tasks.restarts import Restarts
 
 STALE_S = 30.0
 """After this, a list of processes says nothing any more."""
@@ -116,6 +117,7 @@ class Attributor:
         self._room = self._outside_room = Room()
         self._homes: dict[Identity, _Home] = {}
         self._tenants: dict[TaskCgroup, _Tenant] = {}
+        self._restarts = Restarts(proc, self._members)
         self._disputes: frozenset[tuple[str, ...]] = frozenset()
         self._strays: frozenset[tuple[int, str]] = frozenset()
 
@@ -141,6 +143,11 @@ class Attributor:
         }
         self._log_changes(judged, found)
         return Usage(taken_at, found)
+
+    def first_process(self, task: Task, gpu_uuid: str) -> TaskProcess | None:
+        """The oldest process of a task seen before, if that still claims a vGPU of this GPU."""
+        process = self._restarts.first_process(task, gpu_uuid) if self._certain else None
+        return process if process and self.still_belongs(process, task) else None
 
     def still_belongs(self, process: TaskProcess, task: Task) -> bool:
         """Whether this very process still runs, in the cgroup of this task; reads both again."""
@@ -225,13 +232,13 @@ class Attributor:
         from nomad_nvidia_vgpu.sharing.mps.daemon import daemon_pids  # noqa: PLC0415
 
         standing = self._proc.standing(pid)
-        if standing is None or standing.parent not in daemon_pids(self._mps_root, self._proc.root):
-            return False
-        # A container that has the pipe directory mounted can write the pid file too.
-        return self._proc.user(standing.parent) in {0, os.geteuid()}
+        return standing is not None and standing.parent in daemon_pids(
+            self._mps_root, self._proc.root
+        )
 
     def _refresh_tenants(self, present: set[TaskCgroup]) -> None:
         """The tasks whose processes use a GPU, and those that did and still live."""
+        self._restarts.saw(present)
         self._tenants = {
             cgroup: tenant
             for cgroup in present | self._tenants.keys()

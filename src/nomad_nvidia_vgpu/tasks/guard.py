@@ -49,11 +49,13 @@ class Response(NamedTuple):
 
 
 def excess(share: Share, tolerance_percent: int) -> Excess | None:
-    """How much too much a task uses now; None: nothing, or it is not known."""
-    used, budget = share.used_mib, share.budget_mib
-    limit = limit_of(share, tolerance_percent)
-    if used is None or budget is None or limit is None:
+    """How much too much a task uses now, at least; None: nothing, or it is not known."""
+    budget, limit = share.budget_mib, limit_of(share, tolerance_percent)
+    if budget is None or limit is None:
         return None
+    # Where the driver does not tell it of each process, the rest may be proof enough.
+    used = sum(process.memory_mib or 0 for process in share.processes)
+    used = used if share.used_mib is None else share.used_mib
     return Excess(share, used, budget, limit) if used > limit else None
 
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from cuda_process import CudaProcess, cuda_process
 from mps_control.control import FakeMps
+from mps_control.node import wait_until
 from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 
@@ -52,6 +55,21 @@ class MpsNode:
         """Starts a process on a GPU; it stays until the test ends, or `end_clients`."""
         given = {"CUDA_MPS_PIPE_DIRECTORY": str(self.pipe(uuid)), **environment}
         return self._stack.enter_context(cuda_process(self.fake, given))
+
+    def tell(self, line: str, uuid: str = "GPU-a") -> None:
+        """Has a daemon obey a command."""
+        given = {"CUDA_MPS_PIPE_DIRECTORY": str(self.pipe(uuid)), "PATH": os.environ["PATH"]}
+        subprocess.run([self.fake.control], input=line, text=True, env=given, check=True)
+
+    @contextmanager
+    def prompt(self, uuid: str = "GPU-a") -> Iterator[None]:
+        """Holds somebody's prompt of a daemon open."""
+        given = {"CUDA_MPS_PIPE_DIRECTORY": str(self.pipe(uuid)), "PATH": os.environ["PATH"]}
+        log = self.directory(uuid) / "log" / "control.log"
+        before = log.read_text().count("NEW UI")
+        with subprocess.Popen([self.fake.control], stdin=subprocess.PIPE, env=given):
+            wait_until(lambda: log.read_text().count("NEW UI") > before)
+            yield
 
     def end_clients(self) -> None:
         """Ends all that `client` started."""

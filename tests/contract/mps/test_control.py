@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: MPL-2.0
-"""One command at a time to NVIDIA's tool, which here is a fake."""
+"""The commands of one pass to NVIDIA's tool, which here is a fake."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-from mps_control.control import LimitForm
+from mps_control.node import PATIENCE_S, wait_until
 
 from contract.mps.mps_node import MpsNode
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
 from nomad_nvidia_vgpu.sharing.mps.control import (
+    BusyError,
     MpsControl,
-    Server,
-    Unsettled,
+    daemon_path,
     find_program,
+    located_server,
 )
-from nomad_nvidia_vgpu.sharing.mps.layout import PROGRAM
-from nomad_nvidia_vgpu.sharing.mps.limits import Limits
+from nomad_nvidia_vgpu.sharing.mps.layout import PROGRAM, SERVER_PROGRAM
+from nomad_nvidia_vgpu.sharing.mps.reading import Server
 
 UUID = "GPU-a"
-QUARTER = Limits(3840, 25)
-MEMORY, PERCENTAGE = "default_device_pinned_mem_limit", "default_active_thread_percentage"
 SOON_S = 3.0
 """For what hangs: long for one command, short for a test."""
 
@@ -58,9 +58,9 @@ def test_the_daemon_gets_what_it_needs_and_nothing_of_the_agents_environment(
     monkeypatch.setenv("LD_LIBRARY_PATH", "/run/driver/lib")
     monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "1")
     control.start(multi_user=True)
-    control.running()
+    control.read()
     (start,) = node.fake.starts()
-    (command,) = node.fake.commands()
+    command = node.fake.commands()[0]
     cuda = {
         "CUDA_MPS_PIPE_DIRECTORY": str(node.pipe()),
         "CUDA_MPS_LOG_DIRECTORY": str(node.directory() / "log"),
@@ -78,9 +78,9 @@ def test_the_daemon_holds_no_pipe_of_ours_and_leads_its_session(
     """A daemon that kept the agent's pipe would freeze the agent; Ctrl-C there is not for it."""
     node.fake.keep_streams()
     control.start(multi_user=False)
-    control.running()
+    control.read()
     (start,) = node.fake.starts()
-    (command,) = node.fake.commands()
+    command = node.fake.commands()[0]
     assert start.arguments == ("-d",)
     for asked in (start, command):
         assert asked.leads_session
@@ -104,17 +104,6 @@ def test_what_the_daemon_makes_is_open_to_tasks_whatever_the_agents_umask(
     assert "Umask:\t0022\n" in Path(f"/proc/{node.pid()}/status").read_text()
 
 
-def test_a_daemon_runs_once_it_was_started_and_not_before(
-    node: MpsNode, control: MpsControl
-) -> None:
-    """Whoever has died does not run either."""
-    assert not control.running()
-    control.start(multi_user=True)
-    assert control.running()
-    node.fake.kill_daemon(node.pipe())
-    assert not control.running()
-
-
 def test_a_daemon_that_runs_is_not_doubled(node: MpsNode, started: MpsControl) -> None:
     """The tool refuses; its words are passed on."""
     with pytest.raises(MpsError, match="already running"):
@@ -135,150 +124,118 @@ def test_a_start_that_fails_says_why_and_where_to_read_more(
     assert f"see {node.directory()}/log/control.log" in sentence
 
 
-def test_limits_are_set_and_read_back(node: MpsNode, started: MpsControl) -> None:
-    """What is in force already is only read."""
-    assert started.settle(QUARTER, change=True) == []
-    node.fake.forget()
-    assert started.settle(QUARTER, change=True) == []
-    assert node.lines() == [f"get_{PERCENTAGE}", f"get_{MEMORY} 0"]
-    assert started.limits() == ("3840M", "25.0")
-
-
-@pytest.mark.parametrize("form", ["exact", "mib", "mb", "spaced", "bytes"])
-@pytest.mark.parametrize("memory_mib", [3840, 4096])
-@pytest.mark.parametrize("padding", ["", "\n", "  \n\n"])
-def test_a_limit_is_known_in_each_form(
-    node: MpsNode, started: MpsControl, form: LimitForm, memory_mib: int, padding: str
-) -> None:
-    """Releases of the tool differ in how they spell a size."""
-    node.fake.set_limit_form(form, padding=padding)
-    node.fake.set_echo(echo=True)
-    assert started.settle(Limits(memory_mib, 25), change=True) == []
-
-
-def test_a_tool_may_show_whole_gib_only(node: MpsNode, started: MpsControl) -> None:
-    """`3G` is all that it says of 3840 MiB; of 4 GiB or 512 MiB it would be wrong."""
-    node.fake.set_limit_form("floor_gib")
-    assert started.settle(QUARTER, change=True) == []
-    assert started.settle(Limits(4096, 25), change=True) == []
-    node.fake.lie(f"set_{MEMORY}")
-    for wrong_mib in (3840, 5120, 512):
-        wanted = Limits(wrong_mib, 25)
-        assert started.settle(wanted, change=True) == [Unsettled(MEMORY, f"{wrong_mib}M", "'4G'")]
-
-
-@pytest.mark.parametrize(
-    ("setting", "of_memory"), [(MEMORY, True), (PERCENTAGE, False)], ids=["memory", "percentage"]
-)
-def test_a_limit_that_was_not_applied_is_told(
-    node: MpsNode, started: MpsControl, setting: str, *, of_memory: bool
-) -> None:
-    """The tool exits with 0 whatever it thinks of a value."""
-    node.fake.lie(f"set_{setting}")
-    (one,) = started.settle(QUARTER, change=True)
-    assert one.setting == setting
-    assert one.of_memory is of_memory
-
-
-@pytest.mark.parametrize("said", ["", "Unknown command: get", "-1", "25 G", "nan", "25.0.0", "²G"])
-def test_words_that_are_no_limit_are_not_taken_for_one(
-    node: MpsNode, started: MpsControl, said: str
-) -> None:
-    """Whatever it says, it is quoted, never a traceback."""
-    for setting in (MEMORY, PERCENTAGE):
-        node.fake.lie(f"get_{setting}", said)
-    read = f"'{said}'" if said else "no word"
-    assert [one.read for one in started.settle(QUARTER, change=True)] == [read, read]
-
-
-def test_a_command_that_is_refused_is_an_error_with_the_tools_words(
-    node: MpsNode, started: MpsControl
-) -> None:
-    """And names the daemon's log."""
-    node.fake.refuse(f"set_{MEMORY}", "Operation not permitted", code=1)
-    with pytest.raises(MpsError) as raised:
-        started.settle(QUARTER, change=True)
-    assert f"refuses 'set_{MEMORY}' (exit status 1, 'Operation not permitted')" in str(raised.value)
-
-
-def test_who_only_looks_sets_nothing(node: MpsNode, started: MpsControl) -> None:
-    """Another process of ours may be the one that keeps this daemon."""
-    assert {one.setting for one in started.settle(QUARTER, change=False)} == {MEMORY, PERCENTAGE}
-    assert not [line for line in node.lines() if line.startswith("set_")]
-
-
-def test_without_limits_nothing_is_said_of_memory(node: MpsNode, started: MpsControl) -> None:
-    """A limit of the memory cannot be taken off, so none is set; 100 % is none."""
-    assert started.settle(Limits(None, None), change=True) == []
-    assert node.lines() == [f"get_{PERCENTAGE}"]
-
-
-def test_the_limits_of_a_server_that_runs_are_its_own(node: MpsNode, started: MpsControl) -> None:
-    """Defaults reach later servers only."""
-    server = node.client().facts["server"]
-    assert started.settle(QUARTER, change=True) == []
-    assert started.settle(QUARTER, server, change=True) == []
-    assert f"set_active_thread_percentage {server} 25" in node.lines()
-    assert f"set_device_pinned_mem_limit {server} 0 3840M" in node.lines()
-    facts = node.client().facts
-    assert (facts["memory_mib"], facts["percentage"]) == (3840, 25)
-
-
-def test_servers_are_told_with_their_clients(node: MpsNode, started: MpsControl) -> None:
-    """None before the first client."""
-    assert started.servers() == []
+def test_one_look_is_two_calls_at_most(node: MpsNode, started: MpsControl) -> None:
+    """What the daemon says of itself in one, of its server in another."""
+    reading = started.read()
+    assert reading.servers == ()
+    assert (reading.memory, reading.percentage, reading.priority) == ("", "100.0", "0")
+    assert len({command.pid for command in node.fake.commands()}) == 1
     first, second = node.client(), node.client()
-    (server,) = started.servers()
-    assert server == Server(first.facts["server"], "ACTIVE", (first.pid, second.pid))
+    node.fake.forget()
+    clients = (first.pid, second.pid)
+    assert started.read().servers == (
+        Server(first.facts["server"], "ACTIVE", clients, "", "100.0"),
+    )
+    assert len({command.pid for command in node.fake.commands()}) == 2
     node.fake.fault(node.pipe())
-    (server,) = started.servers()
-    assert server.status == "FAULT"
+    assert [server.status for server in started.read().servers] == ["FAULT"]
 
 
-def test_a_tool_without_statuses_gives_none(node: MpsNode, started: MpsControl) -> None:
-    """`get_server_status` is younger than the rest."""
+def test_a_tool_without_statuses_tells_by_its_answers(node: MpsNode, started: MpsControl) -> None:
+    """`get_server_status` is younger than 535."""
+    node.fake.set_version("535")
+    started.quit()
+    started.start(multi_user=True)
     node.client()
-    node.fake.unknown("get_server_status")
-    assert [server.status for server in started.servers()] == [""]
+    (server,) = started.read().servers
+    assert (server.status, server.ready) == ("", True)
+
+
+def test_a_server_that_is_gone_is_none(node: MpsNode, started: MpsControl) -> None:
+    """It may end between two calls."""
+    client = node.client()
+    node.fake.lie("get_client_list", f"Server {client.facts['server']} not found")
+    assert started.read().servers == ()
 
 
 def test_a_sentence_with_a_number_in_it_is_no_list_of_processes(
     node: MpsNode, started: MpsControl
 ) -> None:
-    """Else a server that ended between two commands would have itself for a client."""
+    """Whatever else the tool may say, the server may be in use."""
     node.client()
-    node.fake.lie("get_client_list", "Server 4711 not found")
-    (server,) = started.servers()
+    node.fake.lie("get_client_list", "4711 clients")
+    (server,) = started.read().servers
     assert server.clients is None
     assert server.in_use
 
 
-Act = Callable[[MpsControl], object]
-
-
-@pytest.mark.parametrize(
-    ("command", "act"),
-    [
-        ("get_server_list", MpsControl.running),
-        ("get_server_list", MpsControl.servers),
-        ("get_server_status", MpsControl.servers),
-        ("get_client_list", MpsControl.servers),
-        (f"get_{MEMORY}", lambda c: c.settle(QUARTER, change=False)),
-        (f"set_{PERCENTAGE}", lambda c: c.settle(QUARTER, change=True)),
-        ("quit", MpsControl.quit),
-    ],
-)
-def test_a_command_that_hangs_is_given_up(
-    node: MpsNode, started: MpsControl, monkeypatch: pytest.MonkeyPatch, command: str, act: Act
+def test_a_refusal_is_asked_again(
+    node: MpsNode, started: MpsControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process is ended, and the sentence names the command and the daemon's pid file."""
+    """While somebody's prompt is open nobody else is answered, and the daemon lives."""
+    monkeypatch.setattr(mps_tool, "ANSWER_S", SOON_S)
+    with node.prompt():
+        with pytest.raises(BusyError, match="answers somebody else"):
+            started.read()
+        reader = threading.Thread(target=started.read)
+        reader.start()
+    reader.join(PATIENCE_S)
+    assert started.read().percentage == "100.0"
+
+
+def test_we_take_turns(node: MpsNode, started: MpsControl) -> None:
+    """Many processes of ours at once get all their answers, with no refusal among them."""
+    with ThreadPoolExecutor(8) as pool:
+        readings = list(pool.map(lambda _: started.read(), range(8)))
+    assert [reading.percentage for reading in readings] == ["100.0"] * 8
+    # Each look is four commands and a fence after each.
+    assert len(node.fake.commands()) == 8 * 8
+
+
+def test_a_daemon_that_has_ended_is_told(node: MpsNode, started: MpsControl) -> None:
+    """Only a lock that is free says so."""
+    node.fake.kill_daemon(node.pipe())
+    with pytest.raises(MpsError, match="its MPS daemon has ended"):
+        started.read()
+
+
+def test_a_path_too_long_for_sockets_is_told(node: MpsNode) -> None:
+    """The tool itself ends without a word."""
+    uuid = "GPU-" + "a" * 80
+    with pytest.raises(MpsError, match=r"longer than the 87 bytes.*set a shorter mps\.root"):
+        control_of(node, uuid).start(multi_user=True)
+    assert node.fake.starts() == []
+
+
+def test_a_daemon_finds_its_server(tmp_path: Path) -> None:
+    """Beside its tool first, then in the agent's PATH, then where drivers put it."""
+    tool = tmp_path / "bin" / PROGRAM
+    tool.parent.mkdir()
+    assert daemon_path(str(tool), f"relative:{tmp_path}").split(":") == [
+        str(tool.parent),
+        str(tmp_path),
+        "/usr/bin",
+        "/usr/sbin",
+    ]
+    server = tool.with_name(SERVER_PROGRAM)
+    server.touch(0o755)
+    assert located_server(str(tool), None) == str(server)
+
+
+@pytest.mark.parametrize("command", ["get_server_list", "get_client_list"])
+def test_a_command_that_hangs_is_given_up(
+    node: MpsNode, started: MpsControl, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Its processes are ended, and the sentence names the daemon and no time."""
     node.client()
     node.fake.hang(command)
     monkeypatch.setattr(mps_tool, "ANSWER_S", SOON_S)
     with pytest.raises(MpsError) as raised:
-        act(started)
-    assert f"does not answer '{command}' within {SOON_S:g} s" in str(raised.value)
-    assert f"{node.pipe()}/nvidia-cuda-mps-control.pid" in str(raised.value)
+        started.read()
+    assert str(raised.value) == (
+        f"{UUID}: its MPS daemon does not answer: drain the node, then end the daemon (pid"
+        f" {node.pid()}); a new one is started by itself"
+    )
     tools = [p for p in psutil.Process().children() if str(node.fake.control) in p.cmdline()]
     assert tools == []
 
@@ -289,10 +246,9 @@ def test_a_start_that_hangs_is_given_up(
     """The next pass finds whether a daemon has come of it all the same."""
     monkeypatch.setattr(mps_tool, "START_S", SOON_S)
     node.fake.hang_start()
-    with pytest.raises(MpsError, match=f"does not answer '-d' within {SOON_S:g} s"):
+    with pytest.raises(MpsError, match="does not answer"):
         control.start(multi_user=True)
     node.fake.heal()
-    assert not control.running()
     assert node.fake.daemons() == []
 
 
@@ -304,16 +260,16 @@ def test_a_daemon_can_be_there_though_its_start_hung(
     node.fake.hang_start(listening=True)
     with pytest.raises(MpsError):
         control.start(multi_user=True)
-    assert control.running()
+    assert control.read().percentage == "100.0"
 
 
 def test_quit_ends_it(node: MpsNode, started: MpsControl) -> None:
-    """With its servers."""
+    """With its servers, also one that never gets ready; never by a `quit` that may wait for ever."""
     node.client()
     node.end_clients()
     started.quit()
-    assert not started.running()
-    assert (node.fake.daemons(), node.fake.servers()) == ([], [])
+    wait_until(lambda: (node.fake.daemons(), node.fake.servers()) == ([], []))
+    assert node.lines()[-1] == "quit -t 1"
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["not executable", "missing"])
@@ -335,15 +291,16 @@ def test_a_tool_that_cannot_be_run_is_no_daemon_that_does_not_answer(
     """Such as one whose interpreter or loader is missing."""
     node.fake.control.write_text("#!/nowhere/at/all\n")
     with pytest.raises(MpsError, match="cannot be run"):
-        control.running()
+        control.read()
 
 
 @pytest.mark.parametrize("said", ["yes 1", "head -c 1000000000 /dev/zero"])
 def test_an_answer_without_end_costs_no_memory(
-    node: MpsNode, control: MpsControl, said: str
+    node: MpsNode, started: MpsControl, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root in a container that has the pipe directory can answer in the place of the daemon."""
+    monkeypatch.setattr(mps_tool, "ANSWER_S", SOON_S)
     node.fake.control.write_text(f"#!/bin/sh\nexec {said}\n")
-    with pytest.raises(MpsError, match="refuses 'get_server_list'") as raised:
-        control.servers()
+    with pytest.raises(MpsError) as raised:
+        started.read()
     assert len(str(raised.value)) < 500

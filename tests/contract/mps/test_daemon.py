@@ -6,13 +6,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mps_control.versions import VERSIONS
 
 from contract.mps.mps_node import MpsNode
 from nomad_nvidia_vgpu.errors import MpsError
+from nomad_nvidia_vgpu.host.locks import lock_holder
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
 from nomad_nvidia_vgpu.sharing.mps import daemon as mps_daemon
 from nomad_nvidia_vgpu.sharing.mps.control import find_program
@@ -34,14 +38,14 @@ def daemon(node: MpsNode) -> MpsDaemon:
     return daemon_of(node)
 
 
-def start(daemon: MpsDaemon, *, multi_user: bool = True) -> None:
+def start(daemon: MpsDaemon, *, multi_user: bool = True, uuid: str = "GPU-a") -> None:
     """Starts one as a node does whose config says nothing else."""
-    daemon.start(multi_user=multi_user, memory_limited=True)
+    daemon.start(Record(uuid, multi_user, multi_user, memory_limited=True, driver="550"))
 
 
 def test_a_daemon_that_was_never_started_does_not_run(daemon: MpsDaemon) -> None:
     """And nobody is asked."""
-    assert not daemon.running()
+    assert not daemon.alive()
     assert daemon.record() is None
 
 
@@ -57,14 +61,14 @@ def test_its_directories_can_be_entered_by_all_and_written_by_us(
         os.umask(before)
     for part in (node.directory(), node.pipe(), node.directory() / "log"):
         assert stat.S_IMODE(part.stat().st_mode) == 0o755
-    assert daemon.running()
+    assert daemon.alive()
 
 
 def test_how_it_was_started_is_on_record(node: MpsNode, daemon: MpsDaemon) -> None:
     """For the process that adopts it."""
     start(daemon)
     assert daemon_of(node).record() == Record(
-        "GPU-a", multi_user_asked=True, multi_user=True, memory_limited=True
+        "GPU-a", multi_user_asked=True, multi_user=True, memory_limited=True, driver="550"
     )
 
 
@@ -72,13 +76,13 @@ def test_a_driver_without_multi_user_mode_gets_a_daemon_without(
     node: MpsNode, daemon: MpsDaemon
 ) -> None:
     """And the record says so."""
-    node.fake.unknown("-multiuser-server")
+    node.fake.set_version("550")
     start(daemon)
     assert [s.arguments for s in node.fake.starts()] == [("-d", "-multiuser-server"), ("-d",)]
     assert daemon.record() == Record(
-        "GPU-a", multi_user_asked=True, multi_user=False, memory_limited=True
+        "GPU-a", multi_user_asked=True, multi_user=False, memory_limited=True, driver="550"
     )
-    assert daemon.running()
+    assert daemon.alive()
 
 
 def test_a_start_that_hangs_is_not_taken_for_a_missing_mode(
@@ -87,7 +91,7 @@ def test_a_start_that_hangs_is_not_taken_for_a_missing_mode(
     """A second start would take as long again, and could leave a daemon for one user only."""
     monkeypatch.setattr(mps_tool, "START_S", SOON_S)
     node.fake.hang_start()
-    with pytest.raises(MpsError, match="does not answer '-d'"):
+    with pytest.raises(MpsError, match="does not answer"):
         start(daemon)
     assert len(node.fake.starts()) == 1
 
@@ -97,7 +101,7 @@ def test_a_daemon_that_dies_at_once_is_no_daemon(node: MpsNode, daemon: MpsDaemo
     node.fake.die_after_start()
     with pytest.raises(MpsError, match=r"ended right after its start: see .*/control\.log"):
         start(daemon)
-    assert not daemon.running()
+    assert not daemon.alive()
 
 
 def test_what_a_killed_daemon_left_is_no_hindrance(node: MpsNode, daemon: MpsDaemon) -> None:
@@ -106,32 +110,66 @@ def test_what_a_killed_daemon_left_is_no_hindrance(node: MpsNode, daemon: MpsDae
     before = node.pid()
     node.fake.kill_daemon(node.pipe())
     assert (node.pipe() / "nvidia-cuda-mps-control.pid").exists()
-    assert not daemon.running()
+    assert not daemon.alive()
     start(daemon)
-    assert daemon.running()
+    assert daemon.alive()
     assert node.pid() != before
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link", "directory", "endless"])
-def test_what_a_container_put_in_the_place_of_the_pid_file_is_none(
+@pytest.mark.parametrize("version", list(VERSIONS))
+def test_a_daemon_is_known_by_its_lock(
+    node: MpsNode, daemon: MpsDaemon, tmp_path: Path, version: str
+) -> None:
+    """Not every version writes a pid file, and any user may write into it."""
+    node.fake.set_version(version)
+    start(daemon)
+    (node.pipe() / "nvidia-cuda-mps-control.pid").write_text("1")
+    assert daemon.pid() == node.pid()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
+def test_what_a_container_put_in_the_place_of_the_lock_is_none(
     node: MpsNode, daemon: MpsDaemon, tmp_path: Path, kind: str
 ) -> None:
     """Root in a container can write to the pipe directory that is mounted there."""
-    start(daemon)
-    path = node.pipe() / "nvidia-cuda-mps-control.pid"
-    pid = path.read_text()
-    path.unlink()
+    node.pipe().mkdir(parents=True)
+    path = node.pipe() / "control_lock"
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "link":
-        (tmp_path / "pid").write_text(pid)
-        path.symlink_to(tmp_path / "pid")
-    elif kind == "directory":
-        path.mkdir()
+        path.symlink_to(tmp_path)
     else:
-        path.touch()
-        os.truncate(path, 1 << 40)
+        path.mkdir()
     assert not daemon.alive()
+
+
+def test_a_lock_of_somebody_else_is_no_daemon(node: MpsNode, daemon: MpsDaemon) -> None:
+    """Once the daemon is dead any user can lock the file, and keeps no new one from starting."""
+    start(daemon)
+    node.fake.kill_daemon(node.pipe())
+    lock = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    script = f"{lock}; print(flush=True); sys.stdin.read()"
+    path = node.pipe() / "control_lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert lock_holder(path) == other.pid
+        assert not daemon.alive()
+        start(daemon)
+    assert daemon.alive()
+
+
+def test_nothing_is_removed_of_a_daemon_that_lives(node: MpsNode, daemon: MpsDaemon) -> None:
+    """Its tasks would lose their way to it, and a second one would come beside it."""
+    start(daemon)
+    pid = node.pid()
+    for act in (daemon.remove, lambda: start(daemon)):
+        with pytest.raises(MpsError, match=rf"\(pid {pid}\) lives"):
+            act()
+    assert node.pid() == pid
+    assert (node.pipe() / "control").is_socket()
 
 
 def test_what_a_container_put_beside_the_pipes_leads_nowhere(
@@ -180,8 +218,7 @@ def test_other_processes_are_none_of_its_servers(node: MpsNode, tmp_path: Path) 
     process(proc, 2, server, CUDA_MPS_PIPE_DIRECTORY=f"{pipe}2")
     process(proc, 3, "python", CUDA_MPS_PIPE_DIRECTORY=pipe)
     (proc / "4").mkdir()
-    start(daemon_of(node, proc=proc))
-    assert node.pid()
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == []
 
 
 def test_a_task_cannot_pass_for_a_server_and_keep_the_daemon_from_starting(
@@ -191,8 +228,7 @@ def test_a_task_cannot_pass_for_a_server_and_keep_the_daemon_from_starting(
     proc = tmp_path / "proc"
     process(proc, 1, "nvidia-cuda-mps-server", CUDA_MPS_PIPE_DIRECTORY=str(node.pipe()))
     (proc / "1/status").write_text("Name:\tsu\nUid:\t65534\t0\t0\t0\n")
-    start(daemon_of(node, proc=proc))
-    assert node.pid()
+    assert list(daemon_of(node, proc=proc).orphaned_servers()) == []
 
 
 def test_a_daemon_is_known_by_what_can_be_read_of_a_stuck_process(
@@ -203,6 +239,7 @@ def test_a_daemon_is_known_by_what_can_be_read_of_a_stuck_process(
     place = tmp_path / "proc" / str(node.pid())
     place.mkdir(parents=True)
     (place / "stat").write_text(f"{node.pid()} (nvidia-cuda-mps) D 1 0\n")
+    (place / "status").write_text(f"Uid:\t{os.geteuid()}\t0\t0\t0\n")
     assert daemon_of(node, proc=tmp_path / "proc").pid() == node.pid()
     for name, state in (("sshd", "S"), ("a) (nvidia-cuda-mps", "S"), ("nvidia-cuda-mps", "Z")):
         (place / "stat").write_text(f"{node.pid()} ({name}) {state} 1 0\n")
@@ -280,9 +317,9 @@ def test_a_daemon_that_does_not_end_is_told(
     start(daemon)
     monkeypatch.setattr(mps_daemon, "_END_S", SOON_S)
     node.fake.ignore_quit()
-    with pytest.raises(MpsError, match=rf"\(pid {node.pid()}\) does not end within {SOON_S:g} s"):
+    with pytest.raises(MpsError, match=rf"\(pid {node.pid()}\) does not end"):
         daemon.stop()
-    assert daemon.running()
+    assert daemon.alive()
 
 
 def test_limits_are_settled_for_servers_to_come_and_for_those_that_run(
@@ -291,10 +328,26 @@ def test_limits_are_settled_for_servers_to_come_and_for_those_that_run(
     """Defaults reach later servers only."""
     start(daemon)
     node.client()
-    assert daemon.settle(Limits(1000, 25), daemon.servers(), change=True, again=False) == []
+    assert daemon.settle(Limits(1000, 25), daemon.read(), change=True, again=False) == []
     assert node.client().facts["memory_mib"] == 1000
-    assert daemon.limits([]) == ("1000M", "25.0")
-    assert daemon.limits(daemon.servers()) == ("1000M", "25.0")
+    reading = daemon.read()
+    assert (reading.memory, reading.percentage) == ("1000M", "25.0")
+    assert [(s.memory, s.percentage) for s in reading.servers] == [("1000M", "25.0")]
+
+
+def test_who_only_looks_sets_nothing(node: MpsNode, daemon: MpsDaemon) -> None:
+    """Another process of ours may be the one that keeps this daemon."""
+    start(daemon)
+    assert len(daemon.settle(Limits(1000, 25), daemon.read(), change=False, again=False)) == 2
+    assert not [line for line in node.lines() if line.startswith("set_")]
+
+
+def test_a_limit_that_was_not_applied_is_told(node: MpsNode, daemon: MpsDaemon) -> None:
+    """The tool exits with 0 whatever it thinks of a value."""
+    start(daemon)
+    node.fake.lie("set_default_device_pinned_mem_limit")
+    (one,) = daemon.settle(Limits(1000, 25), daemon.read(), change=True, again=False)
+    assert one.of_memory
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"uuid": "GPU-a"}', '{"unknown": 1}', "null"])
@@ -303,14 +356,15 @@ def test_a_spoilt_record_is_none(node: MpsNode, daemon: MpsDaemon, text: str) ->
     start(daemon)
     (node.directory() / "daemon.json").write_text(text)
     assert daemon.record() is None
-    assert daemon.running()
+    assert daemon.alive()
 
 
 def test_gpus_are_known_by_the_records(node: MpsNode) -> None:
     """By UUID, also where the directory's name differs; what else is there is not ours."""
     for uuid in ("GPU-b", "GPU-a"):
-        start(daemon_of(node, uuid))
-    start(MpsDaemon(node.directory("MIG-GPU-x_1_0"), "MIG-GPU-x/1/0", find_program()))
+        start(daemon_of(node, uuid), uuid=uuid)
+    mig = "MIG-GPU-x/1/0"
+    start(MpsDaemon(node.directory("MIG-GPU-x_1_0"), mig, find_program()), uuid=mig)
     (node.root / "lost+found").mkdir()
     (node.root / "lock").touch()
     assert known_uuids(node.root) == ["GPU-a", "GPU-b", "MIG-GPU-x/1/0"]

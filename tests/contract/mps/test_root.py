@@ -100,4 +100,4 @@ def test_daemons_are_kept_under_the_longest_root(node: MpsNode, plugins: Plugins
     found = plugins.start(root=str(root)).keep(mig(uuid, memory_mib=8000), 1)
     assert found.problem == ""
     assert len(str(root)) == 40
-    assert MpsDaemon(root / uuid, uuid, str(node.fake.control)).running()
+    assert MpsDaemon(root / uuid, uuid, str(node.fake.control)).alive()

@@ -31,7 +31,7 @@ def test_a_daemon_shows_its_limits_and_clients(mps_root: Path) -> None:
     config = MpsConfig(root=str(mps_root), max_vgpus_per_task=1)
     MpsEnforcer(config, ScriptedSource()).keep(gpu("GPU-a", memory_mib=8000), 4)
     (view,) = daemon_views(config)
-    assert view == DaemonView("GPU-a", view.state, True, "2000M", "25.0", ())
+    assert view == DaemonView("GPU-a", view.state, True, "1G", "25.0", (), "0")
     assert view.working
 
 

@@ -10,6 +10,7 @@ from gpu.control_tool import Daemon, Said, tool
 from gpu.lab import READY_S, Lab
 from nomad_nvidia_vgpu.sharing.mps.layout import MEMORY_ENV
 from nomad_nvidia_vgpu.sharing.mps.limits import Limits
+from nomad_nvidia_vgpu.sharing.mps.reading import corrections, unsettled
 
 _ENOUGH_MIB = 4096
 _LIMIT_MIB = 2048
@@ -33,6 +34,8 @@ _WITHOUT_SERVER = (
     "set_default_active_thread_percentage 101",
     "get_default_active_thread_percentage",
     "get_default_client_priority",
+    "set_default_client_priority 1",
+    "get_default_client_priority",
     "get_server_status 1",
     "get_client_list 1",
     "get_active_thread_percentage 1",
@@ -50,8 +53,11 @@ _WITH_SERVER = (
     "set_device_pinned_mem_limit {server} 0 1024M",
     "get_device_pinned_mem_limit {server} 0",
     "get_device_client_list",
+    "get_device_client_list {server}",
     "ps",
     "device_query",
+    "start_server -uid 0",
+    "get_client_list 1",
 )
 
 
@@ -82,10 +88,12 @@ def language(lab: Lab) -> None:
             )
             client.kill()
         with lab.part("The plugin's settle"):
-            left = daemon.control().settle(Limits(1537, 33), change=True)
+            limits, control = Limits(1537, 33, 1), daemon.control()
+            control.tell(*corrections(control.read(), limits))
+            left = unsettled(control.read(), limits)
             lab.answer(
                 "Limits that the plugin sets read back as set",
-                "; ".join(map(str, left)) or "yes: 1537 MiB and 33 %",
+                "; ".join(map(str, left)) or "yes: 1537 MiB, 33 % and priority 1",
                 promised=not left,
             )
         words += [("quit", daemon.tell("quit"))]

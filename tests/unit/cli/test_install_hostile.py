@@ -121,14 +121,14 @@ def test_a_block_whose_program_cannot_follow_is_taken_back(
     node: InstallNode, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last step fails: an agent with the block alone would not start."""
-    replace = Path.replace
+    rename = os.rename
 
-    def fail(self: Path, target: Path) -> Path:
-        if target == node.entry:
+    def fail(source: str, target: str, **folders: int) -> None:
+        if target == node.entry.name:
             raise OSError(5, "Input/output error")
-        return replace(self, target)
+        rename(source, target, **folders)
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(os, "rename", fail)
     assert "(Input/output error): fix that" in refused(capsys, node.run("install", *SIZE))
     node.assert_untouched()
 
@@ -138,7 +138,7 @@ def test_a_killed_run_is_cleared_up_by_the_next(
 ) -> None:
     """What it leaves Nomad neither starts nor reads."""
     if (child := os.fork()) == 0:
-        monkeypatch.setattr(shutil, "copyfile", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(shutil, "copyfileobj", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         try:
             node.run("install", *SIZE)
         finally:
@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_nothing(node: InstallNode, monkeypatch: pytest.MonkeyPatc
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shutil, "copyfile", interrupt)
+    monkeypatch.setattr(shutil, "copyfileobj", interrupt)
     assert node.run("install", *SIZE) == 130
     node.assert_untouched()
 
@@ -231,3 +231,19 @@ def test_every_option_can_be_installed(node: InstallNode) -> None:
     }
     assert node.run("uninstall") == 0
     node.assert_untouched()
+
+
+def test_a_configuration_that_others_can_change_is_refused(
+    node: InstallNode, capsys: Capture
+) -> None:
+    """Who can put a file there decides what the agent runs; nothing is taken out of it either."""
+    node.config.chmod(0o777)
+    assert "can be written to by others" in refused(capsys, node.run("install", *SIZE))
+    node.assert_untouched()
+    node.config.chmod(0o755)
+    assert node.run("install", *SIZE) == 0
+    node.config.chmod(0o777)
+    capsys.readouterr()
+    assert "can be written to by others" in refused(capsys, node.run("uninstall"))
+    assert node.block.exists()
+    assert node.entry.exists()

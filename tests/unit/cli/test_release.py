@@ -96,3 +96,15 @@ def test_without_the_agents_options_nothing_is_released(
     good.write_text(f'vgpus = 2\nmps {{\n root = "{mps_root}"\n}}\n')
     assert run(["release", "--config", str(good)]) == 0
     assert str(agent_files) not in capsys.readouterr().err
+
+
+def test_a_root_that_others_can_change_is_not_released(
+    source: ScriptedSource, mps_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would choose which folders root removes, and which compute modes it sets."""
+    mps_root.mkdir()
+    ComputeModeJournal(mps_root / "compute-modes.json", source).set_exclusive("GPU-a")
+    mps_root.chmod(0o777)
+    assert run(["release", "--mps-root", str(mps_root)]) == 1
+    assert "can be written to by others" in capsys.readouterr().err
+    assert source.modes == {"GPU-a": "EXCLUSIVE_PROCESS"}

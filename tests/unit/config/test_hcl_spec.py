@@ -17,6 +17,7 @@ def test_the_schema_has_every_option_with_its_type() -> None:
         "vendor": "string",
         "group_by": "string",
         "memory_overcommit": "number",
+        "unified_memory_reserve": "string",
         "publish_load": "bool",
         "publish_load_interval": "string",
         "sharing": "string",
@@ -44,6 +45,7 @@ def test_the_schema_has_the_blocks_with_their_options() -> None:
                 Attr("group_by", "string"),
                 Attr("ignored", "bool"),
                 Attr("name", "string"),
+                Attr("mps_priority", "string"),
             ),
             label="selector",
         ),
@@ -57,6 +59,7 @@ def test_the_schema_has_the_blocks_with_their_options() -> None:
                 Attr("mount", "bool"),
                 Attr("exclusive_process", "bool"),
                 Attr("multi_user", "bool"),
+                Attr("priority", "string"),
             ),
         ),
         Block(

@@ -17,7 +17,7 @@ from prometheus_client.registry import CollectorRegistry
 from nomad_nvidia_vgpu import __version__
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
-from nomad_nvidia_vgpu.gpu.model import Health, Ratio, SeenGpu
+from nomad_nvidia_vgpu.gpu.model import Health, Ratio, SeenGpu, XidEvent
 from nomad_nvidia_vgpu.metrics.families import FAMILIES, STALE_S, CatalogCollector, registry_of
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.state.catalog import Catalog
@@ -76,6 +76,14 @@ class Scraped:
             for family in text_string_to_metric_families(generate_latest(self.registry).decode())
             for sample in family.samples
         }
+
+
+def test_xids_are_counted_by_physical_gpu_and_number(scraped: Scraped) -> None:
+    """The harmless ones too; of a GPU without any there is no series."""
+    assert scraped.named("gpu_xid_errors_total") == {}
+    for xid in (43, 43, 79):
+        scraped.catalog.take_event(XidEvent("GPU-a", xid, 1, 0))
+    assert scraped.named("gpu_xid_errors_total") == {"GPU-a,43": 2, "GPU-a,79": 1}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig
-from nomad_nvidia_vgpu.sharing.policy import NODE, decide, unmatched
+from nomad_nvidia_vgpu.sharing.policy import NODE, decide, unmatched, without_host_memory
 from unit.example_gpus import gpu, mig
 
 A100 = gpu("GPU-a", model="NVIDIA A100-SXM4-80GB", memory_mib=81920, pci_bus_id="0000:1a:00.0")
@@ -224,3 +224,20 @@ def test_a_size_of_its_own_is_one_that_its_model_does_not_have(
 ) -> None:
     """A GPU that a block for it alone divides otherwise is told from the others of its model."""
     assert decide(config(blocks, vgpus=8), A100).own_size is own
+
+
+@pytest.mark.parametrize(("total_mib", "kept_mib"), [(122_880, 16_384), (8_192, 4_096)])
+def test_a_part_of_unified_memory_stays_with_the_host(total_mib: int, kept_mib: int) -> None:
+    """Sixteen GiB, or half of a small machine; a GPU with memory of its own keeps all of it."""
+    config = PluginConfig(vgpus=4)
+    unified = gpu("GPU-u", memory_mib=total_mib, unified_memory=True)
+    assert without_host_memory(config, unified).own_memory_mib == total_mib - kept_mib
+    assert without_host_memory(config, gpu("GPU-a")) == gpu("GPU-a")
+    nothing = config._replace(unified_memory_reserve_mib=1)
+    assert without_host_memory(nothing, unified).own_memory_mib == total_mib - 1
+
+
+def test_what_stays_with_the_host_is_in_no_share() -> None:
+    """A size divides what is left."""
+    config = PluginConfig(vgpu_memory_mib=10_240)
+    assert decide(config, gpu("GPU-u", memory_mib=122_880, unified_memory=True)).vgpus == 10

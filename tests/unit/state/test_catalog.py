@@ -40,7 +40,7 @@ def test_an_inventory_makes_a_new_edition() -> None:
     seen = frozenset(one.gpu.uuid for one in FOUND.gpus)
     assert catalog.edition == Edition(1, False, make_plan(CONFIG, FOUND), seen)
     catalog.take_inventory(Inventory(), complete=True)
-    assert catalog.edition == Edition(2, complete=True, plan=Plan())
+    assert catalog.edition == Edition(2, complete=True, plan=Plan(), been_complete=True)
 
 
 def test_a_load_that_changed_makes_a_new_edition() -> None:
@@ -121,6 +121,21 @@ def test_a_warning_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         catalog.take_inventory(simulated, complete=True)
     assert len(caplog.messages) == 1
     assert "simulated" in caplog.messages[0]
+
+
+def test_a_gpu_that_comes_later_repeats_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does it keep what is known of its neighbours from being settled."""
+    caplog.set_level(logging.WARNING)
+    catalog = Catalog(CONFIG)
+    first = inventory(gpu(simulated=True))
+    catalog.take_inventory(first, complete=False)
+    assert not catalog.edition.settled_for(["GPU-a"])
+    catalog.take_inventory(first, complete=True)
+    catalog.take_inventory(first, complete=False)
+    assert catalog.edition.settled_for(["GPU-a"])
+    assert not catalog.edition.settled_for(["GPU-a", "GPU-new"])
+    catalog.take_inventory(first, complete=True)
+    assert len(caplog.messages) == 1
 
 
 def test_no_plan_is_complete_before_it_is_known_what_tasks_hold() -> None:

@@ -50,11 +50,11 @@ class Node:
         self._listings[gpu_uuid] = Listing(self.now, listed)
 
     def add_daemon(self, pid: int, *, user: int = 0, name: str = "nvidia-cuda-mps-control") -> None:
-        """Starts the MPS daemon of GPU-a, as its pid file says."""
+        """Starts the MPS daemon of GPU-a, as its lock says."""
         self.made.add(pid, name=name, user=user)
         pipe = self.mps_root / "GPU-a/pipe"
         pipe.mkdir(parents=True)
-        (pipe / "nvidia-cuda-mps-control.pid").write_text(f"{pid}\n")
+        (pipe / "control_lock").write_text(f"{pid}\n")
 
     def look(self) -> Usage:
         """Makes a pass."""

@@ -354,7 +354,7 @@ def test_no_name_and_no_variable_makes_a_server(tmp_path: Path) -> None:
 
 
 def test_what_a_task_starts_is_never_a_server(tmp_path: Path) -> None:
-    """A container may write the pid file, and name any process there."""
+    """A container may have any parent that is in it."""
     node = Node(tmp_path)
     node.add_daemon(DAEMON)
     node.made.add(SERVER, parent=DAEMON, cgroup=docker_v2(), environment=claims("GPU-a-0"))
@@ -368,8 +368,8 @@ def test_what_a_task_starts_is_never_a_server(tmp_path: Path) -> None:
     [(1000, "nvidia-cuda-mps-control"), (0, "sshd")],
     ids=["a user's program", "another program of root's"],
 )
-def test_a_pid_file_that_lies_makes_no_server(tmp_path: Path, user: int, name: str) -> None:
-    """It must lead to a daemon that root or this program's user has started."""
+def test_a_lock_of_somebody_else_makes_no_server(tmp_path: Path, user: int, name: str) -> None:
+    """It must be held by a daemon that root or this program's user has started."""
     node = Node(tmp_path)
     node.add_daemon(DAEMON, user=user, name=name)
     node.made.add(SERVER, parent=DAEMON)

@@ -80,9 +80,18 @@ def test_the_tolerance_is_let_pass(used: int, tolerance: int, *, too_much: bool)
 
 
 def test_what_is_not_known_is_not_too_much() -> None:
-    """Without the memory of a process, or without a budget, nobody is accused."""
-    assert excess(share(process(1, 9000), process(2, None)), 0) is None
+    """Without the memory of a process, as long as the rest is no proof, or without a budget."""
+    assert excess(share(process(1, 900), process(2, None)), 0) is None
     assert excess(share(process(1, 9000), budget_mib=None), 0) is None
+
+
+def test_what_is_known_may_be_proof_enough() -> None:
+    """A process whose memory is not told does not hide what another one uses, nor is it ended."""
+    found = excess(share(process(1, 20_000), process(2, None), budget_mib=6000), 5)
+    assert found is not None
+    assert (found.used_mib, found.limit_mib) == (20_000, 6300)
+    known = {identity(process(1, 20_000)), identity(process(2, None))}
+    assert [victim.pid for victim in victims(found, known)] == [1]
 
 
 def test_all_processes_of_a_task_count_together() -> None:
@@ -268,8 +277,7 @@ def test_a_warning_says_all_and_ends_nobody(
     """Task, allocation, job, pids, use and budget, once, and counted."""
     one = guarded.sleepers.start()
     seen = as_seen(one, 1500)
-    own = share(seen)
-    named = own._replace(task=own.task._replace(job="j"))
+    named = (own := share(seen))._replace(task=own.task._replace(job="j"))
     guarded.follow(named, moments=(0.0, 20.0, 40.0, 60.0, 80.0))
     (line,) = caplog.messages
     said = {"gpu": "GPU-a", "alloc": "alloc", "task": "task", "used_mib": 1500, "budget_mib": 1000}

@@ -12,7 +12,7 @@ import pytest
 
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, Health, Inventory, SeenGpu
-from nomad_nvidia_vgpu.state.usage import GpuUse, Task
+from nomad_nvidia_vgpu.state.usage import GpuUse, Task, TaskProcess
 from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder
 from unit.example_gpus import FULL_SAMPLE, gpu, inventory
 from unit.gpu.scripted_source import RecordingSink
@@ -44,6 +44,8 @@ class Tasks(Sleepers):
         """Runs none yet."""
         super().__init__()
         self.asked: list[str] = []
+        self.restarted: dict[tuple[str, str], TaskProcess] = {}
+        """The first process of each task that claims a GPU, listed or not."""
         self._uses: dict[str, GpuUse] = {}
 
     def start_on(self, on: Gpu, manner: str = POLITE, task: Task = TASK) -> subprocess.Popen[str]:
@@ -52,6 +54,10 @@ class Tasks(Sleepers):
         one = share(as_seen(process), task=task, gpu=on.uuid)
         self._uses[on.uuid] = use_of(one, gpu=on.uuid)
         return process
+
+    def first_process(self, task: Task, gpu_uuid: str) -> TaskProcess | None:
+        """As an accountant."""
+        return self.restarted.get((task.key, gpu_uuid))
 
     def last_use(self, gpu_uuid: str) -> GpuUse | None:
         """As an accountant."""
@@ -65,12 +71,23 @@ class Ending:
     def __init__(self, tasks: Tasks, grace_s: float) -> None:
         """Ends none yet."""
         self.sink = RecordingSink()
-        self.ender = TaskEnder(self.sink, tasks.last_use, same_process, grace_s)
+        self.ender = TaskEnder(
+            self.sink, tasks.last_use, same_process, grace_s, returned=tasks.first_process
+        )
         self._others = set(threading.enumerate())
 
     def see(self, now: Inventory) -> None:
         """Hands on this inventory, and waits for what is done about it."""
         self.ender.take_inventory(now, complete=True)
+        self.wait()
+
+    def look_again(self) -> None:
+        """Comes to the end of a pass over the processes, and waits for what is done about it."""
+        self.ender.again()
+        self.wait()
+
+    def wait(self) -> None:
+        """Waits until nobody is being ended."""
         for thread in set(threading.enumerate()) - self._others:
             thread.join(DEADLINE_S)
             assert not thread.is_alive()
@@ -128,21 +145,57 @@ def test_other_gpus_keep_their_tasks(tasks: Tasks) -> None:
     assert tasks.asked == ["GPU-a"]
 
 
-def test_each_gpu_ends_its_tasks_once(tasks: Tasks) -> None:
-    """However often a lost GPU is told of, its processes are ended once."""
+def test_a_fault_that_is_older_than_we_are_ends_tasks(tasks: Tasks) -> None:
+    """Who uses a grave GPU is ended when that is known, be it long after the fault was."""
+    ending = Ending(tasks, DEADLINE_S)
+    ending.see(inventory(grave(A)))
+    process = tasks.start_on(A)
+    ending.look_again()
+    assert process.wait(DEADLINE_S) == -signal.SIGTERM
+
+
+def test_a_task_that_is_started_again_is_ended_again(tasks: Tasks) -> None:
+    """Nomad starts tasks again in place, on the dead GPU: until it places them elsewhere."""
+    ending = Ending(tasks, DEADLINE_S)
+    first = tasks.start_on(A)
+    ending.see(inventory(grave(A)))
+    assert first.wait(DEADLINE_S) == -signal.SIGTERM
+    for _ in range(2):
+        process = tasks.start(POLITE)
+        tasks.restarted[TASK.key, "GPU-a"] = as_seen(process)
+        ending.look_again()
+        assert process.wait(DEADLINE_S) == -signal.SIGTERM
+
+
+def test_a_task_on_a_gpu_that_is_well_again_is_left_alone(tasks: Tasks) -> None:
+    """What was held against a GPU is forgotten with its fault."""
+    ending = Ending(tasks, DEADLINE_S)
+    tasks.start_on(A)
+    ending.see(inventory(grave(A)))
+    ending.see(inventory(A))
+    process = tasks.start(POLITE)
+    tasks.restarted[TASK.key, "GPU-a"] = as_seen(process)
+    ending.look_again()
+    assert process.poll() is None
+
+
+def test_nobody_is_ended_twice(tasks: Tasks) -> None:
+    """A process that cannot end - it hangs in the driver - is not sent signals for ever."""
     ending = Ending(tasks, NO_GRACE_S)
+    tasks.start_on(A, STUBBORN)
+    sent: list[int] = []
+    before = ending.ender._belongs
+
+    def belongs(process: TaskProcess, task: Task) -> bool:
+        sent.append(process.pid)
+        return before(process, task)
+
+    ending.ender._belongs = belongs
+    ending.see(inventory(grave(A)))
+    asked = len(sent)
     for _ in range(3):
-        ending.see(inventory(grave(A)))
-    ending.see(inventory(grave(A), grave(B)))
-    assert tasks.asked == ["GPU-a", "GPU-b"]
-
-
-def test_a_gpu_that_is_lost_again_ends_its_tasks_again(tasks: Tasks) -> None:
-    """After a GPU was usable, its next grave fault counts as the first did."""
-    ending = Ending(tasks, NO_GRACE_S)
-    for now in (inventory(grave(A)), inventory(A), inventory(grave(A))):
-        ending.see(now)
-    assert tasks.asked == ["GPU-a", "GPU-a"]
+        ending.look_again()
+    assert len(sent) == asked
 
 
 def test_a_fault_that_becomes_grave_ends_tasks(tasks: Tasks) -> None:

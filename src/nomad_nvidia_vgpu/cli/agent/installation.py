@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,15 @@ from nomad_nvidia_vgpu.cli.agent.given import (
     with_any_size,
 )
 from nomad_nvidia_vgpu.cli.agent.plugin_block import block_json, block_text, settings
-from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir, not_writable, problems
+from nomad_nvidia_vgpu.cli.agent.plugin_dir import (
+    Kind,
+    PluginDir,
+    not_writable,
+    open_to_others,
+    problems,
+)
 from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.host.files import exposed
 
 BLOCK_FILE = f"{LABEL}.hcl"
 _OTHER_SIZE = {"vgpus": "vgpu_memory", "vgpu_memory": "vgpus"}
@@ -73,7 +80,7 @@ def planned(
         said.append(source.problem)
     block_file = agent.folder / BLOCK_FILE if agent.folder and agent.ours is None else None
     if block_file is not None:
-        said += _file_problems(block_file)
+        said += _file_problems(block_file, trusted_with(agent))
         if found is not None and Path(found.path).resolve() == block_file.parent.resolve():
             said.append(
                 f"plugin_dir {found.path} is the folder of the agent's configuration, and is for"
@@ -187,12 +194,18 @@ def _text_problems(given: Mapping[str, Any]) -> Sequence[str]:
     return []
 
 
-def _file_problems(block_file: Path) -> Sequence[str]:
+def trusted_with(agent: AgentConfig) -> set[int]:
+    """Who may decide what the agent runs: root, whoever runs this, and who owns its config."""
+    return {0, os.geteuid(), agent.given.stat().st_uid}
+
+
+def _file_problems(block_file: Path, trusted: Collection[int]) -> Sequence[str]:
     if os.path.lexists(block_file):
         return [f'{block_file} has no plugin "{LABEL}" block: move it away, or add one']
     if not os.access(block_file.parent, os.W_OK | os.X_OK):
         return [not_writable(str(block_file.parent))]
-    return []
+    found = exposed(str(block_file.parent), trusted)
+    return [open_to_others(*found)] if found else []
 
 
 def _unwritten(agent: AgentConfig, given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def problems(found: PluginDir) -> list[Problem]:
         )
     if found.exposed:
         who, remedy = found.exposed
-        said.append(Problem(f"{who}, and Nomad would start what they put there", remedy))
+        said.append(open_to_others(who, remedy))
     if not found.writable:
         said.append(not_writable(where))
     for program in found.programs:
@@ -112,6 +112,11 @@ def problems(found: PluginDir) -> list[Problem]:
                 )
             )
     return said
+
+
+def open_to_others(who: str, remedy: str) -> Problem:
+    """Why nothing is put into, or taken out of, a folder that others can change."""
+    return Problem(f"{who}, and Nomad would start what they put there", remedy)
 
 
 def not_writable(what: str) -> Problem:

@@ -34,7 +34,7 @@ def health(facts: Facts) -> Iterator[Verdict]:
     sick = [seen for seen in look.inventory.gpus if not seen.health.healthy]
     for seen in sick:
         yield error_of(seen.health.reason)
-    if not sick:
+    if not sick and look.inventory.gpus:  # of no GPU nothing is in order
         yield ok(f"{counted(len(look.inventory.gpus), 'GPU')} or MIG devices in good health")
 
 
@@ -59,7 +59,7 @@ def queries(facts: Facts) -> Iterator[Verdict]:
                 f"{seen.gpu.uuid} does not tell its memory, so no task is told its share of it",
                 "update the driver if it should",
             )
-    if not failing:
+    if not failing and look.physical:
         yield ok("every query that this plugin makes is answered or plainly not supported")
 
 
@@ -82,7 +82,7 @@ def mig(facts: Facts) -> Iterator[Verdict]:
                 f"MIG mode of {gpu.uuid} is to be switched {wish}, and is not yet",
                 "drain the node and reset the GPU (nvidia-smi --gpu-reset)",
             )
-    if not any(gpu.mig for gpu in look.physical):
+    if look.physical and not any(gpu.mig for gpu in look.physical):
         yield ok("no GPU is in MIG mode")
 
 
@@ -103,9 +103,9 @@ def division(facts: Facts) -> Iterator[Verdict]:
         yield error_of(problem)
     for sentence in plan.warnings:
         yield warning_of(sentence)
-    if problems or plan.warnings:
-        return
     vgpus = sum(shared.published for group in plan.groups for shared in group.gpus)
+    if problems or plan.warnings or not vgpus:
+        return
     yield ok(f"{counted(vgpus, 'vGPU')} in {counted(len(plan.groups), 'device group')}")
 
 

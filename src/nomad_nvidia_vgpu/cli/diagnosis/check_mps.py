@@ -18,7 +18,7 @@ from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, Gpu
 from nomad_nvidia_vgpu.host.files import read_bounded, unsafe
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.mps.control import located
-from nomad_nvidia_vgpu.sharing.mps.daemon import FAULT, MpsDaemon, known_uuids
+from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon, known_uuids
 from nomad_nvidia_vgpu.sharing.mps.layout import (
     JOURNAL,
     PIPE_ENV,
@@ -27,6 +27,7 @@ from nomad_nvidia_vgpu.sharing.mps.layout import (
     gpu_directory,
     pipe_directory,
 )
+from nomad_nvidia_vgpu.sharing.mps.reading import FAULT
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 
 _DAEMON_FLAGS = ("-d", "-f")
@@ -41,6 +42,13 @@ def tools(facts: Facts) -> Iterator[Verdict]:
     seen = where if agent is None or agent.path is None else located(agent.path)
     if seen is not None:
         yield ok(f"{PROGRAM} is {seen}")
+        path = None if agent is None else agent.path
+        if needed and facts.node.mps_server(seen, path) is None:
+            yield error(
+                f"no {SERVER_PROGRAM} is beside {seen}, in the agent's PATH, /usr/bin or /usr/sbin,"
+                " where an MPS daemon looks for it, so no task can use a GPU shared by MPS",
+                f"install the {SERVER_PROGRAM} of the same driver",
+            )
     elif where is not None and agent is not None and needed:
         yield error(
             f"{PROGRAM} is {where}, which is not in PATH for the Nomad agent (pid {agent.pid},"

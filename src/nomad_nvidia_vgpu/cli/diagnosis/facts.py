@@ -112,7 +112,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
     ask = partial(_asked_nomad, node, environment)
     with ExitStack() as stack:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
-        daemons = stack.enter_context(Child(lambda: _daemons(node, config)))
+        daemons = stack.enter_context(Child(lambda: _daemons(node, config, configured.agent)))
         running = stack.enter_context(Child(lambda: look_at_running(node.proc, configured.agent)))
         socket = _docker_socket(node, configured.agent)
         docker = stack.enter_context(Child(lambda: node.docker(socket)))
@@ -205,8 +205,11 @@ def _simulated_alone(given: Mapping[str, object]) -> PluginConfig:
     return PluginConfig(simulate=config.simulate)
 
 
-def _daemons(node: Node, config: PluginConfig) -> tuple[DaemonView, ...] | str:
-    return tuple(node.daemons(config.mps))
+def _daemons(
+    node: Node, config: PluginConfig, agent_files: AgentConfig | None
+) -> tuple[DaemonView, ...] | str:
+    agent = look_at_running(node.proc, agent_files).agent
+    return tuple(node.daemons(config.mps, None if agent is None else agent.path))
 
 
 def _within(child: Child[_T], deadline: float, otherwise: Callable[[str], _T]) -> _T:

@@ -16,6 +16,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, look_at_driv
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook, look_at_nomad
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
+from nomad_nvidia_vgpu.sharing.mps.control import located_server
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView, daemon_views
 
 _RUN_S = 5.0
@@ -72,7 +73,10 @@ class Node:
     label: Callable[[Path], str | None] = _label
     """The SELinux label of a file."""
     driver: Callable[[Sequence[SimulatedGpus]], DriverLook] = look_at_driver
-    daemons: Callable[[MpsConfig], Sequence[DaemonView]] = daemon_views
+    daemons: Callable[[MpsConfig, str | None], Sequence[DaemonView]] = daemon_views
+    """The MPS daemons, asked by the tool of an agent with this PATH."""
+    mps_server: Callable[[str, str | None], str | None] = located_server
+    """Where the daemon of a tool finds its server, for an agent with this PATH."""
     docker: Callable[[Path], DockerLook] = look_at_docker
     """Asks the dockerd behind a socket."""
     nomad: Callable[[Mapping[str, str], str], NomadLook] = look_at_nomad

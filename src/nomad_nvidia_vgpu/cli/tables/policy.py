@@ -57,12 +57,13 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
             "model": decision.seen.gpu.model,
             "pci_bus_id": decision.seen.gpu.pci_bus_id,
             "parent_uuid": decision.seen.gpu.parent_uuid,
-            "memory_mib": decision.seen.gpu.own_memory_mib,
+            "memory_mib": (decision.shared or decision.seen).gpu.own_memory_mib,
             "ignored": decision.policy.ignored,
             "vgpus": decision.shared.vgpus if decision.shared else None,
             "share_mib": decision.shared.memory_mib(1) if decision.shared else None,
             "limit_mib": decision.shared.limit_mib(1) if decision.shared else None,
             "sharing": decision.shared.sharing if decision.shared else None,
+            "mps_priority": decision.policy.mps_priority if _by_mps(decision) else None,
             "group": decision.group,
             "size_asked": decision.policy.asked or None,
             "decided_by": decision.policy.decided_by._asdict(),
@@ -70,6 +71,15 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
         }
         for decision in made
     ]
+
+
+def _by_mps(decision: Decision) -> bool:
+    return decision.shared is not None and decision.shared.sharing == "mps"
+
+
+def _sharing(decision: Decision) -> str | None:
+    sharing, priority = decision.shared and decision.shared.sharing, decision.policy.mps_priority
+    return f"{sharing}, {priority}" if _by_mps(decision) and priority != "normal" else sharing
 
 
 def _row(decision: Decision) -> tuple[object, ...]:
@@ -81,7 +91,7 @@ def _row(decision: Decision) -> tuple[object, ...]:
         gpu.pci_bus_id,
         shared.vgpus if shared else None,
         None if share is None else f"{share} MiB{_limit(shared)}",
-        shared.sharing if shared else None,
+        _sharing(decision),
         _group(decision),
         _health(decision),
         _why(decision),
@@ -115,6 +125,8 @@ def _why(decision: Decision) -> str:
     if policy.problem:
         return policy.problem
     parts = [f"{policy.asked} ({policy.decided_by.size})"]
+    if decision.shared is not None and (kept := decision.shared.gpu.host_memory_mib):
+        parts.append(f"{kept} MiB stay with the host (unified_memory_reserve)")
     parts += [
         f"{field} ({rule})"
         for field, rule in policy.decided_by._asdict().items()

@@ -287,6 +287,7 @@ def _gpu_document(
     gpu = shared.gpu
     document: dict[str, object] = {
         "uuid": gpu.uuid,
+        "pci_bus_id": gpu.pci_bus_id,
         "model": gpu.model,
         "simulated": gpu.simulated,
         "healthy": shared.health.healthy,

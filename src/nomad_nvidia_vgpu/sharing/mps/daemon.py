@@ -14,15 +14,17 @@ import os
 import select
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.errors import MpsError
 from nomad_nvidia_vgpu.host.files import read_bounded
+from nomad_nvidia_vgpu.host.locks import lock_holder
 from nomad_nvidia_vgpu.host.proc import PROC, Proc
-from nomad_nvidia_vgpu.sharing.mps.control import MpsControl, Server, Unsettled
+from nomad_nvidia_vgpu.sharing.mps.control import QUIT_S, MpsControl
 from nomad_nvidia_vgpu.sharing.mps.layout import (
+    CONTROL_LOCK,
     CONTROL_LOG,
     LOG,
     PIPE,
@@ -32,11 +34,10 @@ from nomad_nvidia_vgpu.sharing.mps.layout import (
     SERVER_PROGRAM,
 )
 from nomad_nvidia_vgpu.sharing.mps.limits import Limits
+from nomad_nvidia_vgpu.sharing.mps.reading import Reading, Unsettled, corrections, unsettled
 
-FAULT = "FAULT"
 _END_S = 3.0
-_SERVER_S = 1.0
-_MAX_PID = 20  # characters
+_SERVER_S = 2.0
 _MAX_RECORD = 1 << 16
 _NAME = PROGRAM[:15].encode()
 """What the kernel keeps of the names of both programs."""
@@ -54,6 +55,8 @@ class Record(NamedTuple):
     """Whether it has it; not every driver does."""
     memory_limited: bool
     """Whether it was given memory limits: a limit once set cannot be taken off."""
+    driver: str = ""
+    """The version of the driver it was started under; empty: not known."""
 
 
 class MpsDaemon:
@@ -68,39 +71,43 @@ class MpsDaemon:
         self._proc = Proc(str(proc))
         self._control = MpsControl(directory, uuid, program)
 
-    def running(self) -> bool:
-        """Whether it answers."""
-        return (self._directory / PIPE).is_dir() and self._control.running()
-
     def alive(self) -> bool:
         """Whether its process is there, answering or not; needs no tool."""
         return self.pid() is not None
 
     def pid(self) -> int | None:
-        """Its process, answering or not; None if it has none."""
-        pid = self._noted_pid()
-        return pid if pid is not None and self._proc.called(pid) == _NAME else None
+        """Its process, answering or not; None if it has none, 0 if it is not ours to see.
 
-    def start(self, *, multi_user: bool, memory_limited: bool) -> None:
-        """Starts it, limited to its GPU, with directories that any user's task can use."""
+        It holds a lock for as long as it lives. The pid file is not written by every version, and
+        anybody may write into it.
+        """
+        try:
+            holder = lock_holder(self._directory / CONTROL_LOCK)
+        except OSError:
+            return None  # no lock file, whatever is there
+        if not holder:
+            return holder
+        # Once the daemon is dead any user can lock the file.
+        ours = self._proc.user(holder) in (0, os.geteuid())
+        return holder if ours and self._proc.called(holder) == _NAME else None
+
+    def start(self, record: Record) -> None:
+        """Starts it as `record` asks, with directories that any user's task can use."""
         if any(self.orphaned_servers()):
             raise MpsError(
-                (
-                    f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
-                    " tasks that use it"
-                ),
+                f"{self._uuid}: its MPS daemon has died and its {SERVER_PROGRAM} goes on for the"
+                " tasks that use it",
                 "stop them, or drain the node; a new daemon is started by itself",
             )
         # Containers may have the old one mounted, and what they put into it must not be met.
-        shutil.rmtree(self._directory / PIPE, ignore_errors=True)
+        self._clear(self._directory / PIPE)
         for part in (self._directory, self._directory / PIPE, self._directory / LOG):
             part.mkdir(exist_ok=True)
             part.chmod(0o755)
-        record = Record(self._uuid, multi_user, multi_user, memory_limited)
         self._write(record)
-        has_it = self._control.start(multi_user=multi_user)
+        has_it = self._control.start(multi_user=record.multi_user_asked)
         self._write(record._replace(multi_user=has_it))
-        if not self._control.running():
+        if not self.alive():
             raise MpsError(
                 f"{self._uuid}: its MPS daemon ended right after its start",
                 f"see {self._directory / CONTROL_LOG}",
@@ -111,40 +118,41 @@ class MpsDaemon:
         """Ends it; the caller knows that nobody uses it."""
         pid = self.pid()
         self._control.quit()
-        if pid is not None and not _ended(pid, _END_S):
+        if pid is not None and not _ended(pid, _END_S + QUIT_S):
             raise MpsError(
-                f"{self._uuid}: its MPS daemon (pid {pid}) does not end within {_END_S:g} s",
+                f"{self._uuid}: its MPS daemon (pid {pid}) does not end",
                 "drain the node and kill it",
             )
         _log.info("%s: its MPS daemon was ended", self._uuid)
 
-    def start_server(self) -> list[Server]:
+    def read(self) -> Reading:
+        """What it says of itself and its servers."""
+        return self._control.read()
+
+    def start_server(self) -> Reading:
         """Starts its server, so that one holds the GPU before the first task does.
 
-        Returns the servers there are after a moment; none if it takes longer.
+        Returns what it says after a moment; the server may take longer to be ready.
         """
-        self._control.start_server()
-        deadline = time.monotonic() + _SERVER_S
-        while not (servers := self.servers()) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        return servers
-
-    def servers(self) -> list[Server]:
-        """Its servers and their clients."""
-        return self._control.servers()
+        self._control.tell("start_server -uid 0")
+        deadline, pause_s = time.monotonic() + _SERVER_S, _POLL_S
+        while not (reading := self.read()).ready and time.monotonic() < deadline:
+            time.sleep(pause_s)
+            pause_s *= 2
+        return reading
 
     def settle(
-        self, limits: Limits, servers: Iterable[Server], *, change: bool, again: bool
+        self, limits: Limits, reading: Reading, *, change: bool, again: bool
     ) -> list[Unsettled]:
-        """Sees to the limits for new clients of all servers; those that are not as wanted."""
-        unsettled = self._control.settle(limits, change=change, again=again)
-        for server in servers:
-            unsettled += self._control.settle(limits, server.pid, change=change, again=again)
-        return unsettled
+        """Sees to the settings for new clients of all servers that answer; what is not as wanted.
 
-    def limits(self, servers: Sequence[Server]) -> tuple[str, str]:
-        """The limits of memory and SMs that new clients have, in the tool's words."""
-        return self._control.limits(servers[0].pid if servers else None)
+        `again`: also sets what only seems to be in force, since it reads back rounded.
+        """
+        commands = corrections(reading, limits, again=again) if change else []
+        if commands:
+            self._control.tell(*commands)
+            reading = self.read()
+        return unsettled(reading, limits)
 
     def record(self) -> Record | None:
         """How it was started, None when that is not known."""
@@ -156,20 +164,21 @@ class MpsDaemon:
         return record if isinstance(record.uuid, str) else None
 
     def remove(self) -> None:
-        """Removes the directories of a daemon that has ended."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Removes the directories of a daemon that has ended; MpsError while one lives."""
+        self._clear(self._directory)
+
+    def _clear(self, directory: Path) -> None:
+        if self.alive():
+            raise MpsError(
+                f"{self._uuid}: an MPS daemon (pid {self.pid()}) lives in {self._directory}",
+                "end it first",
+            )
+        shutil.rmtree(directory, ignore_errors=True)
 
     def _write(self, record: Record) -> None:
         fresh = self._directory / f"{RECORD}.new"
         fresh.write_text(json.dumps(record._asdict()))
         fresh.replace(self._directory / RECORD)
-
-    def _noted_pid(self) -> int | None:
-        try:
-            # A task's container may have put anything there.
-            return int(read_bounded(self._control.pid_file, _MAX_PID, follow=False))
-        except (OSError, ValueError):
-            return None
 
     def orphaned_servers(self) -> Iterator[int]:
         """The servers of its pipe directory by pid, to be asked for when no daemon is there.
@@ -205,13 +214,13 @@ def known_uuids(root: Path) -> list[str]:
 
 
 def daemon_pids(root: str, proc: str) -> set[int]:
-    """The daemons under `root` that live, by what their pid files say."""
+    """The daemons under `root` that live."""
     try:
         directories = list(Path(root).iterdir())
     except OSError:
         return set()
     found = (MpsDaemon(each, each.name, proc=Path(proc)).pid() for each in directories)
-    return {pid for pid in found if pid is not None}
+    return {pid for pid in found if pid}
 
 
 def _ended(pid: int, timeout_s: float) -> bool:

@@ -8,33 +8,68 @@ looks, and says what it sees.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import stat
 import threading
-from collections import Counter
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import MpsConfig
 from nomad_nvidia_vgpu.errors import NOTHING, HardwareError, MpsError, Problem, problem_of, together
 from nomad_nvidia_vgpu.gpu.model import EXCLUSIVE_PROCESS, ComputeModes, Gpu
-from nomad_nvidia_vgpu.host.files import unsafe
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.mps.compute_mode import ComputeModeJournal
-from nomad_nvidia_vgpu.sharing.mps.control import Server, Unsettled, find_program
-from nomad_nvidia_vgpu.sharing.mps.daemon import (
-    FAULT,
-    MpsDaemon,
-    Record,
-    known_uuids,
+from nomad_nvidia_vgpu.sharing.mps.control import BusyError, find_program
+from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon, Record, known_uuids
+from nomad_nvidia_vgpu.sharing.mps.layout import (
+    CONTROL_LOG,
+    JOURNAL,
+    LOCK,
+    LOG,
+    SERVER_LOG,
+    gpu_directory,
 )
-from nomad_nvidia_vgpu.sharing.mps.layout import JOURNAL, LOCK, LOG, SERVER_LOG, gpu_directory
 from nomad_nvidia_vgpu.sharing.mps.limits import Limits, server_limits
 from nomad_nvidia_vgpu.sharing.mps.logs import bound_logs
+from nomad_nvidia_vgpu.sharing.mps.reading import FAULT, Reading, Unsettled
+from nomad_nvidia_vgpu.sharing.mps.root import check_root, prepare_root, unreachable
 
-_SERVER_TRIES = 3
+_STARTING_S = 15.0
+"""How long a server may take to be ready before that is a problem."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+"""Between two tries to start what does not start."""
+
+
+class _Kept(NamedTuple):
+    """What a GPU was brought to by the last pass that could see."""
+
+    daemon: int | None
+    """Its pid."""
+    enforcement: Enforcement
+
+
+class _Tries:
+    """When to start something again that did not start: at once, and then ever less often."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.since = time.monotonic()
+        self._pause_s = self._next = 0.0
+
+    def due(self) -> bool:
+        """Whether to try now; counts as a try if so."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        return True
+
+    def lasted(self) -> bool:
+        """Whether it takes too long by now."""
+        return time.monotonic() - self.since > _STARTING_S
 
 
 class Target(NamedTuple):
@@ -48,35 +83,60 @@ class Target(NamedTuple):
 class MpsEnforcer:
     """The MPS daemons of this node."""
 
-    def __init__(self, config: MpsConfig, modes: ComputeModes) -> None:
-        """Touches nothing yet."""
+    def __init__(
+        self,
+        config: MpsConfig,
+        modes: ComputeModes,
+        priority_of: Callable[[Gpu], int] = lambda _: 0,
+    ) -> None:
+        """Touches nothing yet. `priority_of` a GPU: 0 normal, 1 below normal."""
         self._config = config
+        self._priority_of = priority_of
         self._root = Path(config.root)
         self._modes = modes
         self._journal = ComputeModeJournal(self._root / JOURNAL, modes)
         self._lock = threading.Lock()  # of `_owner`
         self._owner: int | None = None
         self._begun: set[str] = set()
-        self._without_server: Counter[str] = Counter()
-        """How many passes in a row found no server on a GPU, and told the daemon to start one."""
+        self._kept: dict[str, _Kept] = {}
+        self._server_tries: dict[str, _Tries] = {}
+        """Of the GPUs that have no server which is ready."""
         self._imposed: dict[str, tuple[Limits, tuple[int, ...]]] = {}
         """The limits that this process set on each GPU, and on which servers, by pid."""
 
     def keep(self, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Enforcement:
-        """Starts, adopts or fixes the daemon of `gpu`, and reads its limits back."""
+        """Starts, adopts or repairs the daemon of `gpu`, and reads its limits back."""
         try:
             program = find_program()
-            self._prepare_root()
+            prepare_root(self._root)
             directory = Path(gpu_directory(self._config, gpu.uuid))
             daemon = MpsDaemon(directory, gpu.uuid, program)
             owner = self._owns()
             if owner:
                 bound_logs(directory / LOG)
-            servers = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
             limits = server_limits(self._config, gpu, vgpus, memory_percent)
-            return self._settle(daemon, Target(gpu, vgpus, limits), servers, owner=owner)
+            limits = limits._replace(priority=self._priority_of(gpu))
+            return self._seen(daemon, Target(gpu, vgpus, limits), owner=owner)
         except (HardwareError, OSError) as error:
             return Enforcement(problem=_sentence(gpu.uuid, error))
+
+    def _seen(self, daemon: MpsDaemon, target: Target, *, owner: bool) -> Enforcement:
+        """What is in force now, or what was when the daemon last let us look."""
+        gpu = target.gpu
+        try:
+            reading = self._ensured(daemon, gpu) if owner else _running(daemon, gpu.uuid)
+            seen = self._settle(daemon, target, reading, owner=owner)
+        except BusyError as error:
+            return self._as_before(daemon, gpu.uuid, error)
+        self._kept[gpu.uuid] = _Kept(daemon.pid(), seen)
+        return seen
+
+    def _as_before(self, daemon: MpsDaemon, uuid: str, error: BusyError) -> Enforcement:
+        """What a daemon last had in force that turns us away, for it serves clients all the same."""
+        kept = self._kept.get(uuid)
+        if kept is None or kept.daemon != daemon.pid():
+            raise error
+        return kept.enforcement._replace(weakness=error.problem)
 
     def holds(self, uuid: str) -> bool:
         """Whether a daemon's directory, or a changed compute mode, is left."""
@@ -85,7 +145,7 @@ class MpsEnforcer:
     def release(self, uuid: str) -> Problem:
         """Ends the daemon of a GPU that is not shared by MPS any more, once nobody uses it."""
         try:
-            self._prepare_root()
+            prepare_root(self._root)
             if not self._owns():
                 raise MpsError(
                     f"{uuid}: another process of this plugin keeps its MPS daemon", "end that first"
@@ -93,7 +153,8 @@ class MpsEnforcer:
             directory = Path(gpu_directory(self._config, uuid))
             daemon = MpsDaemon(directory, uuid)
             if daemon.alive():
-                _end(MpsDaemon(directory, uuid, find_program()), uuid)
+                daemon = MpsDaemon(directory, uuid, find_program())
+                _end(daemon, uuid)
             elif any(daemon.orphaned_servers()):
                 raise MpsError(_still_shared(uuid))
             daemon.remove()
@@ -101,12 +162,14 @@ class MpsEnforcer:
         except (HardwareError, OSError) as error:
             return _sentence(uuid, error)
         self._begun.discard(uuid)
+        self._kept.pop(uuid, None)
+        self._server_tries.pop(uuid, None)
         return NOTHING
 
     def left_over(self) -> list[str]:
         """Every GPU that has a daemon's directory or a changed compute mode."""
         try:
-            self._check_root()
+            check_root(self._root)
         except (MpsError, OSError):
             return []  # not there, or not ours: nothing in it is to be believed
         return sorted({*known_uuids(self._root), *self._noted()})
@@ -118,57 +181,63 @@ class MpsEnforcer:
         except OSError:
             return []
 
-    def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> list[Server]:
-        """The servers of the daemon: started where there is none, again where that hurts nobody."""
-        servers = daemon.servers() if daemon.running() else None
-        if servers is not None and self._should_be_renewed(daemon, gpu.uuid, servers):
+    def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> Reading:
+        """What the daemon says: started where there is none, again where that hurts nobody."""
+        reading = daemon.read() if daemon.alive() else None
+        if reading is not None and self._should_be_renewed(daemon, gpu, reading):
             daemon.stop()
-            servers = None
-        if not servers or gpu.uuid not in self._begun:
+            reading = None
+        if reading is None or not reading.servers or gpu.uuid not in self._begun:
             self._set_compute_mode(gpu)  # with the server, a reset of the GPU took it away too
-        if servers is None:
+        if reading is None:
+            asked = self._config.multi_user
             daemon.start(
-                multi_user=self._config.multi_user, memory_limited=self._config.memory_limit
+                Record(gpu.uuid, asked, asked, self._config.memory_limit, gpu.driver_version or "")
             )
-            del self._without_server[gpu.uuid]  # this daemon was not told to start one yet
+            self._server_tries.pop(gpu.uuid, None)  # this daemon was not told to start one yet
             self._imposed.pop(gpu.uuid, None)
+            reading = daemon.read()
         self._begun.add(gpu.uuid)
-        return servers or []
+        return reading
 
-    def _should_be_renewed(self, daemon: MpsDaemon, uuid: str, servers: list[Server]) -> bool:
+    def _should_be_renewed(self, daemon: MpsDaemon, gpu: Gpu, reading: Reading) -> bool:
         """Whether it is not what it should be, and nobody uses it."""
-        if any(server.in_use for server in servers):
+        if any(server.in_use for server in reading.servers):
             return False
         record = daemon.record()
-        faulty = any(server.status == FAULT for server in servers)
+        faulty = any(server.status == FAULT for server in reading.servers)
         refused = record is not None and record.multi_user_asked and not record.multi_user
-        # The driver may have learned it since: each process of ours tries once.
-        return faulty or self._differs(record) or (refused and uuid not in self._begun)
+        # Another driver may have learned it.
+        learned = record is not None and gpu.driver_version not in (None, record.driver)
+        return faulty or self._differs(record) or (refused and learned)
 
     def _differs(self, record: Record | None) -> bool:
         asked = (self._config.multi_user, self._config.memory_limit)
         return record is not None and (record.multi_user_asked, record.memory_limited) != asked
 
     def _settle(
-        self, daemon: MpsDaemon, target: Target, servers: list[Server], *, owner: bool
+        self, daemon: MpsDaemon, target: Target, reading: Reading, *, owner: bool
     ) -> Enforcement:
         """What is in force; sets the limits first if this process is the `owner`."""
         gpu, vgpus, limits = target
-        if any(server.status == FAULT for server in servers):
+        if any(server.status == FAULT for server in reading.servers):
             raise MpsError(
                 f"{gpu.uuid}: a task's fault has put its MPS server into FAULT",
                 "stop the tasks on this GPU; the server is started again once they have ended",
             )
         record = daemon.record()
+        multi_user = record is not None and record.multi_user
+        # Before the server starts: it takes the defaults of that moment.
+        unsettled = self._impose(daemon, gpu.uuid, limits, reading, owner=owner)
         if owner:
-            servers = self._hold_gpu(daemon, gpu.uuid, record, servers)
-        imposed = (limits, tuple(server.pid for server in servers))
-        again = owner and self._imposed.get(gpu.uuid) != imposed
-        unsettled = daemon.settle(limits, servers, change=owner, again=again)
-        self._imposed[gpu.uuid] = imposed
+            before = reading
+            reading = self._hold_gpu(daemon, gpu.uuid, before, multi_user=multi_user)
+            if reading.ready != before.ready:
+                unsettled = self._impose(daemon, gpu.uuid, limits, reading, owner=owner)
         if unsettled and not owner:
             raise MpsError(
-                f"{gpu.uuid}: another process of this plugin keeps its MPS daemon, with other limits",
+                f"{gpu.uuid}: another process of this plugin keeps its MPS daemon, with other"
+                " limits",
                 "end that process",
             )
         exclusive, why_not = self._exclusive(gpu, vgpus)
@@ -176,55 +245,68 @@ class MpsEnforcer:
             *(_unsettled_sentence(gpu.uuid, one) for one in unsettled),
             self._record_sentence(gpu.uuid, record),
             why_not,
-            self._unreachable(gpu.uuid),
+            unreachable(self._root, gpu.uuid),
         ]
         return Enforcement(
             holds_memory=limits.memory_mib is not None
             and exclusive
-            and (bool(servers) or not (record and record.multi_user))
+            and (bool(reading.ready) or not multi_user)
             and not any(one.of_memory for one in unsettled),
             weakness=together(weaknesses),
         )
 
+    def _impose(
+        self, daemon: MpsDaemon, uuid: str, limits: Limits, reading: Reading, *, owner: bool
+    ) -> list[Unsettled]:
+        """Sets what differs, and once what only seems not to; what is not as wanted in the end."""
+        imposed = (limits, tuple(server.pid for server in reading.ready))
+        again = owner and self._imposed.get(uuid) != imposed
+        unsettled = daemon.settle(limits, reading, change=owner, again=again)
+        self._imposed[uuid] = imposed
+        return unsettled
+
     def _record_sentence(self, uuid: str, record: Record | None) -> Problem:
         if self._differs(record):
             return Problem(
-                f"{uuid}",
-                (
-                    "its MPS daemon was started with other mps options and is renewed once the tasks that use it have ended"
-                ),
+                f"{uuid}: its MPS daemon was started with other mps options and is renewed once"
+                " the tasks that use it have ended"
             )
         if record is not None and record.multi_user_asked and not record.multi_user:
             return Problem(
-                (
-                    f"{uuid}: this driver's MPS has no multi-user mode, so a task waits while tasks of"
-                    " another user use this GPU"
-                ),
+                f"{uuid}: this driver's MPS has no multi-user mode, so a task waits while tasks of"
+                " another user use this GPU",
                 "run them as one user, or set mps.multi_user = false",
             )
         return NOTHING
 
     def _hold_gpu(
-        self, daemon: MpsDaemon, uuid: str, record: Record | None, servers: list[Server]
-    ) -> list[Server]:
-        """Sees that a server holds the GPU, and returns those there are; MpsError if none starts.
+        self, daemon: MpsDaemon, uuid: str, reading: Reading, *, multi_user: bool
+    ) -> Reading:
+        """Sees that a server holds the GPU and is ready; MpsError while none is.
 
         EXCLUSIVE_PROCESS lets one process in, whichever comes first: until there is a server, a
         task that does not find the daemon would have the whole GPU. Only a server of all users can
         be started before it is known whose task comes.
         """
-        if servers or record is None or not record.multi_user:
-            del self._without_server[uuid]
-            return servers
-        self._without_server[uuid] += 1
-        with contextlib.suppress(MpsError):  # it opens the GPU, which takes seconds on some
-            servers = daemon.start_server()
-        if not servers and self._without_server[uuid] >= _SERVER_TRIES:
+        if reading.ready or not (multi_user or reading.servers):
+            self._server_tries.pop(uuid, None)
+            return reading
+        tries = self._server_tries.setdefault(uuid, _Tries())
+        if multi_user and tries.due():
+            reading = daemon.start_server()
+        if reading.ready:
+            del self._server_tries[uuid]
+        elif tries.lasted() or (multi_user and not reading.servers):
+            directory = Path(gpu_directory(self._config, uuid))
             raise MpsError(
                 f"{uuid}: its MPS server does not start",
-                f"see who uses the GPU (nvidia-smi), and {gpu_directory(self._config, uuid)}/{SERVER_LOG}",
+                f"see 'exited with status' in {directory / CONTROL_LOG}, {directory / SERVER_LOG},"
+                " and who uses the GPU (nvidia-smi)",
             )
-        return servers
+        # A server that a client's arrival has started, or that follows another, is no problem yet.
+        elif multi_user and uuid not in self._kept:
+            raise MpsError(f"{uuid}: its MPS server is starting", "wait a moment")
+        return reading
 
     def _set_compute_mode(self, gpu: Gpu) -> None:
         if gpu.parent_uuid is not None:
@@ -252,10 +334,8 @@ class MpsEnforcer:
         if mode == EXCLUSIVE_PROCESS:
             return True, NOTHING
         sentence = Problem(
-            (
-                f"{gpu.uuid} is in compute mode {mode or 'unknown'}, so a process can run beside its"
-                " MPS server, without limits"
-            ),
+            f"{gpu.uuid} is in compute mode {mode or 'unknown'}, so a process can run beside its"
+            " MPS server, without limits",
             f"nvidia-smi -i {gpu.uuid} -c {EXCLUSIVE_PROCESS}, or restart the Nomad agent",
         )
         return False, sentence if self._config.exclusive_process else NOTHING
@@ -277,90 +357,43 @@ class MpsEnforcer:
                 self._owner = lock
             return True
 
-    def _unreachable(self, uuid: str) -> Problem:
-        """Why tasks that are not root's could not get to the daemon, if they could not."""
-        for path in (self._root, *self._root.parents):
-            if not path.stat().st_mode & stat.S_IXOTH:
-                return Problem(
-                    (
-                        f"{uuid}: only root can enter {path}, so tasks of other users cannot reach its MPS"
-                        " daemon"
-                    ),
-                    f"chmod o+x {path}, or set another mps.root",
-                )
-        return NOTHING
 
-    def _prepare_root(self) -> None:
-        """Makes the directory, and sees that no other user can put anything into it; MpsError.
-
-        The daemons run as root and tasks of all users go through it.
-        """
-        for path in (*reversed(self._root.parents), self._root):
-            if not path.exists():
-                path.mkdir(0o755, exist_ok=True)
-                self._check_way(path)
-                path.chmod(0o755)
-        self._check_root()
-
-    def _check_root(self) -> None:
-        """Sees that the directory is ours alone; MpsError, OSError when there is none."""
-        found = self._root.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise MpsError(
-                f"mps.root {self._root} is not a directory of the user that the Nomad agent runs as",
-                "remove it, or set another",
-            )
-        self._check_way(self._root)
-
-    def _check_way(self, path: Path) -> None:
-        """Sees that nobody else can put a link in its place after any look at it; MpsError."""
-        if (why := unsafe(str(path), {0, os.geteuid()})) is not None:
-            raise MpsError(
-                f"mps.root {self._root} can be changed by other users ({why})",
-                "fix that, or set another",
-            )
-
-
-def _running(daemon: MpsDaemon, uuid: str) -> list[Server]:
-    """The servers of a daemon that another process keeps."""
-    if not daemon.running():
+def _running(daemon: MpsDaemon, uuid: str) -> Reading:
+    """What a daemon says that another process keeps."""
+    if not daemon.alive():
         raise MpsError(
-            (
-                f"{uuid} has no MPS daemon, and another process of this plugin keeps the daemons of"
-                " this node"
-            ),
+            f"{uuid} has no MPS daemon, and another process of this plugin keeps the daemons of"
+            " this node",
             "end that process",
         )
-    return daemon.servers()
+    return daemon.read()
 
 
 def _end(daemon: MpsDaemon, uuid: str) -> None:
     """Ends a daemon that nobody uses any more."""
-    if any(server.in_use for server in daemon.servers()):
+    if any(server.in_use for server in daemon.read().servers):
         raise MpsError(_still_shared(uuid))
     daemon.stop()
 
 
 def _still_shared(uuid: str) -> Problem:
     return Problem(
-        (f"{uuid} is still shared by MPS, for tasks that were started before the config changed"),
+        f"{uuid} is still shared by MPS, for tasks that were started before the config changed",
         "stop them, or drain the node",
     )
 
 
 def _unsettled_sentence(uuid: str, one: Unsettled) -> Problem:
     return Problem(
-        (
-            f"{uuid}: {one.setting} was set to {one.wanted} and reads back as {one.read}, so"
-            " this limit may not hold"
-        ),
+        f"{uuid}: {one.setting} was set to {one.wanted} and reads back as {one.read}, so this limit"
+        " may not hold",
         "check the version of the driver's MPS tools",
     )
 
 
 def _sentence(uuid: str, error: Exception) -> Problem:
     if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else NOTHING
+        where = f" {error.filename}" if error.filename else ""
         return Problem(
             f"{uuid}: its MPS daemon cannot be kept ({error.strerror}{where})", "fix that"
         )

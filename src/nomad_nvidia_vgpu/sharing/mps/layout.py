@@ -23,6 +23,13 @@ RECORD = "daemon.json"
 
 JOURNAL = "compute-modes.json"
 """Below `mps.root`: the compute modes from before ours."""
+CONTROL_LOCK = f"{PIPE}/control_lock"
+"""The daemon holds a lock on it for as long as it lives, in every version."""
+TURN = "turn"
+"""Held by whoever of us speaks to the daemon, which answers one at a time."""
+LONGEST_PIPE_BYTES = 87
+"""A longer path leaves no room for the names of the daemon's sockets: it ends without a word."""
+
 LOCK = "lock"
 """Below `mps.root`: held by the process that keeps the daemons."""
 
@@ -30,6 +37,7 @@ PIPE_ENV = "CUDA_MPS_PIPE_DIRECTORY"
 LOG_ENV = "CUDA_MPS_LOG_DIRECTORY"
 MEMORY_ENV = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 PERCENTAGE_ENV = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+PRIORITY_ENV = "CUDA_MPS_CLIENT_PRIORITY"
 
 
 # Strings and not paths: a start that shares nothing by MPS would pay for pathlib.

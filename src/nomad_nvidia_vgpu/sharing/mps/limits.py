@@ -13,12 +13,18 @@ ORDINAL = "0"
 """The GPU as its MPS server and the server's clients number it: they see no other."""
 
 
+PRIORITIES = {"normal": 0, "below-normal": 1}
+"""As MPS numbers them."""
+
+
 class Limits(NamedTuple):
     """What one process may take of a GPU; None: nothing is limited."""
 
     memory_mib: int | None
     thread_percentage: int | None
     """Of the SMs; from 1 to 100."""
+    priority: int = 0
+    """Of clients that ask for none: 0 normal, 1 below normal."""
 
 
 def largest_grant(config: MpsConfig, vgpus: int) -> int:

@@ -20,9 +20,11 @@ from nomad_nvidia_vgpu.sharing.mps.layout import (
     MEMORY_ENV,
     PERCENTAGE_ENV,
     PIPE_ENV,
+    PRIORITY_ENV,
     pipe_directory,
 )
-from nomad_nvidia_vgpu.sharing.mps.limits import ORDINAL, largest_grant, limits_of
+from nomad_nvidia_vgpu.sharing.mps.limits import ORDINAL, PRIORITIES, largest_grant, limits_of
+from nomad_nvidia_vgpu.sharing.policy import decide
 from nomad_nvidia_vgpu.sharing.time_slicing import undivided_isolation
 
 if TYPE_CHECKING:
@@ -98,6 +100,9 @@ class Mps:
             envs[MEMORY_ENV] = f"{ORDINAL}={limits.memory_mib}M"
         if limits.thread_percentage is not None:
             envs[PERCENTAGE_ENV] = str(limits.thread_percentage)
+        priority = decide(config, grant.gpu).mps_priority
+        if priority != "normal":
+            envs[PRIORITY_ENV] = str(PRIORITIES[priority])
         # With device files there are mounts anyway, and so all that mounts cost in Nomad.
         mounted = config.mps.mount or config.device_nodes == "cdi"
         # A simulated GPU has no daemon, and a driver fails on a mount of what is not there.
@@ -115,7 +120,10 @@ class Mps:
         # Imported late: of no use on a node that shares by time-slicing.
         from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer  # noqa: PLC0415
 
-        return MpsEnforcer(config.mps, modes)
+        def priority_of(gpu: Gpu) -> int:
+            return PRIORITIES[decide(config, gpu).mps_priority]
+
+        return MpsEnforcer(config.mps, modes, priority_of)
 
 
 def max_clients(gpu: Gpu) -> int:

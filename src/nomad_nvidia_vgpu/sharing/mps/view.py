@@ -12,7 +12,7 @@ from nomad_nvidia_vgpu.sharing.mps.control import find_program
 from nomad_nvidia_vgpu.sharing.mps.daemon import MpsDaemon, known_uuids
 from nomad_nvidia_vgpu.sharing.mps.layout import gpu_directory
 
-_WORKING = ("ready", "ACTIVE", "INITIALIZING", "")
+_WORKING = ("ready", "ACTIVE", "INITIALIZING", "unknown")
 
 
 class DaemonView(NamedTuple):
@@ -27,6 +27,8 @@ class DaemonView(NamedTuple):
     thread_percentage: str | None = None
     clients: tuple[int, ...] = ()
     """The processes that use it, by pid."""
+    priority: str | None = None
+    """Of new clients that ask for none: `0` normal, `1` below normal."""
 
     @property
     def working(self) -> bool:
@@ -34,26 +36,30 @@ class DaemonView(NamedTuple):
         return all(word in _WORKING for word in self.state.split("/"))
 
 
-def daemon_views(config: MpsConfig) -> list[DaemonView]:
-    """The daemons under `mps.root`, by UUID; may take some seconds each."""
-    return [_view(config, uuid) for uuid in known_uuids(Path(config.root))]
+def daemon_views(config: MpsConfig, path: str | None = None) -> list[DaemonView]:
+    """The daemons under `mps.root`, by UUID; may take some seconds each.
+
+    By the tool that a process with this PATH finds, by default this one.
+    """
+    return [_view(config, uuid, path) for uuid in known_uuids(Path(config.root))]
 
 
-def _view(config: MpsConfig, uuid: str) -> DaemonView:
+def _view(config: MpsConfig, uuid: str, path: str | None) -> DaemonView:
     try:
-        daemon = MpsDaemon(Path(gpu_directory(config, uuid)), uuid, find_program())
-        if not daemon.running():
+        daemon = MpsDaemon(Path(gpu_directory(config, uuid)), uuid, find_program(path))
+        if not daemon.alive():
             return DaemonView(uuid, "not running")
-        servers = daemon.servers()
-        memory, percentage = daemon.limits(servers)
+        reading = daemon.read()
         record = daemon.record()
     except (MpsError, OSError) as error:
         return DaemonView(uuid, str(error))
+    first = reading.ready[0] if reading.ready else reading
     return DaemonView(
         uuid,
-        "/".join(server.status for server in servers) or "ready",
+        "/".join(server.status or "unknown" for server in reading.servers) or "ready",
         record.multi_user if record else None,
-        memory,
-        percentage,
-        tuple(pid for server in servers for pid in server.clients or ()),
+        first.memory or None,
+        first.percentage,
+        tuple(pid for server in reading.servers for pid in server.clients or ()),
+        reading.priority,
     )

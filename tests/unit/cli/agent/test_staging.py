@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.agent.staging import clear_up, staged
+from nomad_nvidia_vgpu.cli.agent.staging import clear_up, opened, remove, staged
+
+US = {0, os.geteuid()}
 
 
 def visible(folder: Path) -> list[str]:
@@ -19,7 +24,7 @@ def visible(folder: Path) -> list[str]:
 def test_a_file_appears_when_it_is_moved_and_not_before(tmp_path: Path) -> None:
     """Whoever looks meanwhile sees no half of it."""
     place = tmp_path / "block.hcl"
-    with staged(place, lambda path: path.write_text("all of it")) as move:
+    with staged(place, lambda path: path.write_text("all of it"), US) as move:
         assert visible(tmp_path) == []
         move()
     assert place.read_text() == "all of it"
@@ -28,7 +33,7 @@ def test_a_file_appears_when_it_is_moved_and_not_before(tmp_path: Path) -> None:
 
 def test_what_is_not_moved_is_gone(tmp_path: Path) -> None:
     """Whoever has two files to put in place can think better of both."""
-    with staged(tmp_path / "block.hcl", lambda path: path.write_text("never")):
+    with staged(tmp_path / "block.hcl", lambda path: path.write_text("never"), US):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -42,7 +47,7 @@ def test_what_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
 
     place = tmp_path / "block.hcl"
     place.write_text("old")
-    with pytest.raises(OSError, match="full"), staged(place, fill):
+    with pytest.raises(OSError, match="full"), staged(place, fill, US):
         pass
     assert place.read_text() == "old"
     assert list(tmp_path.iterdir()) == [place]
@@ -52,7 +57,7 @@ def test_who_has_the_old_file_open_keeps_it(tmp_path: Path) -> None:
     """A plugin that runs is not pulled from under its feet."""
     place = tmp_path / "program"
     place.write_text("old")
-    with place.open() as running, staged(place, lambda path: path.write_text("new")) as move:
+    with place.open() as running, staged(place, lambda path: path.write_text("new"), US) as move:
         move()
         assert running.read() == "old"
     assert place.read_text() == "new"
@@ -61,7 +66,7 @@ def test_who_has_the_old_file_open_keeps_it(tmp_path: Path) -> None:
 def test_a_link_can_be_put_in_place(tmp_path: Path) -> None:
     """Wherever it leads."""
     place = tmp_path / "program"
-    with staged(place, lambda path: path.symlink_to("/nowhere")) as move:
+    with staged(place, lambda path: path.symlink_to("/nowhere"), US) as move:
         move()
     assert place.readlink() == Path("/nowhere")
 
@@ -70,10 +75,11 @@ def test_what_a_killed_run_left_is_cleared_up(tmp_path: Path) -> None:
     """The next run does; nothing beside it is touched."""
     keeps = tmp_path / "nomad.hcl"
     keeps.write_text("mine")
-    left = staged(tmp_path / "block.hcl", lambda path: path.write_text("half"))
+    left = staged(tmp_path / "block.hcl", lambda path: path.write_text("half"), US)
     left.__enter__()
     assert len(list(tmp_path.iterdir())) == 2
-    clear_up(tmp_path)
+    with opened(tmp_path, US) as folder:
+        clear_up(folder)
     assert list(tmp_path.iterdir()) == [keeps]
 
 
@@ -84,8 +90,69 @@ def test_a_link_in_the_place_of_what_was_left_is_not_followed(tmp_path: Path) ->
     (victim / "file").write_text("theirs")
     folder = tmp_path / "plugins"
     folder.mkdir()
-    with staged(folder / "program", lambda path: path.write_text("x")):
+    with staged(folder / "program", lambda path: path.write_text("x"), US):
         (name,) = [path.name for path in folder.iterdir()]
     (folder / name).symlink_to(victim)
-    clear_up(folder)
+    with opened(folder, US) as descriptor:
+        clear_up(descriptor)
     assert (victim / "file").read_text() == "theirs"
+
+
+CALLS = ("mkdir", "open", "replace", "unlink", "rmdir", "listdir", "readlink", "stat")
+STRANGER = 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's link")
+@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("removes", [False, True])
+def test_a_race_for_the_folder_is_lost_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, *, removes: bool
+) -> None:
+    """Before each call in turn the folder is swapped for another user's link to somewhere else.
+
+    What is there gets no byte and loses none. So slow is no machine; a process that only has to be
+    quick enough could do no more.
+    """
+    folder, victim = tmp_path / "plugins", tmp_path / "victim"
+    folder.mkdir()
+    victim.mkdir()
+    (folder / "program").write_text("old")
+    (victim / "program").write_text("theirs")
+    calls = 0
+
+    def racing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def raced(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == step + 1:
+                os.rename(folder, tmp_path / "moved")  # noqa: PTH104
+                os.symlink(victim, folder)  # noqa: PTH211
+                os.chown(folder, STRANGER, STRANGER, follow_symlinks=False)
+            return call(*args, **kwargs)
+
+        return raced
+
+    with monkeypatch.context() as context, suppress(OSError):  # it may be refused
+        for name in CALLS:
+            context.setattr(os, name, racing(getattr(os, name)))
+        if removes:
+            remove(folder / "program", US)
+        else:
+            with staged(folder / "program", lambda path: path.write_text("root's"), US) as move:
+                move()
+    assert [path.name for path in victim.iterdir()] == ["program"]
+    assert (victim / "program").read_text() == "theirs"
+
+
+def test_a_folder_that_others_can_change_is_refused(tmp_path: Path) -> None:
+    """Nothing is written to it, and nothing is removed from it."""
+    (tmp_path / "program").write_text("old")
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match="can be written to by others"):
+        remove(tmp_path / "program", US)
+    with (
+        pytest.raises(PermissionError, match="can be written to by others"),
+        staged(tmp_path / "program", lambda path: path.write_text("new"), US),
+    ):
+        pass
+    assert (tmp_path / "program").read_text() == "old"

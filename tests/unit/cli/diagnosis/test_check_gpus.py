@@ -53,6 +53,7 @@ def test_a_gpu_that_does_not_say_who_it_is_is_an_error(tmp_path: Path) -> None:
 def test_no_gpu_is_a_warning(tmp_path: Path) -> None:
     """A node of a fleet may have none."""
     one(check_gpus.answers, facts(tmp_path), Level.WARNING, "lists no GPU")
+    assert all(Level.OK not in levels(check, facts(tmp_path)) for check in ALL)
 
 
 def test_an_unhealthy_gpu_is_an_error_with_its_reason(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def answering(root: Path, **ways: Any) -> Any:
     """A node with a driver, a daemon and Nomad, but for these ways."""
     found: dict[str, Any] = {
         "driver": lambda _simulate: driver(gpu("GPU-a")),
-        "daemons": lambda config: [DaemonView(config.root, "ready")],
+        "daemons": lambda config, _path: [DaemonView(config.root, "ready")],
         "nomad": lambda _environment, name: offered(node_id=name),
     }
     return node(root, **{**found, **ways})

@@ -75,6 +75,7 @@ def test_machines_get_the_same() -> None:
         "ignored": "the node's options",
         "name": 'gpu "GPU-b"',
         "memory_overcommit": "the node's options",
+        "mps_priority": "the node's options",
     }
     assert documents["GPU-b"]["limit_mib"] == 11517
     assert documents["GPU-c"]["ignored"] is True

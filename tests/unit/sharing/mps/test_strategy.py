@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.config.options import MpsConfig, PluginConfig
+from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, MpsConfig, PluginConfig
 from nomad_nvidia_vgpu.errors import Problem, RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.gpu.profiles import parse_simulated
@@ -153,3 +153,14 @@ def test_what_is_expected_is_what_the_config_can_hold(
 ) -> None:
     """Who tries a config with `plan` or simulated GPUs must not read more than a node would offer."""
     assert Mps().expected(config(**options), one) == Enforcement(holds_memory=holds is True)
+
+
+def test_a_priority_is_given_where_it_is_not_the_normal_one() -> None:
+    """By the node's options, or by the block of some GPUs."""
+    low = MpsConfig(priority="below-normal")
+    config = PluginConfig(vgpus=4, sharing="mps", mps=low)
+    one = gpu("GPU-a")
+    assert Mps().deliver(config, Grant(one, 4, 1)).envs["CUDA_MPS_CLIENT_PRIORITY"] == "1"
+    block = GpuBlock("GPU-a", GpuConfig(mps_priority="normal"))
+    envs = Mps().deliver(config._replace(gpu=(block,)), Grant(one, 4, 1)).envs
+    assert "CUDA_MPS_CLIENT_PRIORITY" not in envs
