@@ -84,7 +84,7 @@ def observation() -> Observation:
         shares = sum(share.used_mib or 0 for share in uses[uuid].shares)
         strays = sum(stray.memory_mib or 0 for stray in uses[uuid].strays)
         memory = Ratio(shares + strays + _RESERVED_MIB, total)
-        samples[uuid] = sample._replace(memory_mib=memory)
+        samples[uuid] = sample.replaced(memory_mib=memory)
     taken_at = datetime.fromtimestamp(_NOW_S, tz=timezone.utc)
     return Observation(taken_at, plan, samples, Usage(taken_at, uses))
 

@@ -161,7 +161,8 @@ def test_shutdown_finds_a_thread_however_many_streams_are_open(start: Start) -> 
     fingerprints = [host.fingerprints() for _ in range(MOST_STREAMS)]
     stats = [host.stats(60.0) for _ in range(MOST_STREAMS)]
     assert all(next(stream) for stream in fingerprints)
-    assert all(next(stream) for stream in stats)
+    for stream in stats:
+        next(stream)  # empty where nothing was measured yet
     assert host.end() == 0
 
 

@@ -174,7 +174,11 @@ def gpu_machine(nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> GpuMach
 
 
 def _docker_hosts(
-    machine: GpuMachine, root: Path, *, default_runtime: str = "runc"
+    machine: GpuMachine,
+    root: Path,
+    *,
+    default_runtime: str = "runc",
+    unified_cgroups: bool = False,
 ) -> Iterator[DockerHost]:
     host = DockerHost(
         root,
@@ -182,6 +186,7 @@ def _docker_hosts(
         machine.root,
         machine.runtime_environment(),
         default_runtime=default_runtime,
+        unified_cgroups=unified_cgroups,
     )
     try:
         yield host
@@ -199,3 +204,11 @@ def docker_host(gpu_machine: GpuMachine) -> Iterator[DockerHost]:
 def nvidia_by_default(gpu_machine: GpuMachine) -> Iterator[DockerHost]:
     """A dockerd whose default runtime is NVIDIA's."""
     yield from _docker_hosts(gpu_machine, this_run.new_folder("h"), default_runtime="nvidia")
+
+
+@pytest.fixture
+def docker_on_cgroup_v2(
+    gpu_machine: GpuMachine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DockerHost]:
+    """A dockerd that sees cgroup v2 and nothing else."""
+    yield from _docker_hosts(gpu_machine, tmp_path_factory.mktemp("h"), unified_cgroups=True)

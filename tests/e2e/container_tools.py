@@ -4,6 +4,7 @@
 import fcntl
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from e2e import binaries
 
 _BUILD = binaries.REPOSITORY / "build"
 _TOOLKIT_MODULE = binaries.REPOSITORY / "tests/e2e/toolkit"
+_TOOLKIT = "github.com/NVIDIA/nvidia-container-toolkit"
 _PACKAGES = (
     *("docker.io", "containerd", "runc", "libdevmapper1.02.1", "libseccomp2", "busybox-static"),
     *("podman", "conmon", "netavark", "libsubid4", "libgpgme11", "libassuan0"),
@@ -88,14 +90,17 @@ def _unpacked() -> Path:
 
 def _built() -> Path:
     """NVIDIA's toolkit, from the Go module proxy."""
-    made, stamp = _BUILD / "toolkit", "built-from"
+    made, stamp = _BUILD / "toolkit", "made-from"
     wanted = (_TOOLKIT_MODULE / "go.mod").read_text()
     if (made / stamp).exists() and (made / stamp).read_text() == wanted:
         return made
     if shutil.which("go") is None:
         pytest.skip("NVIDIA's container toolkit is built from its Go module, and there is no Go")
     made.mkdir(exist_ok=True)
-    _must(["go", "build", "-buildvcs=false", "-o", f"{made}/", "tool"], _TOOLKIT_MODULE)
+    (version,) = re.findall(rf"{_TOOLKIT} v(\S+)", wanted)
+    told = f"-X {_TOOLKIT}/internal/info.version={version}"  # as NVIDIA's own build does
+    build = ["go", "build", "-buildvcs=false", "-ldflags", told, "-o", f"{made}/", "tool"]
+    _must(build, _TOOLKIT_MODULE)
     (made / stamp).write_text(wanted)
     return made
 

@@ -37,7 +37,7 @@ root = "{driver}"
 runtimes = ["{runc}"]
 
 [nvidia-ctk]
-path = "{ctk}"
+path = "{hook}"
 """
 _IMAGE_PROGRAMS = ("sh", "ls", "cat", "env", "sleep", "echo", "mknod", "test", "true", "stat", "id")
 
@@ -62,10 +62,12 @@ class DockerHost:
         self.socket = root / "docker.sock"
         self.cdi = root / "cdi"
         self.cdi.mkdir()
+        self.limits = root / "limits"
+        """What hooks have told the driver to hold: lines of tests/libnvidia_ml/memory_limits.c."""
         self._log = root / "dockerd.log"
         self._environment = {
             **environment,
-            "PATH": f"{self._programs()}:{tools.path()}",
+            "PATH": f"{self._programs(environment)}:{tools.path()}",
             "HOME": str(root),
             "XDG_CONFIG_HOME": str(root / "config"),
             "LD_LIBRARY_PATH": str(tools.libraries),
@@ -76,10 +78,16 @@ class DockerHost:
         wait_until("dockerd answers", self._answers, seen=self.log)
         self._import_image()
 
-    def _programs(self) -> Path:
-        """What CDI hooks need besides NVIDIA's: runc hands them no variable."""
+    def _programs(self, environment: Mapping[str, str]) -> Path:
+        """NVIDIA's hook with its variables, since runc hands it none."""
         place = self.root / "bin"
         place.mkdir()
+        given = {**environment, "FAKE_NVML_LIMITS": str(self.limits)}
+        words = [f"{name}={shlex.quote(value)}" for name, value in given.items()]
+        hook = place / "nvidia-cdi-hook"
+        program = shlex.quote(str(self.tools.toolkit / hook.name))
+        hook.write_text(f'#!/bin/sh\nexport {" ".join(words)}\nexec {program} "$@"\n')
+        hook.chmod(0o755)
         return place
 
     def _write_configs(self, default_runtime: str) -> None:
@@ -89,7 +97,7 @@ class DockerHost:
             _RUNTIME_CONFIG.format(
                 driver=self.driver.root,
                 runc=self.tools.root / "usr/sbin/runc",
-                ctk=self.tools.toolkit / "nvidia-ctk",
+                hook=self.root / "bin/nvidia-cdi-hook",
             )
         )
         daemon = {
@@ -223,7 +231,7 @@ class DockerHost:
         """The specification that `nvidia-ctk` writes for this machine, where podman looks for it."""
         file = self.cdi / "nvidia.yaml"
         root = f"--driver-root={self.driver.root}"
-        hook = f"--nvidia-cdi-hook-path={self.tools.toolkit}/nvidia-cdi-hook"
+        hook = f"--nvidia-cdi-hook-path={self.root}/bin/nvidia-cdi-hook"
         self.run("nvidia-ctk", "cdi", "generate", root, hook, f"--output={file}", *arguments)
         return file
 

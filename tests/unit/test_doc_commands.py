@@ -104,6 +104,8 @@ IN_SENTENCES = {
     "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml": (
         "NVIDIA's; tests/cdi_node has what it writes"
     ),
+    "nvidia-ctk --version": "what the plugin runs; tests/unit/host/test_toolkit.py has its answers",
+    "systemctl daemon-reload": "of a machine with systemd, which the tests are not run on",
     "docker info": "of a docker that is installed; the e2e tests ask their own over its socket",
     "nvidia-ctk system create-dev-char-symlinks --create-all": "writes to the machine's /dev",
     "nvidia-smi -i 0 -mig 1": "needs a GPU with MIG whose mode may be set; from NVIDIA's MIG guide",

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
 from nomad_nvidia_vgpu.host.files import read_bounded
 
 KIND = "nvidia.com/gpu"
@@ -126,8 +129,6 @@ def _document(path: Path) -> Any:
     text = read_bounded(path, _MAX_BYTES).decode("utf-8")
     if path.suffix == ".json":
         return json.loads(text)
-    # Imported late: only nodes with device_nodes = "cdi" have a use for it.
-    import yaml  # noqa: PLC0415
 
     # It makes strings of all scalars: others would read the name 0:1 as a number of base 60.
     loader = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
@@ -143,8 +144,6 @@ def _weigh(events: Iterable[Any]) -> None:
 
     The events of a document come one by one, and hold nothing.
     """
-    from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent  # noqa: PLC0415
-
     depth = 0
     for event in events:
         if isinstance(event, AliasEvent):

@@ -131,9 +131,8 @@ def _document(found: Survey) -> dict[str, object]:
 def _sample(sample: GpuSample | None) -> dict[str, object] | None:
     if sample is None:
         return None
-    fields = {**sample._asdict(), "taken_at": sample.taken_at.isoformat()}
-    return {
+    figures = {
         name: value._asdict() if isinstance(value, Ratio) else value
-        for name, value in fields.items()
-        if value is not None
+        for name, value in sample.figures.items()
     }
+    return {"taken_at": sample.taken_at.isoformat(), **figures}

@@ -29,6 +29,7 @@ from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Inventory
 from nomad_nvidia_vgpu.gpu.source import source_of
 from nomad_nvidia_vgpu.gpu.survey import survey
+from nomad_nvidia_vgpu.sharing.container_limit import within_means
 from nomad_nvidia_vgpu.sharing.plan import make_plan
 
 
@@ -41,8 +42,8 @@ def plan(*, paths: Sequence[Path], as_json: bool, **flags: Any) -> int:
     And what a task would be given. With --simulate, what a node with other GPUs would. Exit status
     1 when it cannot be decided how to divide a GPU, or a task would be refused one.
     """
-    config = node_config(paths, flags).checked()
-    notes = []
+    config, lacking = within_means(node_config(paths, flags).checked())
+    notes: list[str] = [*lacking]
     if not config.configured:
         notes.append(UNCONFIGURED if config.enabled else "enabled is false: nothing is published")
     found = survey(source_of(config.simulate)) if config.configured else None

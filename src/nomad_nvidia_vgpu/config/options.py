@@ -323,6 +323,15 @@ class PluginConfig(NamedTuple):
             shown='"time-slicing"',
         ),
     ] = "time-slicing"
+    memory_isolation: Annotated[
+        str,
+        option(
+            values.word("none", "cgroup"),
+            '"cgroup": where driver, NVIDIA\'s container toolkit and kernel can, the driver holds each'
+            " container on a time-sliced GPU to its share as a whole",
+            shown='"none"',
+        ),
+    ] = "none"
     visible_devices_envs: Annotated[
         tuple[str, ...],
         option(

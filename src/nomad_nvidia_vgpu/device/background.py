@@ -7,9 +7,10 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.device.upkeep import Upkeep
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.sink import Sink
@@ -19,11 +20,11 @@ from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
 from nomad_nvidia_vgpu.state.catalog import Catalog
 from nomad_nvidia_vgpu.state.tally import Tally
 from nomad_nvidia_vgpu.tasks.accountant import Accountant, Tools
-
-if TYPE_CHECKING:
-    from nomad_nvidia_vgpu.device.upkeep import Upkeep
-    from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch
-    from nomad_nvidia_vgpu.tasks.load import LoadWatch
+from nomad_nvidia_vgpu.tasks.attribution import Attributor
+from nomad_nvidia_vgpu.tasks.guard import Guard
+from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch
+from nomad_nvidia_vgpu.tasks.load import LoadWatch
+from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder
 
 METRICS_SAMPLE_S = 10.0
 """How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
@@ -104,9 +105,6 @@ def background_of(
         )
     background = Background(catalog, watch, accountant, lists_always=acts, metrics=metrics)
     if config.publish_load:
-        # Imported late: few nodes publish it.
-        from nomad_nvidia_vgpu.tasks.load import LoadWatch  # noqa: PLC0415
-
         load = LoadWatch(
             catalog.take_load,
             config.publish_load_interval_s,
@@ -117,9 +115,6 @@ def background_of(
     # Simulated GPUs have the same UUIDs in every agent, and nothing is kept on them.
     if config.simulate:
         return background
-    # Imported late: of no use for simulated GPUs.
-    from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch  # noqa: PLC0415
-
     return background._replace(
         upkeep=_upkeep(config, catalog, source),
         holdings=HoldingsWatch(catalog, config.fingerprint_period_s, proc),
@@ -137,10 +132,6 @@ def policy_of(config: PluginConfig) -> HealthPolicy:
 
 
 def _tools(config: PluginConfig, proc: Proc) -> Tools:
-    # Imported late, in the thread of the passes: the first fingerprint has no use for them.
-    from nomad_nvidia_vgpu.tasks.attribution import Attributor  # noqa: PLC0415
-    from nomad_nvidia_vgpu.tasks.guard import Guard  # noqa: PLC0415
-
     attributor = Attributor(proc, config.mps.root)
     return Tools(attributor, Guard(config.memory_guard, attributor.still_belongs))
 
@@ -148,9 +139,6 @@ def _tools(config: PluginConfig, proc: Proc) -> Tools:
 def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
     if not config.health.end_tasks:
         return catalog
-    # Imported late: few nodes have their tasks ended.
-    from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder  # noqa: PLC0415
-
     ender = TaskEnder(
         catalog,
         accountant.last_use,
@@ -165,9 +153,6 @@ def _upkeep(config: PluginConfig, catalog: Catalog, source: GpuSource) -> Upkeep
     enforcers = enforcers_of(config, source)
     if not enforcers:
         return None
-    # Imported late: most nodes share by time-slicing alone.
-    from nomad_nvidia_vgpu.device.upkeep import Upkeep  # noqa: PLC0415
-
     return Upkeep(catalog, enforcers, config.fingerprint_period_s)
 
 

@@ -21,6 +21,7 @@ from nomad_nvidia_vgpu.gpu.model import GpuSource
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
+from nomad_nvidia_vgpu.sharing.container_limit import within_means
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.state.catalog import Catalog
 from nomad_nvidia_vgpu.state.tally import MADE, REFUSED, Tally
@@ -148,6 +149,9 @@ class Plugin:
 
 def _decided(config: PluginConfig) -> PluginConfig:
     """The config with what this node cannot do taken out; the log says what."""
+    config, problems = within_means(config)
+    for problem in problems:
+        _log.warning("%s", problem)
     if config.memory_guard.action != "kill" or Proc().sees_host_pids():
         return config
     _log.warning(

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import RequestError
 from nomad_nvidia_vgpu.gpu.model import Gpu
+from nomad_nvidia_vgpu.sharing import container_limit
+from nomad_nvidia_vgpu.sharing.framework_hints import Part, hints
 from nomad_nvidia_vgpu.sharing.grant import Delivery, DeviceNode, Grant, Mount
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.task_env import (
@@ -100,6 +102,7 @@ def reserve(
         **_hints(config, shares),
         **_envs(config, gpus, granted, wanted, hides_runtime=nodes is not None),
         **_group(config, plan, granted),
+        **_container_limit(shares),
         **{name: text for d in deliveries for name, text in d.envs.items()},
     }
     return Reservation(
@@ -146,14 +149,17 @@ def _hints(config: PluginConfig, shares: Sequence[tuple[SharedGpu, int]]) -> dic
     """What frameworks are told, for a task that has less than all the memory of its GPUs."""
     if not config.framework_hints:
         return {}
-    # Imported late: few nodes ask for it.
-    from nomad_nvidia_vgpu.sharing.framework_hints import Part, hints  # noqa: PLC0415
-
     parts = [Part(shared.memory_mib(count), shared.gpu.memory_mib) for shared, count in shares]
     undivided = all(count == shared.vgpus for shared, count in shares)
     if undivided and all(part.share_mib == part.total_mib for part in parts):
         return {}
     return hints(config.framework_hints, parts, config.framework_headroom_mib)
+
+
+def _container_limit(shares: Sequence[tuple[SharedGpu, int]]) -> Mapping[str, str]:
+    """What has the driver hold the container of a task to its shares, where it does."""
+    held = [(s.memory_mib(count), s.limit_mib(count)) for s, count in shares if s.contained]
+    return container_limit.envs([(mib, most) for mib, most in held if mib and most])
 
 
 def _group(config: PluginConfig, plan: Plan, granted: Collection[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.gpu.figures import FIGURES
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
 from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Plan, SharedGpu
 from nomad_nvidia_vgpu.state.catalog import Catalog
@@ -62,32 +63,6 @@ _MEMORY_DESC = "Memory that the task of this vGPU uses, out of its share"
 _PROCESSES_DESC = "Processes of the task of this vGPU on the GPU"
 
 UNAVAILABLE = Stat("unavailable", desc="the GPU gives no figures now")
-
-_FIGURES = (
-    ("Power usage", "power_w", "W", "Power drawn by the GPU, out of its limit"),
-    ("GPU utilization", "gpu_utilization_percent", "%", "Time in which a kernel ran on the GPU"),
-    (
-        "Memory utilization",
-        "memory_utilization_percent",
-        "%",
-        "Time in which the GPU's memory was read or written",
-    ),
-    ("Encoder utilization", "encoder_utilization_percent", "%", "Time in which video was encoded"),
-    ("Decoder utilization", "decoder_utilization_percent", "%", "Time in which video was decoded"),
-    ("Temperature", "temperature_c", "C", "Temperature of the GPU"),
-    ("Memory state", "memory_mib", "MiB", "Memory in use on the GPU, out of its total"),
-    ("BAR1 buffer state", "bar1_mib", "MiB", "BAR1 memory in use, out of its total"),
-    ("ECC L1 errors", "ecc_l1_errors", "#", "Uncorrected errors in L1 since the driver loaded"),
-    ("ECC L2 errors", "ecc_l2_errors", "#", "Uncorrected errors in L2 since the driver loaded"),
-    (
-        "ECC memory errors",
-        "ecc_memory_errors",
-        "#",
-        "Uncorrected errors in memory since the driver loaded",
-    ),
-)
-"""Name, field of `GpuSample`, unit and meaning; names and units are the official plugin's."""
-
 
 _STALE_S = 30.0
 """After this, the figures of use say nothing: the thread that makes them may hang."""
@@ -170,10 +145,11 @@ def _entries(
 
 
 def _stats(sample: GpuSample | None) -> dict[str, Stat]:
+    known = sample.figures if sample else {}
     return {
-        name: _stat(value, unit, desc)
-        for name, field, unit, desc in _FIGURES
-        if (value := getattr(sample, field, None)) is not None
+        figure.stat: _stat(known[figure.field], figure.unit, figure.desc)
+        for figure in FIGURES
+        if figure.stat is not None and figure.field in known
     }
 
 

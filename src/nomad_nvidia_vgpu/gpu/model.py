@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nomad_nvidia_vgpu.errors import NOTHING, Problem
+from nomad_nvidia_vgpu.gpu.figures import FIGURES
 
 _COMPUTE_INSTANCE = re.compile(r"(?P<slices>[1-9])c\.(?P<all>[1-9])g\.")
 
@@ -100,26 +101,41 @@ class Ratio(NamedTuple):
     total: int | None = None
 
 
-class GpuSample(NamedTuple):
-    """The moving figures of a GPU at one moment."""
+class GpuSample:
+    """The moving figures of a GPU at one moment, each by its field in `FIGURES`; None: not known."""
 
-    taken_at: datetime
-    """In UTC."""
-    power_w: Ratio | None = None
-    energy_mj: int | None = None
-    """Millijoules drawn since the driver was loaded; it starts at zero again with it."""
-    gpu_utilization_percent: int | None = None
-    memory_utilization_percent: int | None = None
-    """How busy the memory controller is, not how full the memory."""
-    encoder_utilization_percent: int | None = None
-    decoder_utilization_percent: int | None = None
-    temperature_c: int | None = None
-    memory_mib: Ratio | None = None
-    bar1_mib: Ratio | None = None
-    ecc_l1_errors: int | None = None
-    """Uncorrected since the driver was loaded, as the two below."""
-    ecc_l2_errors: int | None = None
-    ecc_memory_errors: int | None = None
+    __slots__ = ("figures", "taken_at")
+
+    def __init__(self, taken_at: datetime, **figures: int | Ratio | None) -> None:
+        """`taken_at` is in UTC. What is not known may be None or left out."""
+        self.taken_at = taken_at
+        self.figures = {field: value for field, value in figures.items() if value is not None}
+        if unknown := figures.keys() - _FIELDS:
+            raise TypeError(f"there is no figure {', '.join(sorted(unknown))}")
+
+    def __getattr__(self, field: str) -> Any:
+        """A figure by its field."""
+        if field not in _FIELDS:
+            raise AttributeError(field)
+        return self.figures.get(field)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same moment with the same figures."""
+        return isinstance(other, GpuSample) and (self.taken_at, self.figures) == (
+            other.taken_at,
+            other.figures,
+        )
+
+    def __hash__(self) -> int:
+        """By the moment: it holds a dict."""
+        return hash(self.taken_at)
+
+    def replaced(self, **changes: int | Ratio | None) -> "GpuSample":
+        """The same with other figures."""
+        return GpuSample(self.taken_at, **{**self.figures, **changes})
+
+
+_FIELDS = frozenset(figure.field for figure in FIGURES)
 
 
 class GpuProcess(NamedTuple):

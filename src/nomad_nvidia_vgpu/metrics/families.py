@@ -17,7 +17,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from nomad_nvidia_vgpu import __version__
-from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio
+from nomad_nvidia_vgpu.gpu.figures import FIGURES, Export
+from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
 from nomad_nvidia_vgpu.sharing.plan import DEVICE_TYPE, Group, Plan, SharedGpu
 from nomad_nvidia_vgpu.state.catalog import Catalog
 from nomad_nvidia_vgpu.state.tally import Tally
@@ -86,38 +87,20 @@ GPU_SAMPLE_TIMESTAMP = _gauge(
     "When the figures of the GPU were read; all of them are left out when older than 30 s",
 )
 GPU_MEMORY_TOTAL = _gauge("gpu_memory_total_bytes", _GPU, "Memory of the GPU")
-GPU_MEMORY_USED = _gauge("gpu_memory_used_bytes", _GPU, "Memory in use, by tasks and others")
-GPU_BAR1_TOTAL = _gauge("gpu_bar1_total_bytes", _GPU, "BAR1 memory of the GPU")
-GPU_BAR1_USED = _gauge("gpu_bar1_used_bytes", _GPU, "BAR1 memory in use")
-GPU_UTILIZATION = _gauge(
-    "gpu_utilization_ratio", _GPU, "Part of the time in which a kernel ran on the GPU, 0 to 1"
-)
-GPU_MEMORY_UTILIZATION = _gauge(
-    "gpu_memory_controller_utilization_ratio",
-    _GPU,
-    "Part of the time in which memory was read or written, 0 to 1; not how full it is",
-)
-GPU_ENCODER = _gauge(
-    "gpu_encoder_utilization_ratio", _GPU, "Part of the time in which video was encoded, 0 to 1"
-)
-GPU_DECODER = _gauge(
-    "gpu_decoder_utilization_ratio", _GPU, "Part of the time in which video was decoded, 0 to 1"
-)
-GPU_TEMPERATURE = _gauge("gpu_temperature_celsius", _GPU, "Temperature of the physical GPU")
-GPU_POWER = _gauge("gpu_power_watts", _GPU, "Power that the physical GPU draws")
-GPU_POWER_LIMIT = _gauge(
-    "gpu_power_limit_watts", _GPU, "The most power that the physical GPU may draw"
-)
-GPU_ENERGY = _counter(
-    "gpu_energy_joules_total",
-    _GPU,
-    "Energy that the physical GPU has drawn since its driver was loaded",
-)
-GPU_ECC_ERRORS = _counter(
-    "gpu_ecc_errors_total",
-    (*_GPU, "location"),
-    "Uncorrected errors of the physical GPU since its driver was loaded, in `l1`, `l2` or `memory`",
-)
+FIGURES_OF: dict[Export, Family] = {}
+"""The metrics that are made of the figures of a sample."""
+
+
+def _declare_figures() -> None:
+    for figure in FIGURES:
+        for export in figure.exports:
+            declare = _counter if export.kind == "counter" else _gauge
+            known = next((f for f in _declared if f.name == f"nvidia_vgpu_{export.name}"), None)
+            labels = (*_GPU, "location") if export.location else _GPU
+            FIGURES_OF[export] = known or declare(export.name, labels, export.doc)
+
+
+_declare_figures()
 GPU_XID_ERRORS = _counter(
     "gpu_xid_errors_total",
     ("gpu", "xid"),
@@ -219,7 +202,10 @@ class CatalogCollector(Collector):
                 for act in _ACTS:
                     own = (uuid, shared.gpu.model, act)
                     page.put(GPU_GUARD_ACTIONS, own, acts.get((act, uuid), 0))
-                _put_figures(page, shared.gpu, samples.get(uuid))
+                if (sample := samples.get(uuid)) is not None:
+                    names = (uuid, shared.gpu.model)
+                    page.put(GPU_SAMPLE_TIMESTAMP, names, sample.taken_at.timestamp())
+                    _put_figures(page, names, sample)
                 _put_use(page, shared, usage.gpus.get(uuid))
         _put_boards(page, plan, samples)
         for (board, xid), count in self._catalog.xid_counts.items():
@@ -285,19 +271,20 @@ def _put_facts(page: _Page, group: Group, shared: SharedGpu, vendor: str) -> Non
         page.put(GPU_MPS_MEMORY_LIMITED, own, shared.enforcement.holds_memory)
 
 
-def _put_figures(page: _Page, gpu: Gpu, sample: GpuSample | None) -> None:
-    """What a sample says of a GPU or MIG device itself."""
-    if sample is None:
-        return
-    own = (gpu.uuid, gpu.model)
-    page.put(GPU_SAMPLE_TIMESTAMP, own, sample.taken_at.timestamp())
-    page.put(GPU_MEMORY_USED, own, _bytes(_value(sample.memory_mib)))
-    page.put(GPU_BAR1_USED, own, _bytes(_value(sample.bar1_mib)))
-    page.put(GPU_BAR1_TOTAL, own, _bytes(_total(sample.bar1_mib)))
-    page.put(GPU_UTILIZATION, own, _ratio(sample.gpu_utilization_percent))
-    page.put(GPU_MEMORY_UTILIZATION, own, _ratio(sample.memory_utilization_percent))
-    page.put(GPU_ENCODER, own, _ratio(sample.encoder_utilization_percent))
-    page.put(GPU_DECODER, own, _ratio(sample.decoder_utilization_percent))
+def _put_figures(
+    page: _Page, own: tuple[str, str], sample: GpuSample, *, of_board: bool = False
+) -> None:
+    """What a sample says of a GPU or MIG device itself, or of the physical GPU."""
+    for figure in FIGURES:
+        value = sample.figures.get(figure.field)
+        if value is None or figure.of_board is not of_board:
+            continue
+        for export in figure.exports:
+            number = _number(value, of_total=export.of_total)
+            labels = (*own, export.location) if export.location else own
+            if number is not None:
+                number = number * export.times / export.per_unit
+                page.put(FIGURES_OF[export], labels, number)
 
 
 def _put_boards(page: _Page, plan: Plan, samples: dict[str, GpuSample]) -> None:
@@ -311,13 +298,7 @@ def _put_boards(page: _Page, plan: Plan, samples: dict[str, GpuSample]) -> None:
         told.add(board)
         model = gpu.model.rpartition(_PARENTS_NAME)[0] if gpu.parent_uuid else gpu.model
         own = (board, model or gpu.model)
-        page.put(GPU_TEMPERATURE, own, sample.temperature_c)
-        page.put(GPU_POWER, own, _value(sample.power_w))
-        page.put(GPU_POWER_LIMIT, own, _total(sample.power_w))
-        page.put(GPU_ENERGY, own, None if sample.energy_mj is None else sample.energy_mj / 1000)
-        page.put(GPU_ECC_ERRORS, (*own, "l1"), sample.ecc_l1_errors)
-        page.put(GPU_ECC_ERRORS, (*own, "l2"), sample.ecc_l2_errors)
-        page.put(GPU_ECC_ERRORS, (*own, "memory"), sample.ecc_memory_errors)
+        _put_figures(page, own, sample, of_board=True)
 
 
 def _put_use(page: _Page, shared: SharedGpu, use: GpuUse | None) -> None:
@@ -347,16 +328,10 @@ def _bytes(mib: int | None) -> int | None:
     return None if mib is None else mib * _MIB
 
 
-def _ratio(percent: int | None) -> float | None:
-    return None if percent is None else percent / 100
-
-
-def _value(ratio: Ratio | None) -> int | None:
-    return None if ratio is None else ratio.value
-
-
-def _total(ratio: Ratio | None) -> int | None:
-    return None if ratio is None else ratio.total
+def _number(value: int | Ratio, *, of_total: bool) -> float | None:
+    if isinstance(value, Ratio):
+        return value.total if of_total else value.value
+    return None if of_total else value
 
 
 def _sum(parts: Iterable[int | None]) -> int | None:

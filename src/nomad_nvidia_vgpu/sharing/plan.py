@@ -9,6 +9,7 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import Gpu, Health, Inventory, SeenGpu
+from nomad_nvidia_vgpu.sharing import container_limit
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.grant import limit_of, share_of
 from nomad_nvidia_vgpu.sharing.policy import Policy, decide, unmatched, without_host_memory
@@ -46,6 +47,8 @@ class SharedGpu(NamedTuple):
     enforcement: Enforcement = IN_FORCE
     guarded: bool = False
     """Whether the memory guard ends processes of a task that takes more than its share."""
+    contained: bool = False
+    """Whether the driver holds each container on it to its share."""
     withheld: frozenset[int] = frozenset()
     """The numbers of the vGPUs that must not be given away now."""
     fit: bool = True
@@ -64,7 +67,9 @@ class SharedGpu(NamedTuple):
     def memory_isolation(self) -> str:
         """What holds a task to its share of the memory; one of `strategy.ISOLATION`."""
         held = self.strategy.memory_isolation(self.gpu, self.vgpus, self.enforcement)
-        if self.overcommitted and held == "mps":
+        if held == "none" and self.contained:
+            held = container_limit.CGROUP
+        if self.overcommitted and held in ("mps", container_limit.CGROUP):
             held = "none"  # a neighbour may take what this task was promised
         return "guard" if held == "none" and self.guarded else held
 
@@ -198,6 +203,7 @@ def _divide(
         policy.vgpus,
         enforcement,
         guarded,
+        container_limit.holds(config, gpu, policy.sharing),
         fit=not unfit,
         memory_percent=policy.memory_percent,
     )
@@ -352,6 +358,7 @@ def _warnings(
             )
         )
     yield from _too_much_headroom(config, shared)
+    yield from container_limit.too_old(config, ((o.gpu, o.sharing) for o in shared if o.vgpus > 1))
     for gpu in shared:
         yield from filter(
             None, (gpu.strategy.weakness(gpu.gpu, gpu.vgpus), gpu.enforcement.weakness)

@@ -13,7 +13,7 @@ from nomad_nvidia_vgpu.gpu.model import ComputeModes, Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.grant import Delivery, Grant
 
-ISOLATION = ("none", "guard", "mps", "mig", "whole")
+ISOLATION = ("none", "guard", "cgroup", "mps", "mig", "whole")
 """What may hold a task to its share of the memory, weakest first."""
 
 

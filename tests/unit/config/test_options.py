@@ -50,6 +50,7 @@ def test_every_option_of_the_design_is_there() -> None:
         "publish_load_interval": 10.0,
         "visible_devices_envs": ("NVIDIA_VISIBLE_DEVICES",),
         "device_nodes": "none",
+        "memory_isolation": "none",
         "cdi_spec_dirs": ("/etc/cdi", "/var/run/cdi"),
         "framework_hints": (),
         "framework_headroom": 512,

@@ -63,7 +63,7 @@ def test_the_eleven_figures() -> None:
 def test_a_missing_figure_is_left_out(field: str, name: str) -> None:
     """What a GPU does not measure is not shown, and the other figures are."""
     without: dict[str, Any] = {field: None}
-    sample = FULL_SAMPLE._replace(**without)
+    sample = FULL_SAMPLE.replaced(**without)
     stats = stats_of(GPU_a=sample).stats
     assert name not in stats
     assert len(stats) == 10
@@ -87,7 +87,7 @@ def test_the_summary_is_the_memory() -> None:
 
 def test_without_memory_the_summary_is_a_word() -> None:
     """A GPU that does not tell its memory has a summary all the same, and its other figures."""
-    figures = stats_of(GPU_a=FULL_SAMPLE._replace(memory_mib=None))
+    figures = stats_of(GPU_a=FULL_SAMPLE.replaced(memory_mib=None))
     assert figures.summary.value == "unavailable"
     assert "Temperature" in figures.stats
 

@@ -108,7 +108,7 @@ def test_figures_are_plausible(name: str) -> None:
     """No figure is ever negative, above a hundred percent, or above its total."""
     clock = ManualClock()
     for sample in samples(source(name, clock=clock), clock):
-        for figure, value in sample._asdict().items():
+        for figure, value in sample.figures.items():
             if isinstance(value, Ratio):
                 assert 0 <= value.value <= (value.total or value.value)
             elif figure.endswith("percent") and value is not None:

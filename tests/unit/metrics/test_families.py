@@ -17,7 +17,7 @@ from prometheus_client.registry import CollectorRegistry
 from nomad_nvidia_vgpu import __version__
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
-from nomad_nvidia_vgpu.gpu.model import Health, Ratio, SeenGpu, XidEvent
+from nomad_nvidia_vgpu.gpu.model import GpuSample, Health, Ratio, SeenGpu, XidEvent
 from nomad_nvidia_vgpu.metrics.families import FAMILIES, STALE_S, CatalogCollector, registry_of
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.state.catalog import Catalog
@@ -137,8 +137,8 @@ def test_the_figures_of_a_gpu_are_in_base_units(scraped: Scraped) -> None:
 
 def test_what_is_not_known_is_left_out(scraped: Scraped) -> None:
     """A figure that the GPU does not give is not zero, but not there."""
-    sample = FULL_SAMPLE._replace(temperature_c=None, energy_mj=None)
-    scraped.catalog.take_samples({"GPU-a": sample._replace(power_w=Ratio(9))})
+    sample = FULL_SAMPLE.replaced(temperature_c=None, energy_mj=None)
+    scraped.catalog.take_samples({"GPU-a": sample.replaced(power_w=Ratio(9))})
     assert scraped.value("gpu_power_watts", **OWN) == 9
     for name in ("gpu_temperature_celsius", "gpu_energy_joules_total", "gpu_power_limit_watts"):
         assert scraped.named(name) == {}
@@ -324,6 +324,6 @@ def test_a_scrape_has_one_clock() -> None:
     """Without a clock of a test, a sample of this moment is fresh."""
     scraped = Scraped(gpu())
     now = datetime.now(tz=NOON.tzinfo)
-    scraped.catalog.take_samples({"GPU-a": FULL_SAMPLE._replace(taken_at=now)})
+    scraped.catalog.take_samples({"GPU-a": GpuSample(now, **FULL_SAMPLE.figures)})
     text = generate_latest(registry_of(scraped.catalog, scraped.tally, "letmutx")).decode()
     assert "nvidia_vgpu_gpu_temperature_celsius{" in text

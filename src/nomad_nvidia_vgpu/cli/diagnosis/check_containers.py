@@ -13,6 +13,13 @@ from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
+from nomad_nvidia_vgpu.host.toolkit import (
+    VERSION_COMMAND,
+    Toolkit,
+    has_unified_cgroups,
+    version_in,
+)
+from nomad_nvidia_vgpu.sharing import container_limit
 
 PROGRAM = "nvidia-container-runtime"
 
@@ -21,7 +28,6 @@ _ENVVAR = "accept-nvidia-visible-devices-envvar-when-unprivileged"
 _MOUNTS = "accept-nvidia-visible-devices-as-volume-mounts"
 _BY_CDI = (1, 18)
 """Since then the toolkit adds devices to what runc is told."""
-_VERSION = re.compile(r"version (\d+(?:\.\d+)+)")
 _SETTING = re.compile(r"^\s*([a-z-]+)\s*=\s*\"?([^\"#\n]*?)\"?\s*(?:#.*)?$", re.MULTILINE)
 
 
@@ -85,18 +91,29 @@ def adds_devices_late(facts: Facts) -> bool:
         mode = (_toolkit_settings(facts) or {}).get("mode", "auto")
     except (OSError, UnicodeDecodeError):
         return False
-    version = toolkit_version(facts.node)
+    version = _version(facts.node)
     return mode == "legacy" or (mode == "auto" and version is not None and version < _BY_CDI)
 
 
-def toolkit_version(node: Node) -> tuple[int, ...] | None:
-    """Of NVIDIA's container toolkit; None: it is not there or does not say."""
+def memory_limits(facts: Facts) -> Iterator[Verdict]:
+    """Whether the driver can hold containers to their share, if it is to (`memory_isolation`)."""
+    known = Toolkit(_version(facts.node), has_unified_cgroups(facts.node.sys))
+    problems = container_limit.lacking(facts.config, known)
+    if facts.config.memory_isolation != container_limit.CGROUP:
+        could = "could not" if problems else "could"
+        yield ok(f'memory_isolation is "none"; toolkit and kernel of this node {could} do "cgroup"')
+        return
+    for problem in problems:
+        yield warning(problem.sentence, problem.remedy)
+    if not problems:
+        yield ok("toolkit and kernel let the driver hold containers to their share")
+
+
+def _version(node: Node) -> tuple[int, ...] | None:
     try:
-        said = node.output(["nvidia-ctk", "--version"])
+        return version_in(node.output(VERSION_COMMAND))
     except OSError:
         return None
-    match = _VERSION.search(said)
-    return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
 def _toolkit_settings(facts: Facts) -> Mapping[str, str] | None:

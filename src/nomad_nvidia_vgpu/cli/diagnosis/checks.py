@@ -49,6 +49,7 @@ CHECKS = (
     Check("containers", "docker", check_docker.docker),
     Check("containers", "cgroups", check_docker.cgroups),
     Check("containers", "toolkit", check_containers.toolkit),
+    Check("containers", "memory-limits", check_containers.memory_limits),
     Check("containers", "podman", check_containers.podman),
     Check("containers", "cdi", check_cdi.specification),
     Check("nomad", "version", check_nomad.version),

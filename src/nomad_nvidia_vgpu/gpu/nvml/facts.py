@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.errors import GpuError
-from nomad_nvidia_vgpu.gpu.model import Gpu, Ratio, Signals
+from nomad_nvidia_vgpu.gpu.model import Gpu, Signals
 from nomad_nvidia_vgpu.gpu.nvml import pcie
 from nomad_nvidia_vgpu.gpu.nvml.asking import Asker, plausible
 
@@ -39,8 +39,7 @@ _KNOWS_NO_MIG = (2, 3, 13)
 
 MOST_MEMORY_BYTES = 2**46
 """The largest plausible size: 64 TiB. The largest GPU of 2026 has less than one hundredth."""
-MOST_MILLIWATTS = 100_000_000
-MOST_CELSIUS = 200
+_MOST_MILLIWATTS = 100_000_000
 _MOST_MHZ = 100_000
 _MOST_LANES = 32
 _MOST_CAPABILITY = 99
@@ -100,19 +99,6 @@ def mig_slots(
                 raise
             found[slot] = before[slot]
     return found
-
-
-def memory_in_use(ask: Asker, handle: Any) -> Ratio | None:
-    """Used and total memory in MiB, without what the driver keeps for itself where it says so.
-
-    The first form of the query counts the driver's part as used: half a GiB on an idle card.
-    """
-    nvml = ask.nvml
-    info = ask(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
-    info = info or ask(nvml.nvmlDeviceGetMemoryInfo, handle)
-    total = plausible(info and info.total, MOST_MEMORY_BYTES, least=1)
-    used = plausible(info and info.used, total or 0)
-    return None if total is None or used is None else Ratio(used >> 20, total >> 20)
 
 
 def compute_mode(ask: Asker, handle: Any) -> str | None:
@@ -296,7 +282,7 @@ class Reader:
             self._nvml.nvmlDeviceGetEnforcedPowerLimit,
             self._nvml.nvmlDeviceGetPowerManagementLimit,
         ):
-            milliwatts = plausible(self._ask(query, handle), MOST_MILLIWATTS)
+            milliwatts = plausible(self._ask(query, handle), _MOST_MILLIWATTS)
             if milliwatts is not None:
                 return milliwatts // 1000
         return None

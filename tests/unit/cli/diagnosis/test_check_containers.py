@@ -10,12 +10,12 @@ import pytest
 
 from nomad_nvidia_vgpu.cli.diagnosis.check_containers import (
     adds_devices_late,
+    memory_limits,
     podman,
     toolkit,
-    toolkit_version,
 )
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from unit.cli.diagnosis.nodes import driver, facts, node, one, written
+from unit.cli.diagnosis.nodes import driver, facts, node, one, said, written
 from unit.example_gpus import gpu
 
 RUNTIME = "nvidia-container-runtime"
@@ -67,19 +67,25 @@ def test_with_device_nodes_the_toolkit_may_refuse_but_not_show_more(tmp_path: Pa
     one(toolkit, by_files, Level.WARNING, "can name every GPU")
 
 
-@pytest.mark.parametrize(
-    ("said", "version"),
-    [
-        ("NVIDIA Container Toolkit CLI version 1.20.2\ncommit: 0000000", (1, 20, 2)),
-        ("something else", None),
-        (OSError("no such file"), None),
-    ],
-)
-def test_the_toolkit_says_its_version(
-    tmp_path: Path, said: str | OSError, version: tuple[int, ...] | None
-) -> None:
-    """Nothing is guessed where it does not."""
-    assert toolkit_version(node(tmp_path, output=answering(said))) == version
+def test_what_a_limit_of_memory_lacks_is_a_warning(tmp_path: Path) -> None:
+    """Each of toolkit, kernel and way to the GPU by itself; where nothing lacks, all is well."""
+    on = node(tmp_path, output=answering("CLI version 1.19.0"))
+    wanted = 'vgpus = 2\nmemory_isolation = "cgroup"'
+    found = said(memory_limits, facts(tmp_path, options=wanted, on=on))
+    assert [level for level, _ in found] == [Level.WARNING] * 2
+    assert "1.20.1 or newer, and 1.19.0 is here" in found[0][1]
+    assert "cgroup v2" in found[1][1]
+    written(tmp_path / "sys/fs/cgroup/cgroup.controllers", "")
+    on = node(tmp_path, output=answering("CLI version 1.20.1"))
+    one(memory_limits, facts(tmp_path, options=wanted, on=on), Level.OK, "let the driver hold")
+    both = f'{wanted}\ndevice_nodes = "cdi"'
+    one(memory_limits, facts(tmp_path, options=both, on=on), Level.WARNING, "device_nodes")
+
+
+def test_a_limit_that_nobody_asks_for_is_ok(tmp_path: Path) -> None:
+    """And it is said whether the node could."""
+    silent = node(tmp_path, output=answering(OSError("no such file")))
+    one(memory_limits, facts(tmp_path, on=silent), Level.OK, "could not do")
 
 
 @pytest.mark.parametrize(

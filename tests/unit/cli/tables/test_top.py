@@ -116,7 +116,7 @@ def test_unknown_figures_are_dashes() -> None:
     """A figure that is not known is not zero, and a GPU whose users are not known says so."""
     seen = observed(share(0, used=None))
     assert rows(seen)[1][3:] == ["1", "-", "/", "2.0"]
-    sample = FULL_SAMPLE._replace(temperature_c=None, gpu_utilization_percent=None)
+    sample = FULL_SAMPLE.replaced(temperature_c=None, gpu_utilization_percent=None)
     seen = seen._replace(samples={UUID: sample}, usage=Usage())
     assert rows(seen)[0][3:] == ["-", "1.0", "/", "22.5", "-", "-", "30", "healthy"]
     assert rows(seen)[1] == ["0-7", *["the", "driver", "does", "not", "list", "its", "processes"]]

@@ -15,14 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomad_nvidia_vgpu.errors import GpuError
-from nomad_nvidia_vgpu.gpu.model import Gpu, Ratio
+from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
 from nomad_nvidia_vgpu.gpu.nvml.facts import (
     Reader,
     System,
     checked_uuid,
     clean,
-    memory_in_use,
     mig_slots,
     read_system,
 )
@@ -113,24 +112,6 @@ def test_cudas_version_is_a_number(number: int, version: float) -> None:
 def test_a_driver_without_versions_is_no_failure() -> None:
     """Versions that the driver does not tell are left out."""
     assert read_system(asking(SystemGetDriverVersion=NO_TEXT)) == System()
-
-
-def test_memory_in_use_leaves_the_drivers_part_out() -> None:
-    """Where the driver can tell its own part of the memory, it does not count as used."""
-
-    def answer(_handle: object, version: int | None = None) -> object:
-        return memory(81559, 4 if version else 600)
-
-    assert memory_in_use(asking(MemoryInfo=answer), "handle") == Ratio(4, 81559)
-
-
-def test_memory_in_use_of_an_old_driver() -> None:
-    """An old driver that cannot tell its own part still gives the memory in use."""
-
-    def answer(_handle: object, version: int | None = None) -> object:
-        return NVMLError(scripted_nvml.FUNCTION_NOT_FOUND) if version else memory(15360, 300)
-
-    assert memory_in_use(asking(MemoryInfo=answer), "handle") == Ratio(300, 15360)
 
 
 @pytest.mark.parametrize("code", [scripted_nvml.NOT_SUPPORTED, scripted_nvml.FUNCTION_NOT_FOUND])

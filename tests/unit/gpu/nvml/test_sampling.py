@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from nomad_nvidia_vgpu.gpu.figures import FIGURES
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
 from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
 from nomad_nvidia_vgpu.gpu.nvml.sampling import take_sample
-from unit.gpu.nvml.scripted_nvml import ScriptedNvml, memory
+from unit.gpu.nvml import scripted_nvml
+from unit.gpu.nvml.scripted_nvml import NVMLError, ScriptedNvml, memory
+
+FIELDS = {figure.field for figure in FIGURES}
 
 GOOD: dict[str, Any] = {
     "PowerUsage": 30500,
@@ -33,7 +37,7 @@ def sample_of(**answers: Any) -> GpuSample:
 
 def test_a_good_sample_is_whole() -> None:
     """Every figure is there."""
-    assert None not in sample_of(**GOOD)
+    assert sample_of(**GOOD).figures.keys() == FIELDS
     assert sample_of(**GOOD).power_w == Ratio(30, 72)
 
 
@@ -49,13 +53,31 @@ def test_a_figure_that_cannot_be_costs_itself(query: str, number: int) -> None:
         "DecoderUtilization": [number, 1000],
     }.get(query, number)
     whole, found = sample_of(**GOOD), sample_of(**{**GOOD, query: garbage})
-    lost = {name for name in GpuSample._fields if getattr(found, name) is None}
+    lost = FIELDS - found.figures.keys()
     assert lost
     assert len(lost) <= 3
-    kept = set(GpuSample._fields) - lost - {"taken_at"}
+    kept = found.figures.keys()
     assert all(getattr(found, name) == getattr(whole, name) for name in kept)
 
 
 def test_more_used_than_there_is_is_not_known() -> None:
     """A part is no larger than the whole."""
     assert sample_of(MemoryInfo=memory(100, 101)).memory_mib is None
+
+
+def test_memory_in_use_leaves_the_drivers_part_out() -> None:
+    """Where the driver can tell its own part of the memory, it does not count as used."""
+
+    def answer(_handle: object, version: int | None = None) -> object:
+        return memory(81559, 4 if version else 600)
+
+    assert sample_of(MemoryInfo=answer).memory_mib == Ratio(4, 81559)
+
+
+def test_memory_in_use_of_an_old_driver() -> None:
+    """An old driver that cannot tell its own part still gives the memory in use."""
+
+    def answer(_handle: object, version: int | None = None) -> object:
+        return NVMLError(scripted_nvml.FUNCTION_NOT_FOUND) if version else memory(15360, 300)
+
+    assert sample_of(MemoryInfo=answer).memory_mib == Ratio(300, 15360)
