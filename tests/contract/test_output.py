@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 PROGRAM = [sys.executable, "-m", "nomad_nvidia_vgpu"]
@@ -133,3 +134,22 @@ def test_ctrl_c_is_how_one_leaves_what_runs_for_ever(command: list[str]) -> None
         said = process.communicate()[1]
     assert "Traceback" not in said
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_launch_that_is_ended_ends_its_plugin(number: signal.Signals) -> None:
+    """A plugin left behind would keep the MPS daemons of the node from the agent's."""
+    with subprocess.Popen(
+        [*PROGRAM, *LAUNCH, "--watch", "--interval", "0.1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("Stats") for line in process.stdout)
+        plugins = psutil.Process(process.pid).children()
+        assert plugins
+        process.send_signal(number)
+        process.stdout.read()
+    assert process.returncode == 128 + number
+    assert psutil.wait_procs(plugins, timeout=60.0)[1] == []

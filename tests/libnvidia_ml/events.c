@@ -4,9 +4,8 @@
 
 #include "fake.h"
 
-/* How long a new event may stay unseen by a waiting thread. A real library sleeps in the kernel: what
- * waiting costs must not look like a cost of the program that waits. */
-enum { EVENT_POLL_MS = 20 };
+/* How long the end of a session may stay unseen by a waiting thread. */
+enum { EVENT_POLL_MS = 200 };
 
 struct registration {
     nvmlDevice_t device;
@@ -238,7 +237,8 @@ FAKE_EXPORT nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t
         unsigned long long now = monotonic_ms();
         while (status == NVML_ERROR_TIMEOUT && now < deadline && session_is_open() &&
                looked_at == profile_version()) {
-            call_pause(deadline - now < EVENT_POLL_MS ? deadline - now : EVENT_POLL_MS);
+            call_pause_for_profile(deadline - now < EVENT_POLL_MS ? deadline - now
+                                                                 : EVENT_POLL_MS);
             now = monotonic_ms();
         }
         if (status != NVML_ERROR_TIMEOUT || now >= deadline)

@@ -98,6 +98,9 @@ nvmlReturn_t call_end(nvmlReturn_t status);
 nvmlReturn_t call_fault(const struct section *section, const char *function);
 /* Sleeps with the lock released, then rereads the profile. */
 void call_pause(unsigned long long milliseconds);
+/* The same, but returns as soon as the profile may have changed: what waiting costs must not look
+ * like a cost of the program that waits. A real library sleeps in the kernel. */
+void call_pause_for_profile(unsigned long long milliseconds);
 unsigned long long monotonic_ms(void);
 
 /* ---- getters.c ---- */

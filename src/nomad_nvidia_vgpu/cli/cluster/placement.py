@@ -38,19 +38,25 @@ class Obstacle(NamedTuple):
     text: str
     remedy: str = ""
     of_devices: bool = True
+    """Whether devices are in the way there, be it beside this."""
 
 
 def obstacles(job: Job, group: TaskGroup, node: Node) -> list[Obstacle]:
     """What is in the way; empty: it fits there now."""
-    found = list(_of_node(job, group, node))
-    if found:
-        return found
+    of_node = list(_of_node(job, group, node))
+    found = _of_devices(group, node)
+    if of_node:
+        return [one._replace(of_devices=bool(found)) for one in of_node]
+    return [*found, *_of_resources(group, node)]
+
+
+def _of_devices(group: TaskGroup, node: Node) -> list[Obstacle]:
     of_requests = [_of_request(request, node) for request in group.requests]
     # Two blocks that ask for the same have one and the same obstacle.
     found = list(dict.fromkeys(one for one in of_requests if one is not None))
     if not found and _placed(group.requests, _counts(group.requests, node)) is None:
         found = [_together(group, node)]
-    return [*found, *_of_resources(group, node)]
+    return found
 
 
 def room(group: TaskGroup, node: Node) -> int:

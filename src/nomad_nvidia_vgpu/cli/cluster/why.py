@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from nomad_nvidia_vgpu.cli.tables import style
 
 _ID = re.compile(r"[0-9a-fA-F]{4,8}(-[0-9a-fA-F-]{0,27})?")
 _FAILED = "failed"
+_KINDS = ("allocations", "evaluations")
 
 
 class Found(NamedTuple):
@@ -115,8 +117,10 @@ def _by_id(connection: Connection, text: str) -> Mapping[str, Any] | None:
     if not _ID.fullmatch(text):
         return None
     prefix = text if len(text.replace("-", "")) % 2 == 0 else text[:-1]  # whole bytes, for Nomad
-    for kind in ("allocations", "evaluations"):
-        listed = connection.get(f"/v1/{kind}", read_jobs("*"), prefix=prefix, namespace="*")
+    # Nomad 1.1 lists evaluations of one namespace only.
+    for namespace, kind in itertools.product(("*", connection.namespace), _KINDS):
+        query = {"prefix": prefix, "namespace": namespace}
+        listed = connection.get(f"/v1/{kind}", read_jobs(namespace), **query)
         found: list[Mapping[str, Any]] = [one for one in listed if one["ID"].startswith(text)]
         if len(found) == 1:
             return found[0]

@@ -240,9 +240,11 @@ def test_two_blocks_that_ask_for_the_same_are_told_once() -> None:
     ],
 )
 def test_a_node_that_is_out_of_the_question(state: dict[str, Any], text: str) -> None:
-    """Then its devices do not matter."""
+    """Its devices are told of where they are in the way, too, and not shown."""
     one = only(job(block(count=99)), one_node(device_group(), **state))
-    assert (one.kind, one.text, one.of_devices) == ("node", text, False)
+    assert (one.kind, one.text) == ("node", text)
+    assert one.of_devices, "99 vGPUs would not fit there, either"
+    assert not only(job(block()), one_node(device_group(), **state)).of_devices
 
 
 def test_processor_time_and_memory() -> None:
