@@ -77,8 +77,9 @@ gpu-test: setup  ## on a real GPU, in nine minutes; GPU_TEST_ARGS="--only shares
 gpu-carry: setup ## what gpu-test needs where there is no network; PYTHONS=3.12
 	$(BIN)/python -m scripts.gpu_carry $(PYTHONS)
 
-soak: setup      ## 500 random states of 8 GPUs, then ten minutes with stats and random faults
+soak: setup      ## 500 random states of 8 GPUs, ten minutes with random faults, 200 starts and ends beside tasks
 	PYTHONPATH=tests $(BIN)/python -m scripts.soak
+	PYTHONPATH=tests $(BIN)/python -m scripts.soak_rounds
 
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed
 	$(BIN)/python -m bench

@@ -6,12 +6,14 @@ pip-audit asks; further options are given to it. An answer that is missing is no
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from scripts.pins import REQUIREMENTS, Pin, pins
 
@@ -25,15 +27,43 @@ def main() -> int:
     """The worst that was found out, as exit status."""
     every = [pin for path in REQUIREMENTS.glob("*.txt") for pin in pins(path.read_text())]
     pinned = {(pin.name, pin.version): pin for pin in every}
-    worst = CLEAN
+    found: list[Found] = []
     for some in without_doubles(pinned.values()):
-        status = audit(some, sys.argv[1:])
-        if status == NOT_AUDITED:
-            return status
-        worst = max(worst, status)
-    if worst == CLEAN:
-        print(f"{len(pinned)} pinned packages: no vulnerability is known")
-    return worst
+        found.append(audit(some, sys.argv[1:]))
+        if not found[-1].known:
+            break  # the service says nothing of anything
+    known = sum(each.known for each in found)
+    for row in sorted(row for each in found for row in each.vulnerable):
+        print(row)
+    for sentence in sorted({sentence for each in found for sentence in each.unknown}):
+        print(sentence, file=sys.stderr)
+    if any(each.unknown for each in found):
+        if known:
+            print(f"{known} of {len(pinned)} pinned packages were audited", file=sys.stderr)
+        return NOT_AUDITED
+    if any(each.vulnerable for each in found):
+        return VULNERABLE
+    print(f"{len(pinned)} pinned packages: no vulnerability is known")
+    return CLEAN
+
+
+class Found(NamedTuple):
+    """What a service says of some packages."""
+
+    known: int = 0
+    """How many it knows."""
+    vulnerable: tuple[str, ...] = ()
+    """A row for each vulnerability: package, version, its id, and the versions that are without it."""
+    unknown: tuple[str, ...] = ()
+    """A sentence for each package that it does not know, or why it says nothing."""
+
+    def plus(self, other: Found) -> Found:
+        """What it says of both."""
+        return Found(
+            self.known + other.known,
+            self.vulnerable + other.vulnerable,
+            self.unknown + other.unknown,
+        )
 
 
 def without_doubles(pinned: Iterable[Pin]) -> list[list[Pin]]:
@@ -50,29 +80,51 @@ def without_doubles(pinned: Iterable[Pin]) -> list[list[Pin]]:
     return [list(some.values()) for some in lists]
 
 
-def audit(some: Sequence[Pin], options: Sequence[str]) -> int:
-    """Says what is known about these; the exit status."""
+def audit(some: Sequence[Pin], options: Sequence[str]) -> Found:
+    """What is known about these, of as many of them as can be found out."""
+    found = _asked(some, options)
+    if found.known or len(some) == 1:
+        return found
+    # It fails as a whole: because of one of them, or of all.
+    if _asked(some[:1], options).unknown and _asked(some[-1:], options).unknown:
+        return found
+    half = len(some) // 2
+    return audit(some[:half], options).plus(audit(some[half:], options))
+
+
+def _asked(some: Sequence[Pin], options: Sequence[str]) -> Found:
     with tempfile.TemporaryDirectory() as directory:
         listed = Path(directory) / "requirements.txt"
         listed.write_text("".join(f"{pin.text}\n" for pin in some), encoding="ascii")
         command = (
-            *(sys.executable, "-m", "pip_audit", "--strict", "--progress-spinner=off"),
+            *(sys.executable, "-m", "pip_audit", "--format=json", "--progress-spinner=off"),
             *("--disable-pip", "--require-hashes", f"--requirement={listed}"),
         )
         done = subprocess.run((*command, *options), capture_output=True, text=True, check=False)
-    print(done.stdout, end="")
-    if done.returncode == 0:
-        return CLEAN
-    if done.stdout:
-        return VULNERABLE
-    found = _REASON.search(done.stderr)
-    reason = found[1] if found else "".join(done.stderr.strip().splitlines()[-1:])
-    print(
-        f"not audited, so nothing is known ({reason}): see that the vulnerability service can be "
-        'reached, or ask another, such as make audit ARGS="--vulnerability-service osv"',
-        file=sys.stderr,
+    if done.stdout.strip():
+        return read(json.loads(done.stdout))
+    reason = _REASON.search(done.stderr)
+    why = reason[1] if reason else "".join(done.stderr.strip().splitlines()[-1:])
+    what = f"{some[0].name} {some[0].version}: " if len(some) == 1 else ""
+    sentence = (
+        f"{what}not audited, so nothing is known ({why}): see that the vulnerability service can be"
+        ' reached, or ask another, such as make audit ARGS="--vulnerability-service osv"'
     )
-    return NOT_AUDITED
+    return Found(unknown=(sentence,))
+
+
+def read(said: Mapping[str, Any]) -> Found:
+    """What pip-audit says in its JSON."""
+    rows, unknown, known = [], [], 0
+    for package in said["dependencies"]:
+        if "skip_reason" in package:
+            unknown.append(f"{package['name']}: not audited: {package['skip_reason']}")
+            continue
+        known += 1
+        for hole in package["vulns"]:
+            fixed = ", ".join(hole["fix_versions"]) or "no version is without it"
+            rows.append(f"{package['name']} {package['version']} {hole['id']} {fixed}")
+    return Found(known, tuple(rows), tuple(unknown))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclonedx.contrib.license.factories import LicenseFactory
-from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model import AttachedText, HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.model.license import LicenseAcknowledgement
+from cyclonedx.model.component_evidence import ComponentEvidence
+from cyclonedx.model.license import DisjunctiveLicense, LicenseAcknowledgement
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 from packaging.metadata import RawMetadata, parse_email
@@ -29,6 +30,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from nomad_nvidia_vgpu import __version__
+from scripts.license_texts import license_texts
 from scripts.wheels import Target
 
 OURS = "nomad-nvidia-vgpu"
@@ -142,6 +144,12 @@ def component(key: str, part: Part) -> Component:
         version=wheel.version,
         purl=package_url(wheel, {}),
         licenses=licenses,
+        evidence=ComponentEvidence(
+            licenses=[
+                DisjunctiveLicense(name=name, text=AttachedText(content=text))
+                for name, text in license_texts(wheel.path).items()
+            ]
+        ),
         properties=[Property(name=CPYTHON, value=python) for python in part.pythons],
     )
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nomad_nvidia_vgpu import __version__
+from scripts.license_texts import license_texts
 from scripts.pins import REQUIREMENTS, pins
 from scripts.wheels import Target, download
 
@@ -70,6 +71,8 @@ def merged(target: Target, wheels: Sequence[Path]) -> Tree:
                 if not name.endswith("/"):
                     tree[name] = archive.read(name)
                     check_native(target, name, tree[name])
+        for name, text in license_texts(wheel).items():
+            tree.setdefault(name, text.encode())
     return tree
 
 

@@ -18,7 +18,7 @@ from unit.metrics.test_families import use
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
-from nomad_nvidia_vgpu.gpu.model import Health, SeenGpu
+from nomad_nvidia_vgpu.gpu.model import GpuSample, Health, SeenGpu
 from nomad_nvidia_vgpu.metrics.families import registry_of
 from nomad_nvidia_vgpu.metrics.server import MetricsServer
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
@@ -90,7 +90,7 @@ def busy(promtool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     def sample() -> None:
         while not stopped.wait(0.2):
             now = datetime.now(timezone.utc)
-            catalog.take_samples({"GPU-a": FULL_SAMPLE._replace(taken_at=now)})
+            catalog.take_samples({"GPU-a": GpuSample(now, **FULL_SAMPLE.figures)})
             catalog.take_usage(use(a=1)._replace(taken_at=now))
 
     port = prometheus.free_port()

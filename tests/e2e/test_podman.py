@@ -22,10 +22,10 @@ VGPUS = 2
 
 
 @pytest.fixture(scope="module")
-def podman(docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Podman"]:
+def podman(docker_host: DockerHost) -> Iterator["Podman"]:
     """Podman on the machine that has docker too, with the same image."""
     docker_host.generate_cdi()
-    made = Podman(docker_host, tmp_path_factory.mktemp("podman"))
+    made = Podman(docker_host, docker_host.root / "p")  # of 50 letters at most
     yield made
     made.close()
 
@@ -35,6 +35,7 @@ class Podman:
 
     def __init__(self, host: DockerHost, root: Path) -> None:
         """Imports the image."""
+        root.mkdir()
         self._host = host
         self._command = [
             *(f"{host.tools.root}/usr/bin/podman", f"--root={root}/data", f"--runroot={root}/run"),

@@ -44,6 +44,7 @@ OF_NO_MODULE = {
     "onefile/test_build.py": "scripts/onefile/build.py",
     "scripts/test_audit.py": "scripts/audit.py",
     "scripts/test_dist.py": "scripts/dist.py",
+    "scripts/test_license_texts.py": "scripts/license_texts.py",
     "scripts/test_pins.py": "scripts/pins.py and requirements/",
     "scripts/test_sbom.py": "scripts/sbom.py",
     "scripts/test_wheels.py": "scripts/wheels.py",

@@ -3,19 +3,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
-from scripts.audit import NOT_AUDITED, audit, without_doubles
+from scripts import audit
+from scripts.audit import without_doubles
 from scripts.pins import Pin
-
-UNKNOWN_PACKAGE = """\
-#!/bin/sh
-case "$*" in *--strict*) echo "ERROR:pip_audit._cli:a: not found" >&2; exit 1 ;; esac
-echo "No known vulnerabilities found" >&2
-"""
-"""What pip-audit does when the service does not have a package."""
 
 
 def test_no_version_is_dropped_and_no_list_has_two() -> None:
@@ -25,13 +19,39 @@ def test_no_version_is_dropped_and_no_list_has_two() -> None:
     assert without_doubles([]) == []
 
 
-def test_a_package_that_is_not_audited_is_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """pip-audit passes over it unless it is told to be strict."""
-    program = tmp_path / "python"
-    program.write_text(UNKNOWN_PACKAGE)
-    program.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(program))
-    assert audit([Pin("a", "1", "", ())], []) == NOT_AUDITED
-    assert "not audited, so nothing is known (a: not found)" in capsys.readouterr().err
+def pin(name: str) -> Pin:
+    """Gives a pin."""
+    return Pin(name, "1.0", "", ())
+
+
+def test_of_each_package_it_is_told_what_can_be_known() -> None:
+    """A vulnerability of one, and that another is unknown, beside one that is well."""
+    hole = {"id": "PYSEC-1", "fix_versions": ["1.1", "2.0"], "aliases": [], "description": ""}
+    found = audit.read(
+        {
+            "dependencies": [
+                {"name": "well", "version": "1.0", "vulns": []},
+                {"name": "holed", "version": "1.0", "vulns": [hole]},
+                {"name": "strange", "skip_reason": "it is not on the index"},
+            ]
+        }
+    )
+    assert found.known == 2
+    assert found.vulnerable == ("holed 1.0 PYSEC-1 1.1, 2.0",)
+    assert found.unknown == ("strange: not audited: it is not on the index",)
+
+
+def test_a_package_that_fails_all_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are told of; where all fail, it is the service, and is said once."""
+
+    def asked(some: Sequence[Pin], _options: Sequence[str]) -> audit.Found:
+        if "bad" in [each.name for each in some] or gone:
+            return audit.Found(unknown=(f"{len(some)} fail",))
+        return audit.Found(known=len(some))
+
+    monkeypatch.setattr(audit, "_asked", asked)
+    gone = False
+    pins = [pin(name) for name in ("a", "b", "bad", "c", "d")]
+    assert audit.audit(pins, ()) == audit.Found(known=4, unknown=("1 fail",))
+    gone = True
+    assert audit.audit(pins, ()) == audit.Found(unknown=("5 fail",))

@@ -27,7 +27,12 @@ def wheel(directory: Path, file: str, *metadata: str, module: str = "module.py")
     name, version, *_ = file.split("-")
     text = "\n".join(("Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *metadata))
     path = directory / file
-    members = {f"{name}-{version}.dist-info/METADATA": text.encode(), f"{name}/{module}": b""}
+    facts = f"{name}-{version}.dist-info"
+    members = {
+        f"{facts}/METADATA": text.encode(),
+        f"{facts}/licenses/LICENSE": b"as is",
+        f"{name}/{module}": b"",
+    }
     path.write_bytes(archive(members))
     return path
 

@@ -44,6 +44,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "sharing": st.sampled_from(["time-slicing", "mps"]),
     "visible_devices_envs": st.lists(st.sampled_from(["A", "_b1"]), min_size=1, max_size=2),
     "device_nodes": st.sampled_from(["none", "cdi"]),
+    "memory_isolation": st.sampled_from(["none", "cgroup"]),
     "cdi_spec_dirs": st.lists(WORDS.map(lambda text: f"/{text.replace('/', 'x')}"), min_size=1),
     "framework_hints": st.lists(st.sampled_from(["jax", "pytorch", "tensorflow"]), unique=True),
     "framework_headroom": st.sampled_from(["1GiB", "300 MiB"]),
