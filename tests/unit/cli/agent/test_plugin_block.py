@@ -39,8 +39,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "fingerprint_period": DURATIONS,
     "vendor": st.sampled_from(["letmutx", "nvidia.com", "0_a-b"]),
     "group_by": st.sampled_from(["model", "gpu"]),
-    "publish_load": st.booleans(),
-    "publish_load_interval": DURATIONS,
     "sharing": st.sampled_from(["time-slicing", "mps"]),
     "visible_devices_envs": st.lists(st.sampled_from(["A", "_b1"]), min_size=1, max_size=2),
     "device_nodes": st.sampled_from(["none", "cdi"]),
