@@ -80,7 +80,7 @@ def locks(monkeypatch: pytest.MonkeyPatch) -> None:
 def daemon_of(tmp_path: Path, mps_root: Path, pid: int = 7) -> None:
     """The daemon of GPU-a, with its directory."""
     written(mps_root / "GPU-a/pipe/control_lock", str(pid))
-    process(tmp_path, pid, [f"/usr/bin/{CONTROL}", "-d"], mps_root / "GPU-a/pipe")
+    process(tmp_path, pid, [f"/usr/bin/{CONTROL}", "-d"], mps_root / "GPU-a/pipe", uid=0)
 
 
 # tools
@@ -159,7 +159,7 @@ def test_a_mode_that_somebody_set_is_an_error(tmp_path: Path, mps_root: Path) ->
 def test_a_journal_that_is_spoilt_or_of_another_gpu_is_a_warning(
     tmp_path: Path, mps_root: Path
 ) -> None:
-    """It is left as it is: only the plugin mends it."""
+    """It is left as it is: only the plugin fixes it."""
     journal = written(mps_root / "compute-modes.json", "{")
     one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "spoilt")
     assert journal.read_text() == "{"
@@ -228,7 +228,7 @@ def test_a_daemon_that_is_not_wanted_any_more_is_a_warning(tmp_path: Path, mps_r
 def test_a_daemon_without_its_directory_is_an_error(tmp_path: Path, mps_root: Path) -> None:
     """Somebody has removed it: no task finds the daemon, and it keeps the GPU."""
     daemon_of(tmp_path, mps_root)
-    (mps_root / f"GPU-a/pipe/{CONTROL}.pid").unlink()
+    (mps_root / "GPU-a/pipe/control_lock").unlink()
     one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 7", "kill 7")
 
 
@@ -368,7 +368,7 @@ def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path
     mps_root.mkdir(parents=True)
     mps_root.parent.chmod(0o755)
     mps_root.chmod(0o777)
-    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 0777", "mend that")
+    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 0777", "fix that")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
