@@ -42,7 +42,6 @@ def test_the_schema_names_every_option_with_its_type(start: Start) -> None:
         "sharing": "string",
         "visible_devices_envs": "list(string)",
         "device_nodes": "string",
-        "memory_isolation": "string",
         "cdi_spec_dirs": "list(string)",
         "framework_hints": "list(string)",
         "framework_headroom": "string",
