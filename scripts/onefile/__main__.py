@@ -37,6 +37,13 @@ def main() -> None:
     """Runs the program in the file; exits with 1 and one sentence if it cannot be run here."""
     tag = soabi()
     if tag not in TAGS:
+        machines = sorted({machine_of(known) for known in TAGS})
+        if machine_of(tag) not in machines:
+            fail(
+                "this file is for {}, and this machine is {}: copy the one that is for it".format(
+                    " and ".join(machines), machine_of(tag)
+                )
+            )
         try_another()
         fail(
             "nvidia-vgpu needs {}, but {} is Python {}.{} ({}): install one beside it".format(
@@ -63,6 +70,16 @@ def soabi() -> str:
     return _imp.extension_suffixes()[0].split(".")[1]
 
 
+def machine_of(tag: str) -> str:
+    """The processor and the C library in the name of compiled modules, such as x86_64-linux-gnu."""
+    return tag.split("-", 2)[-1]
+
+
+def starts(path: str) -> bool:
+    """Whether a Python starts: a shim of pyenv may stand for a version that is not there any more."""
+    return "/shims/" not in path or os.spawnv(os.P_WAIT, path, [path, "-I", "-S", "-c", ""]) == 0
+
+
 def try_another() -> None:
     """Goes on under another Python in PATH, if there is one: distributions have newer ones beside.
 
@@ -73,7 +90,7 @@ def try_another() -> None:
     for name in PYTHONS:
         for directory in os.get_exec_path():
             path = "{}/{}".format(directory, name)
-            if os.access(path, os.X_OK):
+            if os.access(path, os.X_OK) and starts(path):
                 os.execv(path, [path, "-I", "-S", "-X", TRIED, sys.path[0], *sys.argv[1:]])
 
 

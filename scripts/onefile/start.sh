@@ -11,7 +11,10 @@ if [ "${bytes:=$built_bytes}" != "$built_bytes" ]; then
 fi
 # -I -S: neither the environment nor site-packages of the machine can change what is imported.
 for python in python3 @PYTHONS@; do
-  if command -v "$python" >/dev/null; then exec "$python" -I -S "$0" "$@"; fi
+  path=$(command -v "$python") || continue
+  # A shim of pyenv is there for each version that was ever installed, and may start none.
+  case $path in */shims/*) "$path" -I -S -c "" 2>/dev/null || continue ;; esac
+  exec "$path" -I -S "$0" "$@"
 done
-echo "${level}nvidia-vgpu needs @NEEDED@, and PATH holds no python3: install one" >&2
+echo "${level}nvidia-vgpu needs @NEEDED@, and PATH holds no python3 that starts: install one" >&2
 exit 1

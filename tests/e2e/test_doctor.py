@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -185,3 +186,27 @@ def test_without_an_agent_that_is_the_error(start_agent: StartAgent, driver: Fak
     assert found.status == 1
     assert "no Nomad agent listens" in found.bad["nomad/api"]
     assert {"nomad/groups", "nomad/sold-twice"} <= set(found.document["skipped"])
+
+
+def test_what_nomad_refuses_is_quoted(nomad: Path, tmp_path: Path) -> None:
+    """A name that only Nomad knows to be wrong: `install` ends with 1, and `doctor` has an error."""
+    binaries.needs(nomad, 1, 3)
+    plugins, configs, programs = (tmp_path / name for name in ("plugins", "nomad.d", "bin"))
+    for folder in (plugins, configs, programs):
+        folder.mkdir()
+    (programs / "nomad").symlink_to(nomad)
+    (configs / "nomad.hcl").write_text(
+        f'data_dir = "{tmp_path}"\nplugin_dir = "{plugins}"\nclient {{\n enabled = true\n}}\nclinet {{}}\n'
+    )
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    for arguments in (["install", "--vgpus=2", "--simulate=t4"], ["doctor"]):
+        done = subprocess.run(
+            [binaries.plugin(), *arguments, f"--agent-config={configs}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == 1, said
+        assert "unexpected keys clinet" in re.sub(r"[^a-z ]+ ", "", said), said

@@ -4,6 +4,7 @@
 import logging
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import pytest
 from libnvidia_ml.driver import FakeDriver
 
+from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import DeviceGroup
 from e2e.conftest import StartAgent, Stayer, plugin_block, running, stay
@@ -237,6 +239,31 @@ def test_an_xid_of_the_operator_s_list_takes_the_gpu_away(
         lambda: "XID 94 (fatal by health.fatal_xids)" in agent_on_two.log,
         seen=agent_on_two.log_tail,
     )
+
+
+def test_gpus_and_top_say_what_the_plugin_holds_back(
+    start_agent: StartAgent, one_gpu: FakeDriver
+) -> None:
+    """The driver has forgotten the fault, and the plugin that runs has not."""
+    config = _config('recovery_period = "1h"\n fatal_xids = [94]')
+    agent = start_agent(config, environment=one_gpu.environment())
+    _wait_for_health(agent, **{_uuid(one_gpu, 0): True})
+    wait_until("it listens to events", lambda: one_gpu.listened_to() == {"0"})
+    one_gpu.push_event(0, XID, 94)
+    _wait_for_health(agent, **{_uuid(one_gpu, 0): False})
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("NOMAD_")}
+    for command in (["gpus", "--json"], ["top", "--once"]):
+        done = subprocess.run(
+            [binaries.plugin(), *command, *(f"--config={path}" for path in agent.configs)],
+            env={**inherited, **one_gpu.environment()},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 1, said
+        assert "XID 94 (fatal by health.fatal_xids)" in said
+        assert f"http://127.0.0.1:{agent.ports.http}" in said
 
 
 # The `health` block

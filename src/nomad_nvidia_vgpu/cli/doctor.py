@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import click
@@ -19,6 +18,9 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Finding, Level
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.cli.tables import style
 
+_WORST_FIRST = (Level.ERROR, Level.WARNING, Level.OK)
+_ANSWER = ("nomad", "groups")
+"""The check whose good news is what most people ask for."""
 _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
 
 
@@ -30,6 +32,7 @@ _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
     show_default=True,
 )
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--all", "everything", is_flag=True, help="What is ok too, each in its row.")
 @click.option("--strict", is_flag=True, help="Exit status 1 for warnings too.")
 @click.option(
     "--time-limit",
@@ -40,30 +43,55 @@ _TITLES = {"gpus": "GPUs", "mps": "MPS", "selinux": "SELinux"}
     help="Seconds after which what hangs is given up; the whole takes three times that at most, and 20 s"
     " more where the agent has just started.",
 )
-def doctor(*, paths: Sequence[Path], as_json: bool, strict: bool, limit_s: float) -> int:
+def doctor(
+    *, paths: Sequence[Path], as_json: bool, everything: bool, strict: bool, limit_s: float
+) -> int:
     """Find out what is wrong with this node.
 
-    Looks at the driver, GPUs, MPS, container runtimes and Nomad, and says of each what is wrong
-    and what to do. Changes nothing. Run it as root, with NOMAD_TOKEN and NOMAD_CACERT as
+    Looks at the driver, GPUs, MPS, container runtimes and Nomad, and says what is wrong and what to
+    do: errors first, then warnings, and in a line what is ok. Changes nothing. Run it as root, with NOMAD_TOKEN and NOMAD_CACERT as
     for the nomad command. Exit status 1 when there is an error.
     """
     findings = diagnosed(gathered(Node(), paths, limit_s), limit_s)
     if as_json:
         style.show_json(document(findings))
     else:
-        for subject, of_one in groupby(findings, lambda finding: finding.subject):
-            rows = [
-                (finding.check, finding.level.value, finding.sentence, finding.remedy or None)
-                for finding in of_one
-            ]
-            title = _TITLES.get(subject, subject.capitalize())
-            style.show(style.table(title, ("Check", "Level", "Finding", "Remedy"), rows))
+        _show(findings, everything=everything)
     if skipped := _skipped(findings):
         style.note(f"nvidia-vgpu: not looked at, for want of what is missing: {', '.join(skipped)}")
     counts = Counter(finding.level for finding in findings)
     errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
     style.note(f"nvidia-vgpu: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
     return int(bool(errors or (strict and warnings)))
+
+
+def _show(findings: Sequence[Finding], *, everything: bool) -> None:
+    """Problems first, the worst on top; what is ok is folded into a line, or has its rows too."""
+    shown = [finding for finding in findings if everything or finding.level is not Level.OK]
+    rows = [
+        (
+            _TITLES.get(finding.subject, finding.subject.capitalize()),
+            finding.check,
+            finding.level.value,
+            finding.sentence,
+            finding.remedy or None,
+        )
+        for finding in sorted(shown, key=lambda finding: _WORST_FIRST.index(finding.level))
+    ]
+    if rows:
+        style.show(
+            style.table("Findings", ("Subject", "Check", "Level", "Finding", "Remedy"), rows)
+        )
+    if everything:
+        return
+    troubled = {(finding.subject, finding.check) for finding in shown}
+    well = [finding for finding in findings if (finding.subject, finding.check) not in troubled]
+    if well:
+        names = dict.fromkeys(f"{finding.subject}/{finding.check}" for finding in well)
+        style.note(f"nvidia-vgpu: ok (--all says more): {', '.join(names)}")
+    for finding in well:
+        if (finding.subject, finding.check) == _ANSWER:
+            style.note(f"nvidia-vgpu: {finding.sentence}")
 
 
 def document(findings: Sequence[Finding]) -> dict[str, object]:

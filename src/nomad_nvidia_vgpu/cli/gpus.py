@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
     given_config,
     node_config,
 )
+from nomad_nvidia_vgpu.cli.running_view import running_view
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
 from nomad_nvidia_vgpu.config.options import PluginConfig
@@ -46,25 +47,35 @@ _COLUMNS = (
 def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> int:
     """Show the GPUs of this node, ignored ones too: what they are, how they fare.
 
-    And the MPS daemons that this plugin keeps, with the limits in force and their clients. Exit
-    status 1 when a GPU is unhealthy or will not answer, or a daemon does not work.
+    And the MPS daemons that this plugin keeps, with the limits in force and their clients. A GPU that
+    the plugin which runs holds back says so, by Nomad's API. Exit status 1 when a GPU is unhealthy,
+    held back or will not answer, or a daemon does not work.
     """
     config = _config(paths, flags)
     found = survey(source_of(config.simulate))
+    view = running_view(paths)
+    held = view.among(seen.gpu.uuid for seen in found.inventory.gpus)
     daemons = () if config.simulate else daemon_views(config.mps)
     if as_json:
-        style.show_json({**_document(found), "mps": [view._asdict() for view in daemons]})
+        document = {**_document(found, held), "view": view.source}
+        style.show_json({**document, "mps": [daemon._asdict() for daemon in daemons]})
     elif facts:
         style.show(*(_facts(seen) for seen in found.inventory.gpus), *mps_tables(daemons))
     else:
-        rows = [_row(s, found.samples.get(s.gpu.uuid)) for s in found.inventory.gpus]
+        rows = [
+            _row(seen, found.samples.get(seen.gpu.uuid), held.get(seen.gpu.uuid))
+            for seen in found.inventory.gpus
+        ]
         style.show(style.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))
+    if not as_json:
+        style.note(f"nvidia-vgpu: shown {view.source}")
     for problem in found.problems:
         style.note(f"nvidia-vgpu: {problem}")
     if not found.inventory.gpus and not found.problems:
         style.note("nvidia-vgpu: the driver lists no GPU that could be offered on this node")
     well = all(seen.health.healthy for seen in found.inventory.gpus)
-    return int(bool(found.problems) or not well or not all(view.working for view in daemons))
+    working = all(daemon.working for daemon in daemons)
+    return int(bool(found.problems or held) or not well or not working)
 
 
 def _config(paths: Sequence[Path], flags: dict[str, Any]) -> PluginConfig:
@@ -79,8 +90,9 @@ def _config(paths: Sequence[Path], flags: dict[str, Any]) -> PluginConfig:
         return config
 
 
-def _row(seen: SeenGpu, sample: GpuSample | None) -> tuple[object, ...]:
+def _row(seen: SeenGpu, sample: GpuSample | None, held: str | None) -> tuple[object, ...]:
     gpu = seen.gpu
+    health = "healthy" if seen.health.healthy else seen.health.reason
     return (
         gpu.uuid,
         gpu.model,
@@ -92,7 +104,7 @@ def _row(seen: SeenGpu, sample: GpuSample | None) -> tuple[object, ...]:
         gpu.mig_profile,
         gpu.driver_version,
         gpu.cuda_driver_version,
-        "healthy" if seen.health.healthy else seen.health.reason,
+        f"held back by the plugin: {held}" if held else health,
     )
 
 
@@ -111,13 +123,14 @@ def _facts(seen: SeenGpu) -> Any:
     return style.table(seen.gpu.uuid, ("Fact", "Value"), rows)
 
 
-def _document(found: Survey) -> dict[str, object]:
+def _document(found: Survey, held: Mapping[str, str]) -> dict[str, object]:
     return {
         "gpus": [
             {
                 **{k: v for k, v in seen.gpu._asdict().items() if v is not None},
                 "healthy": seen.health.healthy,
                 "health_description": seen.health.reason,
+                "held_back": held.get(seen.gpu.uuid),
                 "sample": _sample(found.samples.get(seen.gpu.uuid)),
             }
             for seen in found.inventory.gpus

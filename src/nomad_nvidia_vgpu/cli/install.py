@@ -18,7 +18,7 @@ import click
 
 from nomad_nvidia_vgpu.cli.agent import config as agent_config
 from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, PluginBlock, read_agent_config
-from nomad_nvidia_vgpu.cli.agent.config_file import LABEL
+from nomad_nvidia_vgpu.cli.agent.config_file import BUILT_IN, LABEL
 from nomad_nvidia_vgpu.cli.agent.given import checked_config, with_any_size
 from nomad_nvidia_vgpu.cli.agent.installation import (
     Installation,
@@ -36,12 +36,14 @@ from nomad_nvidia_vgpu.cli.agent.plugin_dir import (
     open_to_others,
 )
 from nomad_nvidia_vgpu.cli.agent.staging import clear_up, opened, remove, staged
+from nomad_nvidia_vgpu.cli.agent.validation import refusal, version_of
 from nomad_nvidia_vgpu.cli.config_options import (
     ConfiguredCommand,
     agent_option,
     given_config,
     option_flags,
 )
+from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.launch import own_command
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.config.options import PluginConfig
@@ -84,26 +86,46 @@ def install(*, paths: Sequence[Path], plugin_dir: str | None, dry_run: bool, **f
     The single file is copied, a program in a virtual environment is linked to. A file that is
     there is replaced in one step; existing configuration is never changed. Each option of the
     block is a flag, for a configuration without our block. Exit status 1 when something could not be
-    done, or flags ask for what an existing block does not say.
+    done or is still to do by hand, as where flags ask for what an existing block does not say.
     """
     agent = read_agent_config(paths)
     found = _found(agent, plugin_dir)
-    todo = planned(agent, found, _source(agent), given_config((), flags).options)
+    given = given_config((), flags).options
+    todo = planned(agent, found, _source(agent), given)
     if todo.replaced is Kind.ORIGINAL:
         style.note(f"{todo.entry} is {todo.replaced.value}: its ids and options stay valid")
     steps = _steps(todo)
     _carry_out(todo, steps, trusted_with(agent), dry_run=dry_run)
     if todo.block is not None and (dry_run or todo.block_file is None):
         if todo.block_file is None:
-            style.note("add this to the agent's configuration:")
+            style.note(f"still to do: add this to {agent.given}:")
         click.echo(todo.block.rstrip())
-    for sentence in (*todo.notes, *todo.unwritten):
+    undone = (*todo.undone, *_by_nomad(agent, given, validates=not dry_run))
+    for sentence in (*todo.notes, *undone):
         style.note(sentence)
-    if todo.block is not None or steps or todo.unwritten:
-        style.note(f"then {_RESTART}" if dry_run or todo.unwritten else _RESTART)
+    if todo.block is not None or steps or undone:
+        style.note(f"then {_RESTART}" if dry_run or undone else _RESTART)
     else:
         style.note("nothing to do: the plugin block is there too")
-    return int(bool(todo.unwritten))
+    return int(bool(undone))
+
+
+def _by_nomad(agent: AgentConfig, given: Mapping[str, Any], *, validates: bool) -> Iterator[str]:
+    """What the Nomad of this node, if there is one in PATH, has against the files, or does itself."""
+    program = shutil.which("nomad")
+    if program is None:
+        return
+    said = refusal(program, [agent.given]) if validates else None
+    if (
+        said is not None and said.unreadable
+    ):  # what else it misses may be on the agent's command line
+        yield f"nomad config validate says: {said.text}"
+    simulated = agent.options_of(LABEL).get("simulate") or given.get("simulate")
+    number = nomad_bugs.parsed(version_of(program))
+    if number and not simulated:
+        remedy = nomad_bugs.without_built_in(number, agent.options_of(BUILT_IN))
+        if remedy:
+            yield f"this Nomad has a plugin for NVIDIA's GPUs built in, which offers them too: {remedy}"
 
 
 @click.command(short_help="Take this program out of it again.")

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
     config_options,
     node_config,
 )
+from nomad_nvidia_vgpu.cli.running_view import RunningView, running_view
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.cli.tables.top import (
     guard_document,
@@ -81,7 +82,8 @@ def top(
     """Show who uses what of this node's GPUs, until Ctrl-C.
 
     Reads the driver and /proc itself, as the plugin does, and changes nothing. Needs root to see
-    the tasks of others.
+    the tasks of others. Says at its start which GPUs the plugin that runs holds back, by Nomad's API;
+    with --once that is exit status 1.
     """
     if math.isnan(interval_s):
         raise click.BadParameter("must be a number of seconds, got nan", param_hint="--interval")
@@ -95,6 +97,8 @@ def top(
     foresight = Foresight(config.memory_guard) if explain else None
     live = style.live() if not (once or as_json) else contextlib.nullcontext()
     told: set[str] = set()
+    view = running_view(paths)
+    held: dict[str, str] = {}
     try:
         with live as screen:
             for seen in _looks(observer, None if once else interval_s):
@@ -104,7 +108,11 @@ def top(
                     style.show(*_tables(seen, foresight, config))
                 else:
                     screen.show(*_tables(seen, foresight, config))
-                for sentence in _notes(seen, proc, explain=explain):
+                held = view.among(seen.plan.by_uuid())
+                for sentence in (
+                    *_notes(seen, proc, explain=explain),
+                    *(_held(view, held) if seen.plan.groups else ()),
+                ):
                     if sentence not in told:
                         told.add(sentence)
                         style.note(f"nvidia-vgpu: {sentence}")
@@ -112,7 +120,14 @@ def top(
         if once:
             raise
         # Else it is how one leaves it.
-    return 0
+    return int(once and bool(held))
+
+
+def _held(view: RunningView, held: Mapping[str, str]) -> Iterator[str]:
+    """Whose view it is, and the GPUs that the plugin which runs holds back."""
+    yield f"shown {view.source}"
+    for uuid, reason in held.items():
+        yield f"{uuid} is held back by the plugin that runs: {reason}"
 
 
 def _unconfigured(config: PluginConfig, paths: Sequence[Path]) -> str:

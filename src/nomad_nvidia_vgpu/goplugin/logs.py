@@ -7,6 +7,7 @@ logs a line at debug when the timestamp has another form, and cuts or loses a li
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import logging
@@ -34,6 +35,7 @@ LEVEL_NAMES = {
 _MAX_LINE = 60_000  # bytes, below the host's 64 KiB
 _MAX_TEXT = 4_000  # characters, each at most 12 bytes as JSON
 _MAX_FIELD = 500
+_LAST_LINES_S = 0.5  # how long an end waits for who reads
 _MOST_WAITING = 1 << 20  # characters in all lines that are not written yet
 
 
@@ -150,6 +152,7 @@ def configure(name: str, stream: TextIO, level: int = logging.INFO) -> logging.L
     """The logger `name`, writing hclog JSON to `stream` from `level` on, and nothing else."""
     handler = StderrHandler(stream)
     handler.setFormatter(HclogFormatter())
+    atexit.register(handler.drain, _LAST_LINES_S)
     logger = logging.getLogger(name)
     logger.handlers[:] = [handler]
     logger.setLevel(level)

@@ -55,16 +55,34 @@ def test_errors_are_status_1_and_warnings_if_one_wishes(
     assert run(["doctor", *flags]) == status
 
 
-def test_each_subject_is_a_table(found: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
-    """With check, level, sentence and remedy in a row; the sum is beside it."""
-    found += [BAD, GOOD, ODD]
+def test_problems_come_first_and_what_is_ok_is_a_line(
+    found: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Errors, then warnings, each with its remedy in a row; the sum is beside it."""
+    found += [GOOD, ODD, BAD, Finding("nomad", "groups", Level.OK, "Nomad offers all")]
     run(["doctor"])
     out, err = capsys.readouterr()
-    assert [line for line in out.splitlines() if line in ("GPUs", "MPS")] == ["GPUs", "MPS"]
-    (row,) = [line.split() for line in out.splitlines() if line.startswith("health")]
-    assert row == ["health", "error", "it", "is", "lost", "reboot"]
+    rows = [line.split() for line in out.splitlines() if " error " in line or " warning " in line]
+    assert rows == [
+        ["GPUs", "health", "error", "it", "is", "lost", "reboot"],
+        ["MPS", "daemons", "warning", "it", "is", "odd", "look"],
+    ]
+    assert "all is well" not in out + err
+    assert "ok (--all says more): mps/tools, nomad/groups\n" in err
+    assert "nvidia-vgpu: Nomad offers all\n" in err
     assert "1 error, 1 warning" in err
     assert "driver/library" in err, "what was not looked at is named"
+
+
+def test_all_shows_what_is_ok_in_rows(
+    found: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below what is not."""
+    found += [GOOD, BAD]
+    run(["doctor", "--all"])
+    out, err = capsys.readouterr()
+    assert out.index("it is lost") < out.index("all is well")
+    assert "ok (--all" not in err
 
 
 def test_the_document_for_machines_keeps_its_names(

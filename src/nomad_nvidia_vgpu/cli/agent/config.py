@@ -94,6 +94,11 @@ class AgentConfig:
                 found = block
         return found
 
+    def options_of(self, label: str) -> Mapping[str, object]:
+        """What that block says; nothing where there is none."""
+        block = self.block_of(label)
+        return block.options if block is not None else {}
+
     @property
     def mislabelled(self) -> list[Problem]:
         """Where no block has our label, those that are meant for it, one sentence each."""

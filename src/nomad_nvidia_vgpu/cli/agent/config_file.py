@@ -17,6 +17,8 @@ from nomad_nvidia_vgpu.errors import ConfigError, Problem
 LABEL = "nvidia-vgpu"
 OFFICIAL = "nomad-device-nvidia"
 """File and label of HashiCorp's plugin, which offers whole GPUs."""
+BUILT_IN = "nvidia-gpu"
+"""The label of the same plugin where it is a part of Nomad, up to 1.1."""
 
 _MAX_BYTES = 4 << 20
 

@@ -56,9 +56,9 @@ class Installation:
     block_file: Path | None
     """Where to write it; None if it is for a person to add."""
     notes: tuple[str, ...]
-    """What is in the configuration and has no effect, or is still to do, one sentence each."""
-    unwritten: tuple[str, ...]
-    """What was asked for and an existing block does not say, one sentence each."""
+    """What is in the configuration and has no effect, or may be still to do, one sentence each."""
+    undone: tuple[str, ...]
+    """What only a person can do, and where it is not done all is not well, one sentence each."""
     replaced: Kind | None
 
 
@@ -96,8 +96,13 @@ def planned(
         there_already=source.path == entry,
         block=None if agent.ours else _block(agent, given),
         block_file=block_file,
-        notes=(*agent.without_effect, *_sold_twice(agent, found), *_to_set(agent, found.path)),
-        unwritten=_unwritten(agent, given),
+        notes=(*([] if agent.twice else agent.without_effect), *_to_set(agent, found.path)),
+        undone=(
+            *(agent.without_effect if agent.twice else []),
+            *_sold_twice(agent, found),
+            *_to_add(agent),
+            *_unwritten(agent, given),
+        ),
         replaced=found.holds(LABEL),
     )
 
@@ -142,6 +147,12 @@ def _to_set(agent: AgentConfig, path: str) -> Iterator[str]:
             f"still to do: {ENABLE_CLIENT} in {agent.given}, which does not say it,"
             " unless the agent is started with -client or -dev: plugins run on clients alone"
         )
+
+
+def _to_add(agent: AgentConfig) -> Iterator[str]:
+    """Where there is no folder to write the block into."""
+    if agent.ours is None and agent.folder is None:
+        yield f"without that block in {agent.given} the agent offers no GPUs"
 
 
 def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:

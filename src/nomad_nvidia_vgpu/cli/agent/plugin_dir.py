@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import re
+import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +19,11 @@ from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.host.files import exposed
 
 _HEAD = 4096
+_SHEBANG = re.compile(rb"#! *(/[^ \n]+)")
+_TAG = re.compile(r"cpython-3\d+-(\w+)-linux")
+"""The kinds of Python whose compiled modules are in the single file, as its first module names them."""
+_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
+"""ELF's numbers of the processors that have NVIDIA's drivers."""
 _OURS = (b"# nvidia-vgpu, a Nomad device plugin", b"nomad_nvidia_vgpu")
 """In the first lines of the single file, and of the console script that pip writes."""
 _BUILT_BYTES = re.compile(rb"^built_bytes=(\d+) *$", re.MULTILINE)
@@ -154,6 +161,28 @@ def damage(path: Path) -> str | None:
     if built is None or int(built[1]) == there:
         return None
     return f"is damaged ({there} bytes long, and built with {int(built[1])})"
+
+
+def start_problem(path: Path) -> str | None:
+    """Why Nomad could not start this program, by what is in it, as half a sentence. OSError."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(_ELF):
+        machine = _MACHINES.get(int.from_bytes(head[18:20], "little"))
+        other = machine is not None and machine != platform.machine()
+        return f"is for {machine}, and this machine is {platform.machine()}" if other else None
+    interpreter = _SHEBANG.match(head)
+    if interpreter and not Path(os.fsdecode(interpreter[1])).exists():
+        return f"needs {os.fsdecode(interpreter[1])}, which is not there"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            tags = _TAG.findall(archive.read("__main__.py").decode())
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        return None  # a program that is no archive; what is damaged is told by its length
+    machines = sorted(set(tags))
+    if machines and platform.machine() not in machines:
+        return f"is for {' and '.join(machines)}, and this machine is {platform.machine()}"
+    return None
 
 
 def _holds(file: int, mark: bytes) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nomad_nvidia_vgpu.cli.agent import plugin_dir
 from nomad_nvidia_vgpu.cli.agent.config import ENABLE_CLIENT, AgentConfig
-from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, OFFICIAL, moved_inside
+from nomad_nvidia_vgpu.cli.agent.config_file import BUILT_IN, LABEL, OFFICIAL, moved_inside
 from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
@@ -28,15 +28,8 @@ _RESTART = "restart the agent"
 
 def version(facts: Facts) -> Iterator[Verdict]:
     """Whether this version of Nomad has known bugs that concern device plugins."""
-    text = facts.nomad.version
-    if text is None:
-        program = facts.node.which("nomad")
-        try:
-            text = facts.node.output([program, "version"]).strip() if program else None
-        except OSError:
-            text = None
-    number = nomad_bugs.parsed(text or "")
-    if text is None or number is None:
+    number = _number(facts)
+    if number is None:
         yield warning(
             "the version of Nomad cannot be told, for neither its API nor `nomad version` says it",
             "set NOMAD_ADDR, or put nomad into PATH",
@@ -51,15 +44,40 @@ def version(facts: Facts) -> Iterator[Verdict]:
     for bug, fix in bugs:
         said = error if bug.grave else warning
         yield said(f"Nomad {shown}: {bug.effect}", f"upgrade to {'.'.join(map(str, fix))} or newer")
-    mounts = [*_mounts(facts)]
-    yield from mounts
-    if not bugs and not mounts:
+    more = [*_built_in(facts, number), *_mounts(facts)]
+    yield from more
+    if not bugs and not more:
         yield ok(f"Nomad {shown} has no known bug that concerns this plugin")
     agent = facts.configured.agent
-    if number >= nomad_bugs.FIGURES_ASKED_FOR and agent and not agent.allocation_metrics:
+    if nomad_bugs.asks_for_figures(number) and agent and not agent.allocation_metrics:
         yield ok(
             f"Nomad {shown} shows what a task uses of its devices (nomad alloc status -stats) only"
             " with publish_allocation_metrics = true in telemetry, which the agent's files lack"
+        )
+
+
+def _number(facts: Facts) -> nomad_bugs.Version | None:
+    """The agent's version; of one that does not answer that of the program in PATH."""
+    text = facts.nomad.version
+    if text is None:
+        program = facts.node.which("nomad")
+        try:
+            text = facts.node.output([program, "version"]).strip() if program else None
+        except OSError:
+            text = None
+    return nomad_bugs.parsed(text or "")
+
+
+def _built_in(facts: Facts, number: nomad_bugs.Version) -> Iterator[Verdict]:
+    """Nomad's own plugin for NVIDIA's GPUs, unless it is told to leave them."""
+    agent = facts.configured.agent
+    if agent is None or facts.driver.simulated or facts.driver.problem:
+        return  # it finds no GPUs either
+    if remedy := nomad_bugs.without_built_in(number, agent.options_of(BUILT_IN)):
+        yield error(
+            f"Nomad {'.'.join(map(str, number))} has a plugin for NVIDIA's GPUs built in, which offers"
+            " the same GPUs once more",
+            f"{remedy}; {_RESTART}",
         )
 
 
@@ -185,6 +203,11 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
             )
         if broken := plugin_dir.damage(path):
             yield error(f"{path} {broken}", f"copy it anew, then {_RESTART}")
+        elif broken := plugin_dir.start_problem(path):
+            yield error(
+                f"{path} {broken}, so Nomad cannot start it",
+                f"install one that is for this machine and whole, then {_RESTART}",
+            )
     elif kind is Kind.DANGLING:
         yield error(f"{path} is {kind.value}, and stops the agent", "nvidia-vgpu install")
     elif kind is Kind.ORIGINAL:
@@ -199,9 +222,8 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
 
 def _official(facts: Facts, agent: AgentConfig, folder: PluginDir) -> Iterator[Verdict]:
     """HashiCorp's plugin, unless each of the two ignores what the other offers."""
-    block = agent.block_of(OFFICIAL)
+    block, options = agent.block_of(OFFICIAL), agent.options_of(OFFICIAL)
     there = folder.holds(OFFICIAL) is not None
-    options = block.options if block else {}
     ignored = options.get("ignored_gpu_ids")
     theirs = {str(uuid).lower() for uuid in ignored} if isinstance(ignored, list) else set()
     ours = [{shared.gpu.uuid, shared.gpu.parent_uuid} for shared in facts.plan.by_uuid().values()]

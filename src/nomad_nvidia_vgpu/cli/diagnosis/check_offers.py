@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
+from nomad_nvidia_vgpu.cli.diagnosis.check_tasks import withheld_for
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup
@@ -35,7 +36,10 @@ def groups(facts: Facts) -> Iterator[Verdict]:
         return
     wanted = {device_name(group): group for group in facts.groups}
     ours = [group for group in there if _ours(facts, group)]
-    verdicts = [said for group in ours for said in _compared(group, wanted.get(group.device))]
+    tasks = withheld_for(facts)
+    verdicts = [
+        said for group in ours for said in _compared(group, wanted.get(group.device), tasks)
+    ]
     named = {group.device for group in ours}
     verdicts += [
         error(f"Nomad does not offer {name}, which this node would publish", _STALE)
@@ -50,7 +54,9 @@ def _ours(facts: Facts, group: ApiGroup) -> bool:
     return (group.vendor, group.type) == (facts.config.vendor, DEVICE_TYPE)
 
 
-def _compared(group: ApiGroup, wanted: DeviceGroup | None) -> Iterator[Verdict]:
+def _compared(
+    group: ApiGroup, wanted: DeviceGroup | None, tasks: Mapping[str, Sequence[str]]
+) -> Iterator[Verdict]:
     if wanted is None:
         yield error(f"Nomad offers {group.device}, which this node would not publish", _STALE)
         return
@@ -70,8 +76,11 @@ def _compared(group: ApiGroup, wanted: DeviceGroup | None) -> Iterator[Verdict]:
     for reason, vgpus in reasons.items():
         # A vGPU that waits for a task to end is as it should be.
         said = warning if reason == WITHHELD else error
+        uuids = dict.fromkeys(parsed.gpu_uuid for text in vgpus if (parsed := VgpuId.parse(text)))
+        whose = [task for uuid in uuids for task in tasks.get(uuid, ())]
+        by = f" - {'; '.join(dict.fromkeys(whose))}" if reason == WITHHELD and whose else ""
         yield said(
-            f"Nomad has {_named(vgpus)} of {group.device} as unhealthy: {reason}",
+            f"Nomad has {_named(vgpus)} of {group.device} as unhealthy: {reason}{by}",
             "do as it says; a GPU comes back by itself once it has been well for a while",
         )
     if not reasons and any(not vgpu.healthy for vgpu in wanted.instances):

@@ -17,6 +17,8 @@ from nomad_nvidia_vgpu.cli.diagnosis import (
     check_nomad,
     check_offers,
     check_selinux,
+    check_tasks,
+    check_validation,
 )
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict
@@ -54,9 +56,11 @@ CHECKS = (
     Check("containers", "cdi", check_cdi.specification),
     Check("nomad", "version", check_nomad.version),
     Check("nomad", "agent-config", check_nomad.agent_config),
+    Check("nomad", "validation", check_validation.validation),
     Check("nomad", "agent-process", check_agent_process.rights),
     Check("nomad", "plugin-files", check_nomad.plugin_files),
     Check("nomad", "api", check_nomad.api),
     Check("nomad", "groups", check_offers.groups),
     Check("nomad", "sold-twice", check_offers.sold_twice),
+    Check("nomad", "tasks", check_tasks.held),
 )

@@ -108,7 +108,7 @@ def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
             ),
         )
     config = configured.config
-    environment = _towards_nomad(node.environment, configured.agent)
+    environment = towards_nomad(node.environment, configured.agent)
     ask = partial(_asked_nomad, node, environment)
     with ExitStack() as stack:
         driver = stack.enter_context(Child(lambda: node.driver(config.simulate)))
@@ -175,7 +175,7 @@ def _known(nomad: NomadLook, groups: Sequence[DeviceGroup]) -> bool:
     return all(there.get(device_name(group)) == len(group.instances) for group in groups)
 
 
-def _towards_nomad(environment: Mapping[str, str], agent: AgentConfig | None) -> Mapping[str, str]:
+def towards_nomad(environment: Mapping[str, str], agent: AgentConfig | None) -> Mapping[str, str]:
     """The variables that lead to the agent: an operator's, else by the agent's configuration."""
     if environment.get("NOMAD_ADDR") or agent is None:
         return environment

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nomad_nvidia_vgpu.cli.agent.validation import Refusal, refusal
 from nomad_nvidia_vgpu.cli.diagnosis.docker_api import DockerLook, look_at_docker
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook, look_at_driver
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook, look_at_nomad
@@ -79,5 +80,7 @@ class Node:
     """Where the daemon of a tool finds its server, for an agent with this PATH."""
     docker: Callable[[Path], DockerLook] = look_at_docker
     """Asks the dockerd behind a socket."""
+    refusal: Callable[[str, Sequence[Path]], Refusal | None] = refusal
+    """What the program `nomad` has against an agent's files."""
     nomad: Callable[[Mapping[str, str], str], NomadLook] = look_at_nomad
     """Asks the agent's API; takes the environment and the node's name."""

@@ -65,6 +65,10 @@ class NomadLook(NamedTuple):
     """Whether it may be that the agent has only just started."""
     docker_runtimes: tuple[str, ...] | None = None
     """Those that Nomad's docker driver has found; None: it has found no docker, or does not say."""
+    allocations: Mapping[str, str] | None = None
+    """The node's allocations, each with how its client has it; None: it does not say."""
+    all_allocations: bool = False
+    """Whether those are all: with ACLs there may be others, which this token may not see."""
 
 
 class ApiError(Exception):
@@ -87,7 +91,7 @@ class NotFoundError(ApiError):
 def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
     """What the agent that `environment` leads to says of its own node, or else the one of `name`.
 
-    The variables are those of Nomad's command line. Takes some seconds at most for each of three
+    The variables are those of Nomad's command line. Takes some seconds at most for each of four
     requests.
     """
     address = environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS
@@ -115,6 +119,8 @@ def look_at_nomad(environment: Mapping[str, str], name: str) -> NomadLook:
         node_id=node_id,
         groups=tuple(_group(raw) for raw in devices if isinstance(raw, dict)),
         client=client,
+        allocations=_allocations(api, str(node_id)),
+        all_allocations=_at(agent, "config", "ACL", "Enabled") is False,
         docker_runtimes=_runtimes(_at(node, "Attributes", "driver.docker.runtimes")),
     )
 
@@ -136,6 +142,18 @@ def _node(api: _Api, node_id: str) -> Any:
             remedy="look again in some seconds; if it stays so, see the agent's log",
             early=True,
         ) from error
+
+
+def _allocations(api: _Api, node_id: str) -> Mapping[str, str] | None:
+    """Those of all namespaces that the token may see; None if it may not ask."""
+    try:
+        listed = api.get(f"/v1/node/{quote(node_id)}/allocations")
+    except ApiError:
+        return None
+    known = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else None
+    if known is None:
+        return None
+    return {str(one.get("ID")): str(one.get("ClientStatus")) for one in known}
 
 
 def _listed(api: _Api, name: str, *, client: bool | None) -> str:

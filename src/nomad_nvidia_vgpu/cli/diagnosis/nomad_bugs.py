@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.cli.agent.config_file import BUILT_IN
 from nomad_nvidia_vgpu.config.options import PluginConfig
 
 Version = tuple[int, int, int]
@@ -14,8 +15,38 @@ Version = tuple[int, int, int]
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _FIRST: Version = (0, 0, 0)
 
-FIGURES_ASKED_FOR: Version = (1, 10, 2)
-"""From here on Nomad keeps to itself what single tasks use, unless the agent is told otherwise."""
+_WITHOUT_BUILT_IN: Version = (1, 2, 0)
+"""From here on Nomad has no plugin for NVIDIA's GPUs built in."""
+_CAN_BE_OFF: Version = (0, 12, 1)
+"""From here on that has the option `enabled`."""
+
+_OFF = f'write plugin "{BUILT_IN}" {{{{ config {{{{ {{}} }}}} }}}}'
+
+_FIGURES_ASKED_FOR: tuple[Version, ...] = ((1, 8, 14), (1, 9, 10), (1, 10, 2))
+"""From here on, in each line, Nomad keeps to itself what single tasks use, unless it is told not to."""
+
+
+def without_built_in(version: Version, options: Mapping[str, object]) -> str | None:
+    """What to write so that Nomad's own plugin leaves the GPUs; None if `options` of it say so.
+
+    Also None for a Nomad that has none. HashiCorp gave it out by itself from 1.2.0 on.
+    """
+    if version >= _WITHOUT_BUILT_IN or options.get("ignored_gpu_ids"):
+        return None
+    if version >= _CAN_BE_OFF:
+        off = "enabled = false"
+        return None if options.get("enabled") is False else _OFF.format(off)
+    return _OFF.format('ignored_gpu_ids = ["GPU-…", …]')
+
+
+def asks_for_figures(version: Version) -> bool:
+    """Whether this version shows what single tasks use only if the agent's files ask for it."""
+    return version >= _FIGURES_ASKED_FOR[-1] or _has(version, _FIGURES_ASKED_FOR)
+
+
+def _has(version: Version, since: Sequence[Version]) -> bool:
+    """Whether a version has what came into its line with one of these."""
+    return any(version[:2] == first[:2] and version >= first for first in since)
 
 
 class Bug(NamedTuple):
@@ -27,9 +58,13 @@ class Bug(NamedTuple):
     concerns: Callable[[PluginConfig], bool] = lambda _config: True
     grave: bool = False
     """Whether GPUs cannot be used at all."""
+    enterprise: tuple[Version, ...] = ()
+    """The first without it in lines that were repaired for Nomad Enterprise alone."""
 
     def fix_for(self, version: Version) -> Version | None:
         """The next version without it; None if `version` does not have it."""
+        if _has(version, self.enterprise):
+            return None
         return next((end for start, end in self.ranges if start <= version < end), None)
 
 
@@ -65,6 +100,15 @@ KNOWN = (
         "it loses the GPUs that are reported while it starts, and has them a minute later",
     ),
     Bug(
+        (((1, 3, 0), (1, 4, 11)), ((1, 5, 0), (1, 5, 7))),
+        "under cgroup v2 each task that starts or stops takes the device files from all exec and raw_exec"
+        " tasks of the node, so that they lose their GPUs",
+    ),
+    Bug(
+        (((1, 4, 0), (1, 4, 13)), ((1, 5, 0), (1, 5, 9)), ((1, 6, 0), (1, 6, 2))),
+        "a constraint on the ids of vGPUs (${device.ids}) is not kept",
+    ),
+    Bug(
         ((_FIRST, (1, 4, 0)),),
         "a vGPU is given to the next task while the one before it is still stopping",
     ),
@@ -72,16 +116,19 @@ KNOWN = (
         ((_FIRST, (1, 8, 1)),),
         "exec and java tasks may not open the device nodes that they are given",
         _hands_device_nodes,
+        enterprise=((1, 6, 12), (1, 7, 9)),
     ),
     Bug(
         ((_FIRST, (1, 9, 2)),),
         "an agent that starts after a crash may kill a process that has the plugin's former pid",
+        enterprise=((1, 7, 15), (1, 8, 6)),
     ),
     Bug(
         (((1, 9, 0), (2, 0, 1)),),
         "a job with several device blocks stays pending though it may preempt those who hold its"
         " vGPUs",
         _groups_gpus_alone,
+        enterprise=((1, 10, 11), (1, 11, 5)),
     ),
 )
 """Those that a newer version mends, for an operator can do nothing else about them."""

@@ -137,7 +137,7 @@ def test_options_outside_of_the_config_block_are_refused() -> None:
 def test_what_has_no_effect_is_noted() -> None:
     """A block that a later one replaces, and args."""
     later = OURS._replace(file=Path("/etc/nomad.d/z.hcl"), has_args=True)
-    first, second = planned(agent(None, OURS, later), GOOD, SINGLE, {}).notes
+    first, second = planned(agent(None, OURS, later), GOOD, SINGLE, {}).undone
     assert f"stands in {FILE} line 1 and in {later.file} line 1," in first
     assert f"{later.file} has args, which mean nothing" in second
 
@@ -174,7 +174,7 @@ def test_another_plugin_for_the_same_gpus_is_noted(
     blocks: tuple[PluginBlock, ...], found: PluginDir, said: str
 ) -> None:
     """Nomad knows ids, not cards, and would place tasks of both on one."""
-    (note,) = planned(agent(None, OURS, *blocks), found, SINGLE, {}).notes
+    (note,) = planned(agent(None, OURS, *blocks), found, SINGLE, {}).undone
     assert said in note
     assert "take it out" in note or "take them out" in note
 
@@ -182,13 +182,13 @@ def test_another_plugin_for_the_same_gpus_is_noted(
 def test_another_plugin_that_is_off_is_not_noted() -> None:
     """It offers nothing, on a node that is halfway from one to the other."""
     off = OFFICIAL._replace(options={"enabled": False})
-    assert planned(agent(None, OURS, off), WITH_OFFICIAL, SINGLE, {}).notes == ()
+    assert planned(agent(None, OURS, off), WITH_OFFICIAL, SINGLE, {}).undone == ()
 
 
 def test_another_plugin_that_leaves_gpus_alone_is_not_noted() -> None:
     """That both may run so is in the docs; whether it is the right ones doctor can tell."""
     apart = OFFICIAL._replace(options={"ignored_gpu_ids": ["GPU-a"]})
-    assert planned(agent(None, OURS, apart), WITH_OFFICIAL, SINGLE, {}).notes == ()
+    assert planned(agent(None, OURS, apart), WITH_OFFICIAL, SINGLE, {}).undone == ()
 
 
 def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
@@ -202,12 +202,12 @@ def test_vgpus_must_be_said_and_be_right(tmp_path: Path) -> None:
 
 def test_an_existing_block_is_not_changed_by_flags() -> None:
     """What it says already is fine; what differs is said, for a person to write."""
-    assert planned(agent(None, OURS), GOOD, SINGLE, {"vgpus": "8"}).unwritten == ()
+    assert planned(agent(None, OURS), GOOD, SINGLE, {"vgpus": "8"}).undone == ()
     given = {"vgpus": "9", "mps": {"root": "/x"}, "gpu": {"*L4*": {"vgpus": "2"}}}
     todo = planned(agent(None, OURS), GOOD, SINGLE, given)
     assert todo.block is None
     stays = f"{FILE} has a plugin block, which stays:"
-    assert todo.unwritten == (
+    assert todo.undone == (
         f"{stays} vgpus is 8 in it, and 9 was asked for: edit that file",
         f'{stays} gpu "*L4*".vgpus = 2 was asked for, and is not in it: edit that file',
         f'{stays} mps.root = "/x" was asked for, and is not in it: edit that file',
@@ -218,16 +218,16 @@ def test_the_same_in_other_words_is_nothing_to_write() -> None:
     """A script that installs again must not fail over a spelling, nor over a default."""
     block = OURS._replace(options={"vgpu_memory": "10GiB", "fingerprint_period": "60s"})
     given = {"vgpu_memory": "10240MiB", "fingerprint_period": "1m", "enabled": "true"}
-    assert planned(agent(None, block), GOOD, SINGLE, given).unwritten == ()
+    assert planned(agent(None, block), GOOD, SINGLE, given).undone == ()
     given["fingerprint_period"] = "2m"
-    assert planned(agent(None, block), GOOD, SINGLE, given).unwritten != ()
+    assert planned(agent(None, block), GOOD, SINGLE, given).undone != ()
 
 
 def test_what_the_block_says_in_other_words_is_not_held_against_it() -> None:
     """Each flag is judged by itself: beside one that differs too."""
     block = OURS._replace(options={"vgpus": 8, "fingerprint_period": "60s"})
     given = {"enabled": "true", "vgpus": "9", "fingerprint_period": "1m"}
-    (said,) = planned(agent(None, block), GOOD, SINGLE, given).unwritten
+    (said,) = planned(agent(None, block), GOOD, SINGLE, given).undone
     assert "vgpus is 8 in it, and 9 was asked for" in said
 
 
@@ -242,13 +242,13 @@ def test_a_flag_that_contradicts_the_block_is_said_too(
     options: dict[str, Any], given: dict[str, Any]
 ) -> None:
     """The block stays, and is in order: nothing hinders the program from being put in place."""
-    (said,) = planned(agent(None, OURS._replace(options=options)), GOOD, SINGLE, given).unwritten
+    (said,) = planned(agent(None, OURS._replace(options=options)), GOOD, SINGLE, given).undone
     assert "was asked for, and is not in it: edit that file" in said
 
 
 def test_the_other_size_of_an_existing_block_is_named() -> None:
     """Who wrote one beside it would have two, which the plugin refuses."""
-    (said,) = planned(agent(None, OURS), GOOD, SINGLE, {"vgpu_memory": "10GiB"}).unwritten
+    (said,) = planned(agent(None, OURS), GOOD, SINGLE, {"vgpu_memory": "10GiB"}).undone
     assert 'vgpus is 8 in it, and vgpu_memory = "10GiB" was asked for: edit that file' in said
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,37 @@ def test_a_program_without_end_is_another_program(tmp_path: Path) -> None:
     endless = program(tmp_path, "endless", b"\x7fELF")
     os.truncate(endless, 1 << 40)
     assert plugin_dir.kind_of(endless) is Kind.OTHER
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"#!/bin/sh\n", None),
+        (b"#!/nowhere/python -I\n", "needs /nowhere/python, which is not there"),
+        (b"\x7fELF" + bytes(14) + b"\xb7\0", "is for aarch64, and this machine is x86_64"),
+        (b"\x7fELF" + bytes(14) + b"\x3e\0", None),
+    ],
+)
+def test_what_cannot_start_is_told_by_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, said: str | None
+) -> None:
+    """An interpreter that is gone, another processor."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    (tmp_path / "program").write_bytes(head)
+    assert plugin_dir.start_problem(tmp_path / "program") == said
+
+
+def test_a_single_file_for_another_processor_is_named_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the compiled modules that are in it."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    path = tmp_path / "program"
+    for machine, said in (
+        ("x86_64", None),
+        ("aarch64", "is for aarch64, and this machine is x86_64"),
+    ):
+        path.write_bytes(b"#!/bin/sh\n")
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("__main__.py", f'TAGS = ("cpython-312-{machine}-linux-gnu",)')
+        assert plugin_dir.start_problem(path) == said

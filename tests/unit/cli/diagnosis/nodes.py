@@ -37,6 +37,7 @@ def node(root: Path, programs: Iterable[str] = (), **ways: Any) -> Node:
         "environment": {},
         "which": lambda program: f"/usr/bin/{program}" if program in there else None,
         "label": lambda _path: None,
+        "refusal": lambda _program, _paths: None,
         "mps_server": lambda tool, _path: f"{tool}-server",
     }
     (root / "proc").mkdir(exist_ok=True)

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.diagnosis.check_nomad import agent_config, api, plugin_files, version
+from nomad_nvidia_vgpu.cli.diagnosis.check_nomad import (
+    agent_config,
+    api,
+    plugin_files,
+    version,
+)
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
@@ -369,3 +374,10 @@ def test_an_api_that_says_nothing_is_a_warning(tmp_path: Path) -> None:
     """A token may be missing, which is no fault of the node."""
     look = NO_NOMAD._replace(problem="wants a token that may read nodes", refused=False)
     one(api, facts(tmp_path, nomad=look), Level.WARNING, "wants a token", "NOMAD_TOKEN")
+
+
+def test_nomads_own_plugin_is_an_error(tmp_path: Path) -> None:
+    """Up to 1.1 it offers the GPUs too, unless it is told not to."""
+    old = NomadLook("", version="1.1.2", node_id="n")
+    known = dataclasses.replace(facts(tmp_path), nomad=old)
+    assert any("built in, which offers the same GPUs" in text for _, text in said(version, known))

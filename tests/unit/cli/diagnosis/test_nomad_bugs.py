@@ -5,7 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from nomad_nvidia_vgpu.cli.diagnosis.nomad_bugs import KNOWN, Version, parsed
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_bugs import (
+    KNOWN,
+    Version,
+    asks_for_figures,
+    parsed,
+    without_built_in,
+)
 from nomad_nvidia_vgpu.config.options import GpuBlock, GpuConfig, PluginConfig
 
 
@@ -65,3 +71,36 @@ def test_a_bug_of_several_device_blocks_concerns_groups_of_one_gpu() -> None:
 def test_each_range_ends_after_it_begins() -> None:
     """A slip in the table would hide a bug."""
     assert all(start < end for bug in KNOWN for start, end in bug.ranges)
+
+
+@pytest.mark.parametrize(
+    ("text", "has_it"),
+    [("1.6.3", True), ("1.6.12", False), ("1.7.7", True), ("1.7.9+ent", False), ("1.8.1", False)],
+)
+def test_a_repair_for_enterprise_alone_counts(text: str, *, has_it: bool) -> None:
+    """In its own line, and the remedy is a version that everybody can have."""
+    found = [b for b in bugs(text, PluginConfig(device_nodes="cdi")) if "may not open" in b]
+    assert [b[-6:] for b in found] == [" 1.8.1"] * has_it
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [("1.8.13", False), ("1.8.14", True), ("1.9.9", False), ("1.10.1", False), ("2.0.0", True)],
+)
+def test_figures_are_to_be_asked_for_from_a_version_of_each_line(text: str, *, asks: bool) -> None:
+    """Older ones show them anyway."""
+    version = parsed(text)
+    assert version is not None
+    assert asks_for_figures(version) is asks
+
+
+def test_nomads_own_plugin_is_told_to_leave_the_gpus() -> None:
+    """By an option that its version has."""
+    assert without_built_in((1, 2, 0), {}) is None
+    assert without_built_in((1, 1, 2), {"enabled": False}) is None
+    assert without_built_in((1, 1, 2), {"ignored_gpu_ids": ["GPU-1"]}) is None
+    assert (
+        without_built_in((1, 1, 2), {})
+        == 'write plugin "nvidia-gpu" { config { enabled = false } }'
+    )
+    assert "ignored_gpu_ids" in (without_built_in((0, 12, 0), {"enabled": False}) or "")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What the plugin that runs has told Nomad of each GPU, beside what the driver says now.
+
+A plugin holds a GPU back for longer than the driver complains, and knows of faults that are over.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nomad_nvidia_vgpu.cli.agent import config as agent_config
+from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, read_agent_config
+from nomad_nvidia_vgpu.cli.diagnosis.facts import towards_nomad
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, look_at_nomad
+from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
+
+
+class RunningView(NamedTuple):
+    """What is known of the plugin that runs."""
+
+    source: str
+    """Whose view is shown, as a sentence."""
+    held_back: Mapping[str, str]
+    """GPUs of which it offers nothing, by UUID, each with its reason."""
+
+    def among(self, uuids: Iterable[str]) -> dict[str, str]:
+        """Those of these GPUs."""
+        return {uuid: self.held_back[uuid] for uuid in uuids if uuid in self.held_back}
+
+
+def running_view(paths: Sequence[Path]) -> RunningView:
+    """What Nomad's API says for the agent with these files, by default the usual ones.
+
+    Takes some seconds at most. Without an agent's files nobody is asked: it might be another's.
+    """
+    agent = _agent(paths)
+    if agent is None:
+        return RunningView(
+            "as the driver says now; no agent's files lead to a plugin that runs", {}
+        )
+    look = look_at_nomad(towards_nomad(dict(os.environ), agent), platform.node())
+    if look.groups is None:
+        why = f"Nomad's API at {look.address} {look.problem or 'does not say'}"
+        return RunningView(
+            f"as the driver says now, for {why}: a plugin that runs may hold a GPU back", {}
+        )
+    return RunningView(
+        f"as the driver says now, but for what the plugin that runs has told Nomad ({look.address})",
+        held_back(look.groups),
+    )
+
+
+def held_back(groups: Iterable[ApiGroup]) -> dict[str, str]:
+    """The GPUs of which every vGPU is unhealthy for another reason than the tasks on it."""
+    reasons: dict[str, set[str]] = defaultdict(set)
+    for group in groups:
+        for instance, reason in group.instances.items():
+            vgpu = VgpuId.parse(instance)
+            if vgpu is not None:
+                reasons[vgpu.gpu_uuid].add(reason)
+    return {
+        uuid: "; ".join(sorted(said - {WITHHELD}))
+        for uuid, said in reasons.items()
+        if "" not in said and said - {WITHHELD}
+    }
+
+
+def _agent(paths: Sequence[Path]) -> AgentConfig | None:
+    """The agent with these files; None if they are not those of an agent, or cannot be read."""
+    wanted = paths or [path for path in (agent_config.USUAL,) if path.exists()]
+    try:
+        agent = read_agent_config(wanted) if wanted else None
+    except ConfigError:
+        return None  # which is told elsewhere
+    return agent if agent is not None and agent.plugins is not None else None

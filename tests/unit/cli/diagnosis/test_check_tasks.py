@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Tasks on GPUs that are gone, and those that Nomad knows nothing of."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from nomad_nvidia_vgpu.cli.diagnosis.check_tasks import held, withheld_for
+from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
+from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
+from unit.cli.diagnosis.nodes import driver, facts, one
+from unit.example_gpus import gpu
+
+THERE, GONE = "GPU-1", "GPU-9"
+RUNS = NomadLook("", allocations={"a1": "running"}, all_allocations=True)
+
+
+def with_task(tmp_path: Path, uuid: str, nomad: NomadLook = RUNS) -> Facts:
+    """A node with one GPU and a task on a vGPU of `uuid`, in two processes."""
+    known = facts(tmp_path)
+    environment = (
+        f"NVIDIA_VGPU_IDS={uuid}-0\0NOMAD_ALLOC_ID=a1\0NOMAD_TASK_NAME=t\0NOMAD_JOB_ID=j\0"
+    )
+    for pid in (41, 40):
+        folder = known.node.proc / str(pid)
+        folder.mkdir(parents=True)
+        (folder / "environ").write_text(environment)
+    return dataclasses.replace(known, driver=driver(gpu(uuid=THERE)), nomad=nomad)
+
+
+def test_a_task_on_a_gpu_that_is_there_is_ok(tmp_path: Path) -> None:
+    """Also where Nomad does not tell its allocations, or not all."""
+    known = with_task(tmp_path, THERE)
+    one(held, known, Level.OK, "no task holds")
+    for nomad in (NomadLook(""), NomadLook("", allocations={})):
+        known = dataclasses.replace(known, nomad=nomad)
+        one(held, known, Level.OK, "no task holds")
+
+
+def test_a_task_on_a_gpu_that_is_gone_is_to_be_stopped(tmp_path: Path) -> None:
+    """Nothing else frees what Nomad counts for it."""
+    said = "task t of allocation a1 (pid 40, job j) holds vGPUs of GPU-9"
+    one(held, with_task(tmp_path, GONE), Level.ERROR, said, "| nomad alloc stop a1")
+
+
+def test_a_process_that_nomad_does_not_run_is_an_orphan(tmp_path: Path) -> None:
+    """Its allocation has ended, or there is none."""
+    ended = RUNS._replace(allocations={"a1": "complete"})
+    one(held, with_task(tmp_path, THERE, ended), Level.WARNING, "an orphan", "| see what pid 40 is")
+
+
+def test_vgpus_are_withheld_for_tasks_by_name(tmp_path: Path) -> None:
+    """On the same GPU, orphans as such."""
+    group = ApiGroup("letmutx", "gpu", "x", {f"{THERE}-1": str(WITHHELD)})
+    nomad = RUNS._replace(groups=(group,), allocations={})
+    assert withheld_for(with_task(tmp_path, THERE, nomad)) == {
+        THERE: ["task t of allocation a1 (pid 40, job j), an orphan"]
+    }
