@@ -16,7 +16,7 @@ PYTEST := pytest -n $(JOBS) --dist worksteal
 E2E_JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 AUDIT  := build/audit
 
-.PHONY: help setup demo test lint types unit contract e2e floor nomad mps-tool gpu-test gpu-carry soak bench dist audit proto proto-check eval docs lock clean
+.PHONY: help setup demo test lint types unit contract e2e floor nomad mps-tool gpu-test gpu-carry soak bench dist aarch64 audit proto proto-check eval docs lock clean
 
 help:            ## what the targets do
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -87,6 +87,9 @@ bench: setup     ## the figures of docs/performance.md; fails when a budget is m
 dist: setup      ## wheel, single files, SBOMs and SHA256SUMS in dist/: docs/packaging.md
 	$(BIN)/python -m scripts.dist $(ARGS)
 
+aarch64: dist    ## the aarch64 file and wheel under qemu-user; needs Debian's apt and the network
+	scripts/aarch64.sh
+
 audit: $(AUDIT)/.ready  ## known vulnerabilities of what is pinned; asks a service on the network
 	$(AUDIT)/bin/python -m scripts.audit $(ARGS)
 
@@ -109,8 +112,9 @@ docs: setup      ## the generated parts of docs/
 	$(BIN)/python -m scripts.option_table
 	$(BIN)/python -m scripts.metric_table
 	$(BIN)/python -m scripts.top_pictures
+	$(BIN)/python -m scripts.evidence_table
 
-lock:            ## pins requirements anew (needs uv)
+lock:            ## pins requirements again (needs uv)
 	scripts/lock.sh --upgrade
 
 clean:

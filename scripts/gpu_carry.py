@@ -45,7 +45,7 @@ def pack(target: Target) -> None:
 
 
 def main() -> int:
-    """Fills `build/gpu-carry` anew; 1 if it holds nothing, or too much."""
+    """Fills `build/gpu-carry` again; 1 if it holds nothing, or too much."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pythons", nargs="*", default=list(PYTHONS), help="such as 3.12")
     pythons = parser.parse_args().pythons

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
-# Pins requirements anew from pyproject.toml: packages, versions and hashes, nothing else.
+# Pins requirements again from pyproject.toml: packages, versions and hashes, nothing else.
 # Needs `uv` on PATH, which resolves for all supported Pythons at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import options
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _AROUND = {
     "constraint": 'device "letmutx/gpu" {{\n{}}}\n',

@@ -181,7 +181,7 @@ def unpacked(archive: str, candidates: "list[str]", name: str, tag: str) -> str:
                     return contents
                 reason = "what was unpacked is not there"
         except unpack.DamagedError as error:
-            fail("{} is damaged ({}): copy it anew".format(archive, error))
+            fail("{} is damaged ({}): copy it again".format(archive, error))
         except OSError as error:
             reason = error.strerror or str(error)
         reasons.append("{}: {}".format(place, reason))

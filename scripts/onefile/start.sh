@@ -6,7 +6,7 @@ level="${NOMAD_PLUGIN_MAGIC_COOKIE:+[ERROR] }"
 # A file that was cut off has lost the archive's directory, and Python would take it for source.
 bytes=$(stat -Lc %s "$0" 2>/dev/null)
 if [ "${bytes:=$built_bytes}" != "$built_bytes" ]; then
-  echo "$level$0 is damaged ($bytes bytes long, and built with $built_bytes): copy it anew" >&2
+  echo "$level$0 is damaged ($bytes bytes long, and built with $built_bytes): copy it again" >&2
   exit 1
 fi
 # -I -S: neither the environment nor site-packages of the machine can change what is imported.

@@ -45,7 +45,7 @@ def _serve() -> int:
     sys.modules["ssl"] = None  # type: ignore[assignment]  # as Python documents it
     from nomad_nvidia_vgpu.goplugin.late_module import LateModule
 
-    # grpc imports its asyncio half for whoever asks for it, which nobody here does: 6 ms.
+    # grpc imports its asyncio half, which nothing here asks for: 6 ms.
     late = LateModule("grpc.aio")
     sys.meta_path.insert(0, late)
     from nomad_nvidia_vgpu import serve

@@ -6,7 +6,7 @@
     ├── HardwareError        a GPU or its driver does not do what it should
     │   ├── DriverError          the driver as a whole: not installed, not loaded, mismatched
     │   │   └── StaleLibraryError    it was replaced under this process
-    │   ├── NoSuchGpuError       the GPUs have been numbered anew
+    │   ├── NoSuchGpuError       the GPUs have been renumbered
     │   ├── GpuError             one GPU: lost, in need of a reset, not answering
     │   └── MpsError             the MPS tools or daemon of one GPU
     ├── RequestError         Nomad asked for vGPUs that cannot be given

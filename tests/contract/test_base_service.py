@@ -98,7 +98,7 @@ def test_numbers_may_come_in_three_forms(start: Start, spelling: object) -> None
 
 
 def test_all_problems_come_in_one_error(start: Start) -> None:
-    """The operator mends a config once, not once per mistake."""
+    """The operator fixes a config once, not once per mistake."""
     with pytest.raises(Refused) as refused:
         start(
             vgpus=0,

@@ -182,7 +182,7 @@ def test_on_a_read_only_machine_any_private_directory_will_do(
 def test_what_was_unpacked_serves_a_read_only_machine(
     plugin: Path, unpacked: Path, short_path: Path
 ) -> None:
-    """An image can carry the contents; nothing is unpacked anew."""
+    """An image can carry the contents; nothing is unpacked again."""
     environment = {**os.environ, UNPACK_DIR: str(unpacked)}
     assert run([plugin, "--version"], environment).returncode == 0
     sockets = short_path / "sockets"
@@ -239,7 +239,7 @@ def test_nothing_of_the_machine_is_mixed_in(plugin: Path, unpacked: Path, tmp_pa
 
 
 def test_the_command_line_finds_itself(built: Path, unpacked: Path) -> None:
-    """`launch` starts the file anew, under the name that it was downloaded with."""
+    """`launch` starts the file again, under the name that it was downloaded with."""
     environment = {**any_python(), UNPACK_DIR: str(unpacked)}
     done = run([built, "launch", "--vgpus", "2", "--simulate", "t4", "--json"], environment)
     assert done.returncode == 0, done.stderr
@@ -259,7 +259,7 @@ def test_first_starts_at_the_same_time_share_one_unpacking(plugin: Path, unpacke
 
 
 def test_a_killed_unpacking_leaves_nothing_half_done(plugin: Path, unpacked: Path) -> None:
-    """The next start unpacks anew, and serves."""
+    """The next start unpacks again, and serves."""
     environment = {**any_python(), UNPACK_DIR: str(unpacked)}
     slow = ["/usr/bin/nice", "-n", "19"]  # it must not be done before it is seen at work
     command = [*slow, str(plugin), "--version"]
@@ -302,6 +302,6 @@ def test_a_file_that_was_cut_off_says_so(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"[ERROR] {link} is damaged ({damaged.stat().st_size} bytes long, and built with"
-        f" {len(content)}): copy it anew\n"
+        f" {len(content)}): copy it again\n"
     )
     assert not unpacked.exists()

@@ -26,7 +26,7 @@ def _assert_places(agent: Agent, name: str) -> None:
 
 
 def test_a_killed_plugin_comes_back(start_agent: StartAgent) -> None:
-    """Nomad starts a killed plugin anew; the task keeps its process and a new task is placed."""
+    """Nomad starts a killed plugin again; the task keeps its process and a new task is placed."""
     agent = start_agent(CONFIG)
     task = stay(agent)
     before = agent.the_plugin()

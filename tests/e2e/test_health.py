@@ -80,7 +80,7 @@ def _uuid(driver: FakeDriver, index: int) -> str:
 
 
 class Fault(NamedTuple):
-    """One way to break GPU 0 and to mend it, and what the node says of it meanwhile."""
+    """One way to break GPU 0 and to fix it, and what the node says of it meanwhile."""
 
     recovery_period: str
     says: str

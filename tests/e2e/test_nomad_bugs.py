@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """What Nomad does to mounts and device files, as docs/sharing.md says.
 
-A test that fails here is good news: Nomad has mended it, and the page can say since when.
+A test that fails here is good news: Nomad has fixed it, and the page can say since when.
 """
 
 from pathlib import Path

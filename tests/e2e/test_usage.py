@@ -132,7 +132,9 @@ def test_a_process_is_traced_to_its_allocation_and_vgpu(node: Node, task_driver:
 
     node.use({task.process.pid: FAR_TOO_MUCH_MIB})
     allocation = task.allocation["ID"]
-    line = rf"\[WARN\].*task main of allocation {allocation} uses {FAR_TOO_MUCH_MIB} MiB"
+    line = (
+        rf"\[WARN\].*task main of allocation {allocation} \(job [^)]+\) uses {FAR_TOO_MUCH_MIB} MiB"
+    )
     wait_until("the log names the task", lambda: re.search(line, node.agent.log))
     assert task.process.is_running()
 

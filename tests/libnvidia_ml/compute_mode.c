@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The compute mode, which outlives whoever sets it: it is kept in a file beside the profile until
- * the driver is loaded anew. Each change is one more line `<uuid> <mode>`, the last one counts. */
+ * the driver is loaded again. Each change is one more line `<uuid> <mode>`, the last one counts. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>

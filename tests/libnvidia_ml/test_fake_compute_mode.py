@@ -47,7 +47,7 @@ def test_a_mode_outlives_other_changes(start: Start) -> None:
 
 
 def test_a_reloaded_driver_has_forgotten_the_modes(start: Start) -> None:
-    """After the driver was loaded anew the profile's mode is in force."""
+    """After the driver was loaded again the profile's mode is in force."""
     driver, probe = start("h100x8")
     driver.set("gpu 1", "compute_mode", PROHIBITED)
     probe.ask(f"[{SET}(gpu(i), {EXCLUSIVE_PROCESS}) for i in (0, 1)]")

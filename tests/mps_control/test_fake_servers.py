@@ -86,7 +86,7 @@ def test_a_key_for_an_invisible_gpu_drops_every_limit(gpu: Gpu, other: Gpu) -> N
 
 
 def test_clients_see_the_daemons_gpu_as_the_first(gpu: Gpu, other: Gpu) -> None:
-    """Ordinals are counted anew behind the daemon, and another GPU is none there."""
+    """Ordinals are counted again behind the daemon, and another GPU is none there."""
     gpu.start()
     assert gpu.client(CUDA_VISIBLE_DEVICES="0")["device"] == gpu.uuid
     assert gpu.client(CUDA_VISIBLE_DEVICES=gpu.uuid[:12])["device"] == gpu.uuid

@@ -211,7 +211,7 @@ def test_hcl_is_of_a_job_or_a_config_that_the_plugin_takes(block: Block, tmp_pat
 def test_json_and_yaml_parse(block: Block) -> None:
     """A reader copies it."""
     load = json.loads if block.language == "json" else yaml.safe_load
-    assert isinstance(load(block.text), dict)
+    assert isinstance(load(block.text), dict | list)
 
 
 def test_every_block_is_in_a_language_that_is_looked_at() -> None:

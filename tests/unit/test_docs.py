@@ -11,7 +11,7 @@ from doc_pages import PAGES, ROOT
 
 from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
 from nomad_nvidia_vgpu.cli.agent.given import checked_config
-from nomad_nvidia_vgpu.config.options import all_options, options
+from nomad_nvidia_vgpu.config.options import all_options
 from scripts.option_table import BEGIN, PAGE, option_table, with_table
 from scripts.top_pictures import pictures
 
@@ -24,15 +24,9 @@ def test_the_option_table_is_made_from_the_declarations() -> None:
     assert option_table().count("\n") == 1 + len(list(all_options()))
 
 
-def test_readme_lists_every_option_and_no_other() -> None:
-    """An operator finds in README what the schema has."""
-    section = (ROOT / "README.md").read_text().split("## Options")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == {o.name for o in options()}
-
-
 def test_readme_is_short() -> None:
-    """What, why, first run, options, where next; the rest is in docs."""
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    """What, what was tried, first run, where next; the rest is in docs."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

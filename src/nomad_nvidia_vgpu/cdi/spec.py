@@ -100,7 +100,7 @@ class SpecFiles:
             try:
                 names = sorted(os.listdir(directory))  # noqa: PTH208  names are all that is wanted
             except OSError:
-                continue  # none there: who finds no GPU says where it looked
+                continue  # none there: the caller that finds no GPU says where it looked
             yield from (directory / name for name in names if name.endswith(_SUFFIXES))
 
     def _cached(self, path: Path) -> tuple[tuple[int, ...], Spec | str | None]:

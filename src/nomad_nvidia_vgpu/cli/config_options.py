@@ -30,20 +30,45 @@ _OTHER_FILES = f"--config names other files than those in {agent_config.USUAL} (
 
 
 class ConfiguredCommand(click.Command):
-    """A command whose help tells its own options from those of the plugin, which are many."""
+    """A command whose help shows its own options, and those of the plugin when asked for them."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """As click's, with one option more."""
+        super().__init__(*arguments, **settings)
+        shows = click.Option(
+            ["--help-config"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=self._show_config_help,
+            help="Show one flag for each option of the plugin, such as --vgpus 8, and exit.",
+        )
+        self.params.append(shows)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the command's own first."""
-        of_plugin = {_parameter(path) for path, _option in all_options()}
-        own: list[tuple[str, str]] = []
-        plugin: list[tuple[str, str]] = []
-        for parameter in self.get_params(context):
-            record = parameter.get_help_record(context)
-            if record is not None:
-                (plugin if parameter.name in of_plugin else own).append(record)
-        for heading, records in (("Options", own), ("Options of the plugin", plugin)):
-            with formatter.section(heading):
-                formatter.write_dl(records)
+        """Writes the command's own options; the plugin's are many and have a help of their own."""
+        self._write(context, formatter, "Options", of_plugin=False)
+
+    def _show_config_help(self, context: click.Context, _: click.Parameter, given: object) -> None:
+        if given and not context.resilient_parsing:
+            formatter = context.make_formatter()
+            self._write(context, formatter, "Options of the plugin", of_plugin=True)
+            click.echo(formatter.getvalue().rstrip("\n"))
+            context.exit()
+
+    def _write(
+        self,
+        context: click.Context,
+        formatter: click.HelpFormatter,
+        heading: str,
+        *,
+        of_plugin: bool,
+    ) -> None:
+        names = {_parameter(path) for path, _option in all_options()}
+        parameters = [p for p in self.get_params(context) if (p.name in names) == of_plugin]
+        records = [record for p in parameters if (record := p.get_help_record(context))]
+        with formatter.section(heading):
+            formatter.write_dl(records)
 
 
 def config_options(command: _F) -> _F:
@@ -215,6 +240,8 @@ def _flag(path: str, option: Option) -> Callable[[_F], _F]:
     parameter = _parameter(path)
     name = f"--{parameter.replace('_', '-')}"
     text = option.doc.replace("`", "")
+    if option.default_shown:
+        text += f"  [default: {option.default_shown}]"
     kind = option.kind.hcl_type
     if LABELLED in path:
         metavar = f"SELECTOR={kind.upper()}"

@@ -58,7 +58,9 @@ def doctor(
     else:
         _show(findings, everything=everything)
     if skipped := _skipped(findings):
-        style.note(f"nvidia-vgpu: not looked at, for want of what is missing: {', '.join(skipped)}")
+        style.note(
+            f"nvidia-vgpu: not checked, because something else is missing: {', '.join(skipped)}"
+        )
     counts = Counter(finding.level for finding in findings)
     errors, warnings = counts[Level.ERROR], counts[Level.WARNING]
     style.note(f"nvidia-vgpu: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}")

@@ -336,5 +336,5 @@ def _told(what: str) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or str(error)
         raise ConfigError(
-            [Problem(f"could not {what} ({why})", "mend that, and run this again")]
+            [Problem(f"could not {what} ({why})", "fix that, and run this again")]
         ) from error

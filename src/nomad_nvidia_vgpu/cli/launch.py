@@ -23,7 +23,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
 )
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
-from nomad_nvidia_vgpu.cli.tables.groups import group_documents, group_tables
+from nomad_nvidia_vgpu.cli.tables.groups import group_documents, group_tables, vgpu_table
 from nomad_nvidia_vgpu.cli.tables.reservation import (
     reservation_document,
     reservation_table,
@@ -122,7 +122,7 @@ def launch(
         if daemons:
             style.note(_DAEMONS_STAY)
         if groups:
-            style.show(*group_tables(groups), *mps_tables(daemons))
+            style.show(*group_tables(groups), vgpu_table(groups), *mps_tables(daemons))
         if sample:
             style.show(reservation_table(sample))
         if groups and watch:
@@ -216,8 +216,8 @@ def _stats_document(groups: StatsOfGroups) -> dict[str, object]:
     return {
         group: {
             vgpu: {
-                "summary": style.stat_text(stats.summary),
-                "stats": {name: style.stat_text(stat) for name, stat in stats.stats.items()},
+                "summary": stats.summary and stats.summary._asdict(),
+                "stats": {name: stat._asdict() for name, stat in stats.stats.items()},
                 "taken_at_s": stats.taken_at_s,
             }
             for vgpu, stats in instances.items()

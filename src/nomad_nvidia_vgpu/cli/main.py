@@ -24,7 +24,10 @@ from nomad_nvidia_vgpu.goplugin.handshake import HandshakeError
 from nomad_nvidia_vgpu.rpc.client import Refused
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
 @click.version_option(__version__, prog_name="nvidia-vgpu")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -58,12 +61,12 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     try:
         status = _run(arguments)
-        sys.stdout.flush()  # whoever calls this may end the process without
+        sys.stdout.flush()  # the caller may end the process without it
     except KeyboardInterrupt:
         _settle_output()
         return 130
     except BrokenPipeError:
-        # Whoever read our output (head, less) has seen enough.
+        # The reader of our output (head, less) has seen enough.
         _settle_output()
         return 0
     except OSError as error:

@@ -66,7 +66,7 @@ def _given(paths: Sequence[Path], flags: dict[str, Any]) -> Given:
         return node_config((), flags, needed=True)
     except ConfigError as error:
         remedy = (
-            "so where the MPS daemons of this node are is not known: mend that, or say --config or"
+            "so where the MPS daemons of this node are is not known: fix that, or say --config or"
             " --mps-root"
         )
         raise ConfigError([*error.problems, remedy]) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""`nvidia-vgpu top`: who uses what of the GPUs of this node, live."""
+"""`nvidia-vgpu top`: which task uses how much of which GPU, live."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def top(
     explain: bool,
     **flags: Any,
 ) -> int:
-    """Show who uses what of this node's GPUs, until Ctrl-C.
+    """Show live which task uses how much of which GPU, until Ctrl-C.
 
     Reads the driver and /proc itself, as the plugin does, and changes nothing. Needs root to see
     the tasks of others. Says at its start which GPUs the plugin that runs holds back, by Nomad's API;
@@ -187,14 +187,14 @@ def _notes(seen: Observation, proc: Proc, *, explain: bool) -> list[str]:
 
 
 def _within(patience_s: float, look: Callable[[], Observation]) -> Observation:
-    """What `look` finds; DriverError when it takes too long, for its call may never return."""
+    """What `look` finds; DriverError when it takes too long, because its call may never return."""
     found: list[Observation] = []
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
             found.append(look())
-        except BaseException as error:  # noqa: BLE001  raised again by who waits
+        except BaseException as error:  # noqa: BLE001  raised again in the waiting thread
             failed.append(error)
 
     thread = threading.Thread(target=work, name="look", daemon=True)

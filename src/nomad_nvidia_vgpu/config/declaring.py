@@ -67,7 +67,7 @@ def labelled_blocks(declared: type, label: str, allowed: str, doc: str) -> Decla
 def declared_in(declared: type) -> Iterator[Option]:
     """Every option that a class declares, in the order of its fields.
 
-    A field that holds seconds or MiB says so at its end; its option does not, for it carries a
+    A field that holds seconds or MiB says so at its end; its option does not, because it carries a
     unit itself.
     """
     for field, annotation in declared.__annotations__.items():

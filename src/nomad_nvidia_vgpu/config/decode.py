@@ -196,6 +196,11 @@ def _bodies(
 
 
 def _unknown(name: str, known: Iterable[str]) -> Problem:
+    block, dot, inner = name.partition(".")
+    if dot and block in known:
+        return Problem(
+            f"{name} is not an option of this plugin", f"write {block} {{ {inner} = … }}"
+        )
     if near := nearest(name.rpartition(".")[2], known):
         return Problem(f"{name} is not an option of this plugin", f"did you mean {near}?")
     return Problem(

@@ -69,7 +69,7 @@ class MpsConfig(NamedTuple):
         option(
             values.text(
                 r"(?=.{2,32}$)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",
-                "an absolute path of at most 32 characters (letters, digits, '.', '_', '-'), for it"
+                "an absolute path of at most 32 characters (letters, digits, '.', '_', '-'), because it"
                 " becomes part of the names of unix sockets",
             ),
             "where the MPS daemons of this node have their directories; written by this plugin alone",

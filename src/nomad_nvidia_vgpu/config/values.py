@@ -27,7 +27,7 @@ _BYTES = {
     **{f"{letter}B": 1000**power for power, letter in enumerate("KMGTPE", 1)},
     "kB": 1000,
 }
-"""Nomad's units of bytes, for jobs compare with them."""
+"""Nomad's units of bytes, because jobs compare with them."""
 _MAX_PORT = 65535
 _MAX_DURATION = 64
 _ADDRESS = (
@@ -86,7 +86,7 @@ def shown(value: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """What somebody may have meant who wrote `word`, or began to write it."""
+    """The known word that an operator most likely meant by `word`, or began to write."""
     # Imported late: only people who mistype need it.
     import difflib  # noqa: PLC0415
 

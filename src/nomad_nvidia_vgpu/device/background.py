@@ -45,7 +45,7 @@ class Background(NamedTuple):
     load: LoadWatch | None = None
     """None: what tasks have is not published."""
     holdings: HoldingsWatch | None = None
-    """None: nothing is kept on the GPUs, for they are simulated."""
+    """None: nothing is kept on the GPUs, because they are simulated."""
     metrics: threading.Thread | None = None
 
     def start(self) -> None:

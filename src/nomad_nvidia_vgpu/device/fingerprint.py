@@ -69,7 +69,7 @@ def stream(
 ) -> Iterator[tuple[DeviceGroup, ...]]:
     """Yields the fingerprint at once when all GPUs have answered, then on each change, for ever.
 
-    Ends only when `listening` says that the host has hung up; whoever makes it say so calls
+    Ends only when `listening` says that the host has hung up; the code that makes it say so calls
     `catalog.wake()`.
     """
     edition = catalog.wait(lambda e: e.complete or not listening(), FIRST_ANSWER_S)

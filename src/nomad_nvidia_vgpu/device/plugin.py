@@ -136,7 +136,7 @@ class Plugin:
         if repr(error) != self._problem:
             self._problem = repr(error)
             _log.error(
-                "no GPU is offered, for the plugin cannot begin to watch them: %r; it tries again"
+                "no GPU is offered, because the plugin cannot begin to watch them: %r; it tries again"
                 " every %g s: if that does not help, report this as a bug",
                 error,
                 RETRY_S,

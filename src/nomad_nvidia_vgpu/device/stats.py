@@ -65,7 +65,7 @@ _PROCESSES_DESC = "Processes of the task of this vGPU on the GPU"
 UNAVAILABLE = Stat("unavailable", desc="the GPU gives no figures now")
 
 _STALE_S = 30.0
-"""After this, what is said to be in use says nothing: who finds it out may hang."""
+"""After this, the figures of use say nothing: the thread that makes them may hang."""
 
 
 def interval_s(asked_s: float) -> float:

@@ -27,7 +27,7 @@ MAX_INTERVAL_S = 10.0
 """How long a daemon that has died may go unseen."""
 GIVE_UP_S = 8.0
 """How long one pass over a GPU may take before the GPU is said not to answer: less than the first
-fingerprint waits, for a driver that hangs on one GPU must not hold up the others."""
+fingerprint waits, because a driver that hangs on one GPU must not hold up the others."""
 
 PATIENCE_S = 30.0
 """The same for a GPU that was well."""
@@ -78,11 +78,11 @@ class Upkeep:
                 self._catalog.take_enforcement(uuid, STARTING)
 
     def start(self) -> None:
-        """Starts the threads; they are daemons, for what they call may hang."""
+        """Starts the threads; they are daemons, because what they call may hang."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Tells the threads to end; what they keep in force stays, for tasks depend on it."""
+        """Tells the threads to end; what they keep in force stays, because tasks depend on it."""
         with self._changed:
             self._thread.stop()
             self._changed.notify_all()
@@ -102,7 +102,7 @@ class Upkeep:
         """Tells of the passes that take too long; one that ends after all has the last word."""
         with self._changed:
             for uuid, since in self._since.items():
-                # Who has answered before gets more time, or a busy node would flap.
+                # A GPU that has answered before gets more time, or a busy node would flap.
                 patience_s = PATIENCE_S if self._told.get(uuid) == "" else GIVE_UP_S
                 if time.monotonic() - since > patience_s:
                     self._publish(

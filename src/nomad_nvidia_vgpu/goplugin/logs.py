@@ -51,7 +51,7 @@ def printable(text: str) -> str:
     """The text with all that is not printable spelled out, as in a string of Python.
 
     The host writes what it is told as it is: a line end would begin a line of its own, an escape
-    sequence would speak to the terminal of whoever reads the log.
+    sequence would speak to the terminal of a reader of the log.
     """
     if text.isprintable():
         return text

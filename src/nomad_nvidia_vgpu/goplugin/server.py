@@ -37,7 +37,7 @@ MOST_STREAMS = 5
 """Of each method; there are five that stream: three of go-plugin's, Fingerprint and Stats."""
 
 Objection = Callable[[str], "str | None"]
-"""Who else could replace a directory, as half a sentence; None: nobody."""
+"""Which other user could replace a directory, as half a sentence; None: no other."""
 
 ORPHAN_GRACE_S = 60.0
 """How long the plugin outlives its host, so that a restarted host can still reattach."""
@@ -64,7 +64,7 @@ def serve(  # noqa: PLR0913  each is a decision of the application
     says whether a restarted host might come back to this process; if not, there is no grace.
     `objection` is asked about the directory that is to hold the socket; it may raise OSError.
     HandshakeError if there is no place for the socket. The caller should leave with `os._exit`
-    afterwards, for threads may still be stuck in a driver.
+    afterwards, because threads may still be stuck in a driver.
     """
     stop = Stop()
     parent = os.getppid()
@@ -122,7 +122,7 @@ def _socket_directory(environment: Mapping[str, str], objection: Objection) -> I
 def _make_directory(environment: Mapping[str, str], objection: Objection) -> str:
     """A fresh directory, in a place from which nobody else can take it away.
 
-    Whoever could would put a socket of his own where the host expects ours.
+    Another user could then put a socket where the host expects ours.
     """
     problems = []
     candidates = (environment.get(SOCKET_DIR_ENV), environment.get("TMPDIR"), "/tmp", "/run")  # noqa: S108

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """One verdict per GPU from what its driver says, with a way back. Pure: the clock is handed in.
 
-States of a GPU, and who moves it:
+States of a GPU, and what moves it:
 
     healthy ──(a bad signal)──► unhealthy ──(all signals good for the recovery period)──► healthy
                                     ▲  │

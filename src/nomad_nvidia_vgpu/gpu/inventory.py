@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """From what each physical GPU answers to the inventory of the node, without any I/O.
 
-A GPU that was seen once stays in the inventory, unhealthy with a reason while it fails, for
+A GPU that was seen once stays in the inventory, unhealthy with a reason while it fails, because
 tasks may still run on it and the operator must see it. Only a MIG device that was destroyed on
 purpose, or a GPU that was cut into MIG devices, leaves.
 
@@ -116,7 +116,7 @@ class Stock:
         return bool(self._unseen) or any(judge.waiting for judge in self._judges.values())
 
     def causes(self) -> dict[str, Cause]:
-        """Every cause in force, by whom it concerns; for the log."""
+        """Every cause in force, by the GPU or part that it concerns; for the log."""
         found = {
             f"{uuid}{part}": cause
             for uuid, judge in self._judges.items()

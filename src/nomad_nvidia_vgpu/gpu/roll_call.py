@@ -17,7 +17,7 @@ class Worker:
         """When its present call began, by the clock; None: it makes none."""
 
     def busy_longer_than(self, since: float) -> bool:
-        """Whether its present call began before `since`; read once, for it may end meanwhile."""
+        """Whether its present call began before `since`; read once, because it may end meanwhile."""
         began = self.busy_since
         return began is not None and began <= since
 

@@ -20,7 +20,7 @@ class Survey(NamedTuple):
     samples: Mapping[str, GpuSample]
     """By UUID; only of GPUs that gave one."""
     problems: tuple[Problem, ...]
-    """One sentence for each GPU that would not say who it is."""
+    """One sentence for each GPU that does not tell its UUID."""
 
 
 def survey(source: GpuSource) -> Survey:

@@ -88,7 +88,7 @@ class GpuWatch:
         self._bulletin = Bulletin(sink, clock)
 
     def start(self) -> None:
-        """Starts the threads; they are daemons, for a hung one can never be joined."""
+        """Starts the threads; they are daemons, because a hung thread can never be joined."""
         self._spawn("gpu-driver", self._watch_driver)
         self._spawn("gpu-events", self._watch_events)
         self._spawn("gpu-watchdog", self._watch_workers)
@@ -101,7 +101,7 @@ class GpuWatch:
 
     @contextlib.contextmanager
     def sampling(self, interval_s: float) -> Iterator[None]:
-        """Within it, every GPU is sampled at least every `interval_s`, once for all who ask."""
+        """Within it, every GPU is sampled at least every `interval_s`, once for all callers."""
         with self._changed:
             self._intervals_s.append(interval_s)
             self._changed.notify_all()

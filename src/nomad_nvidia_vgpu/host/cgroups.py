@@ -12,7 +12,7 @@ without being root:
 | podman | `…/libpod-<id>.scope` | `…/libpod-<id>` |
 
 The name of Nomad's part can be configured, so only its shape counts. Of several such names in
-one path the outermost counts, for those within it can be made by what runs there; but a cgroup
+one path the outermost counts, because what runs there can make more within it; but a cgroup
 that holds this program too is not a task's. Where a user may make cgroups (`user.slice`), no name
 means anything.
 """

@@ -12,7 +12,7 @@ from collections.abc import Collection
 def read_bounded(path: str | os.PathLike[str], most: int, *, follow: bool = True) -> bytes:
     """The whole of a small regular file; OSError when it is longer than `most`, or is none.
 
-    Neither a pipe that nobody writes to nor a file without end can hold up who reads it. A link at
+    Neither a pipe that nobody writes to nor a file without end can hold up the reader. A link at
     `path` itself is an error too, unless it is to be followed.
     """
     links = 0 if follow else os.O_NOFOLLOW
@@ -30,7 +30,7 @@ def read_bounded(path: str | os.PathLike[str], most: int, *, follow: bool = True
 
 
 def unsafe(path: str, trusted: Collection[int]) -> str | None:
-    """Who but the uids in `trusted` could change what is at `path`, or put something in its place.
+    """Which users beside `trusted` could change what is at `path`, or put something in its place.
 
     As half a sentence; None: nobody. OSError if it cannot be looked at.
     """
@@ -50,7 +50,7 @@ def exposed(path: str, trusted: Collection[int]) -> tuple[str, str] | None:
             return f"{place} belongs to uid {status.st_uid}", f"chown -h root {place}"
         others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if stat.S_ISLNK(status.st_mode):
-            # Not realpath: a link can be turned by who owns it, or a folder on the way to it.
+            # Not realpath: the owner of a link, or of a folder on the way to it, can turn it.
             target = os.readlink(place)  # noqa: PTH115
             left += target.split("/")[::-1]
             place = "/" if target.startswith("/") else os.path.dirname(place)  # noqa: PTH120

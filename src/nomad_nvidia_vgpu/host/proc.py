@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MPL-2.0
-"""What the kernel tells of a process: who it is, whose child, in which cgroup, with what environment.
+"""What the kernel tells of a process: its identity, parent, cgroup and environment.
 
 Every process may end while it is read, and its number may be given to another: the identity of a
 process is its pid together with its start time. Whatever cannot be read is None. The root of
 `/proc` is handed in, so that tests can make one.
 
-An environment is in the memory of its process, and the kernel waits for a lock of that memory: who
-reads the environment of a process that is stuck while it holds the lock is stuck, too. So
+An environment is in the memory of its process, and the kernel waits for a lock of that memory: a
+thread that reads the environment of a process stuck with that lock is stuck, too. So
 environments, and nothing else here, are read by a thread that is given up after a while. The
 process is then passed over until the thread returns.
 """
@@ -86,7 +86,7 @@ class Proc:
         return [int(name) for name in names if name.isdecimal()]
 
     def standing(self, pid: int) -> Standing | None:
-        """Who has this pid now; None: nobody."""
+        """The process that has this pid now; None: there is none."""
         _, fields = self._stat(pid)
         try:
             return Standing(Identity(pid, int(fields[19])), int(fields[1]))
@@ -175,7 +175,7 @@ class Proc:
         return None if data is None else data.decode("utf-8", "surrogateescape")
 
     def environment(self, pid: int, names: Collection[str]) -> Mapping[str, str] | None:
-        """What it was started with - or what it has put in its place, for a process may.
+        """What it was started with - or what it has put in its place, which a process may.
 
         Only the variables in `names`: the others may be secrets of the task, and are nobody's
         business here. Of one that is there twice, the first counts, as for the C library. None

@@ -3,7 +3,7 @@
 
 Whatever a client does, it costs a few threads for a few seconds: a connection that takes longer is
 cut, one too many is sent away. An address that cannot be listened on is tried again and again.
-Imported only where metrics are served, for it and prometheus-client take 45 ms.
+Imported only where metrics are served, because it and prometheus-client take 45 ms.
 """
 
 from __future__ import annotations

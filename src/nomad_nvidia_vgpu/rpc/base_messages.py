@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Who we are and what our config may hold, as Nomad's messages."""
+"""The plugin's name, versions and config schema, as Nomad's messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ API_VERSION = "v0.1.0"
 
 
 def plugin_info(name: str, version: str) -> base_pb2.PluginInfoResponse:
-    """Who we are."""
+    """The plugin's name, version and API versions."""
     return base_pb2.PluginInfoResponse(
         type=base_pb2.DEVICE,
         plugin_api_versions=[API_VERSION],

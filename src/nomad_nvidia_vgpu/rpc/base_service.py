@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""What Nomad asks of any plugin: who it is, what its config may hold, and to take a config."""
+"""What Nomad asks of any plugin: its name and version, its config schema, and to take a config."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 class PluginInfo(NamedTuple):
-    """Who a plugin says it is."""
+    """What a plugin says of itself."""
 
     name: str
     version: str
@@ -103,7 +103,7 @@ class Host:
         return self.plugin.stop()
 
     def info(self) -> PluginInfo:
-        """Who the plugin is."""
+        """What the plugin says of itself."""
         answer = _call(self._base.PluginInfo, base_pb2.PluginInfoRequest())
         return PluginInfo(answer.name, answer.plugin_version, tuple(answer.plugin_api_versions))
 

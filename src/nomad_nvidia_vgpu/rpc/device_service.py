@@ -87,7 +87,7 @@ def _hang_up(context: grpc.ServicerContext) -> HangUp:
 
 
 def _unending(start: Callable[[], Iterator[_T]], hang_up: HangUp) -> Iterator[_T]:
-    """What `start` yields, started anew should it fail.
+    """What `start` yields, started again should it fail.
 
     The host gives a failed stream up for good, so no bug of ours may reach it.
     """
@@ -101,5 +101,5 @@ def _unending(start: Callable[[], Iterator[_T]], hang_up: HangUp) -> Iterator[_T
         except NotBegunError:
             pass  # the log has it
         except Exception:  # noqa: BLE001  see above
-            _log.exception("a stream failed in an unforeseen way: starting it anew")
+            _log.exception("a stream failed in an unforeseen way: starting it again")
         ended.wait(RETRY_S)

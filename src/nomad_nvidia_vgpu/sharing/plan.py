@@ -27,6 +27,7 @@ MAX_VGPUS_PER_NODE = 4096
 
 _SHARE_PERCENT = 100
 _MAX_SHOWN = 8
+_UUIDS = ("gpu-", "mig-")
 
 
 _HELD = Health(False, WITHHELD)
@@ -311,7 +312,7 @@ def _alike(gpus: Sequence[SharedGpu]) -> bool:
 
 
 def _gib(gpu: SharedGpu) -> str:
-    """A share as a name tells it: rounded down, for it is a promise."""
+    """A share as a name tells it: rounded down, because it is a promise."""
     mib = gpu.memory_mib(1)
     if mib is None:
         return f"{gpu.vgpus} vGPUs"
@@ -336,12 +337,17 @@ def _warnings(
     for block in unmatched(config, (seen.gpu for seen in inventory.gpus)) if known else ():
         yield Problem(
             f"{block} is for none of the GPUs of this node, which are {_shown(inventory)}",
-            "mend it",
+            "fix it",
         )
     for uuid in config.ignored_gpu_ids:
-        if known and uuid.lower() not in known:
+        if not uuid.lower().startswith(_UUIDS):
             yield Problem(
-                f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID", "mend it"
+                f"ignored_gpu_ids has {uuid}, which is no UUID, so no GPU is ignored by it",
+                "write the UUID as nvidia-vgpu gpus shows it",
+            )
+        elif known and uuid.lower() not in known:
+            yield Problem(
+                f"ignored_gpu_ids names {uuid}, but no GPU of this node has that UUID", "fix it"
             )
     vgpus = sum(gpu.vgpus for gpu in shared)
     if vgpus > MANY_VGPUS:

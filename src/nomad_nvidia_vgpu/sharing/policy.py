@@ -148,7 +148,7 @@ def _field(what: str, matching: _Matching, of: Callable[[GpuConfig], Any], defau
     if len(values) > 1:
         named = " and ".join(str(block) for block in equals)
         problem = Problem(
-            f"{named} are equally special and say different things of {what}", "mend or remove one"
+            f"{named} are equally special and say different things of {what}", "fix or remove one"
         )
         return _Found(default, named, problem)
     return _Found(values.pop(), str(equals[0]))
@@ -235,7 +235,7 @@ def _is_at(place: _Place, gpu: Gpu) -> bool:
 
 @lru_cache(maxsize=256)
 def _pattern(glob: str) -> re.Pattern[str]:
-    """A glob as a regular expression: only `*` and `?` are special, for names have brackets."""
+    """A glob as a regular expression: only `*` and `?` are special, because names have brackets."""
     import fnmatch  # noqa: PLC0415  few nodes have blocks for models
 
     # The library's does not try each star against each other, which takes for ever with twenty.

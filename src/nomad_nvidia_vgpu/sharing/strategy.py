@@ -21,7 +21,7 @@ class Enforcer(Protocol):
     """The machinery behind a strategy: processes and settings outside of this program.
 
     Each call may take some seconds, never longer; calls for one GPU do not overlap. What runs
-    survives this process, for tasks depend on it.
+    survives this process, because tasks depend on it.
     """
 
     def keep(self, gpu: Gpu, vgpus: int, memory_percent: int = 100) -> Enforcement:

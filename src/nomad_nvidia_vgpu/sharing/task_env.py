@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The names of the variables that a task is given, whichever way its GPUs are shared."""
+"""The names of the variables that a task is given, however its GPUs are shared."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WITHHELD = Problem(
     "held for tasks that were started when this GPU was divided or grouped otherwise",
     "it is free when they have ended",
 )
-"""What a withheld vGPU says of its health; the same whoever holds how much, for it must be stable."""
+"""What a withheld vGPU says of its health; the same for every holder, because it must be stable."""
 
 
 class Holding(NamedTuple):

@@ -51,7 +51,7 @@ class Listing(NamedTuple):
 
 
 class Catalog:
-    """The present plan, the newest samples and who uses what; a `Sink` of the watch."""
+    """The present plan, the newest samples and the use by tasks; a `Sink` of the watch."""
 
     def __init__(self, config: PluginConfig, clock: Callable[[], float] = time.monotonic) -> None:
         """Empty until the first inventory comes."""
@@ -93,11 +93,11 @@ class Catalog:
 
     @property
     def usage(self) -> Usage:
-        """Who uses what, as of the newest pass."""
+        """The use by tasks, as of the newest pass."""
         return self._usage  # one reference, replaced whole: no lock needed
 
     def take_usage(self, usage: Usage) -> None:
-        """Replaces what is known of who uses what; called once per pass."""
+        """Replaces the use by tasks; called once per pass."""
         self._usage = usage
 
     @property
@@ -129,14 +129,14 @@ class Catalog:
         return self._clock()
 
     def take_inventory(self, inventory: Inventory, *, complete: bool) -> None:
-        """Plans anew and wakes who waits; called by the watch."""
+        """Plans again and wakes all waiting threads; called by the watch."""
         with self._changed:
             self._inventory, self._answered = inventory, complete
-            self._plan_anew()
+            self._plan_again()
         self._tell()
 
     def take_enforcement(self, uuid: str, enforcement: Enforcement | None) -> None:
-        """What is in force on one GPU; plans anew if it has changed; called by the upkeep.
+        """What is in force on one GPU; plans again if it has changed; called by the upkeep.
 
         None: nothing is kept in force there any more.
         """
@@ -147,7 +147,7 @@ class Catalog:
                 del self._enforced[uuid]
             else:
                 self._enforced[uuid] = enforcement
-            self._plan_anew()
+            self._plan_again()
         self._tell()
 
     def expect_holdings(self) -> None:
@@ -156,22 +156,22 @@ class Catalog:
             self._held_of = frozenset()
 
     def take_holdings(self, holdings: frozenset[Holding], of: frozenset[str]) -> None:
-        """What running tasks hold of the GPUs `of`, by UUID; plans anew if it has changed."""
+        """What running tasks hold of the GPUs `of`, by UUID; plans again if it has changed."""
         with self._changed:
             if (self._holdings, self._held_of) != (holdings, of):
                 self._holdings, self._held_of = holdings, of
-                self._plan_anew()
+                self._plan_again()
         self._tell()
 
     def take_load(self, load: frozenset[VgpuId]) -> None:
-        """Which vGPUs tasks have; plans anew if it has changed."""
+        """Which vGPUs tasks have; plans again if it has changed."""
         with self._changed:
             if self._load != load:
                 self._load = load
-                self._plan_anew()
+                self._plan_again()
         self._tell()
 
-    def _plan_anew(self) -> None:
+    def _plan_again(self) -> None:
         """Replaces the edition; the lock is held, so what is new for the log is kept for `_tell`."""
         before = self._edition
         plan = make_plan(
@@ -218,6 +218,6 @@ class Catalog:
             return self._edition
 
     def wake(self) -> None:
-        """Makes everyone who waits look again, as when a stream was cancelled."""
+        """Makes all waiting threads look again, as when a stream was cancelled."""
         with self._changed:
             self._changed.notify_all()

@@ -11,7 +11,7 @@ REFUSED = "refused"
 
 
 class Tally:
-    """Counts, from any thread; all begin at zero, for a counter that appears late has no rate."""
+    """Counts, from any thread; all begin at zero, because a counter that appears late has no rate."""
 
     def __init__(self) -> None:
         """Nothing has been done yet."""

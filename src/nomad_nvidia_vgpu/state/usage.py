@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Who uses what of the GPUs: what one pass found out. Pure data, made by `device.attribution`.
+"""Which task uses how much of which GPU, as one pass found it. Pure data of `tasks.attribution`.
 
 Read by the stats, the memory guard, Prometheus and `nvidia-vgpu top` alike.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """Who holds vGPUs: all processes of one cgroup, or of one environment where there is none."""
+    """A holder of vGPUs: all processes of one cgroup, or of one environment where there is none."""
 
     key: str
     """What tells it from others: the path of its cgroup, or the words of its environment."""
@@ -91,7 +91,7 @@ class Share(NamedTuple):
 
     @property
     def certain(self) -> bool:
-        """Whether both who it is and what it may use are beyond doubt."""
+        """Whether both the task and its budget are beyond doubt."""
         return self.task.certain and not self.doubt
 
 
@@ -106,11 +106,11 @@ class VgpuUse(NamedTuple):
     budget_mib: int | None
     processes: int
     share: Share | None = None
-    """Who holds it; None: no task whose processes use the GPU claims it."""
+    """Its holder; None: no task whose processes use the GPU claims it."""
 
     @property
     def figures(self) -> tuple[int | None, int | None, int]:
-        """What it shows, whoever holds it."""
+        """What it shows, without its holder."""
         return self[:3]
 
 
@@ -145,7 +145,7 @@ class GpuUse(NamedTuple):
 
     @property
     def processes(self) -> int:
-        """How many processes use the GPU, whoever's they are."""
+        """How many processes use the GPU, of tasks and others."""
         own = sum(len(share.processes) for share in self.shares)
         return own + len(self.strays) + len(self.servers)
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Who uses what, and who is ended."""
+"""Which task uses which GPU, and which tasks are ended."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The thread that finds out who uses what, once per interval for all who want to know."""
+"""The thread that attributes GPU processes to tasks, once per interval for all readers."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MPL-2.0
 """From the processes on the GPUs to the tasks that they belong to, and their vGPUs.
 
-What is believed, and why. *Who* a process is: its cgroup says it, which Nomad or a container
+What the plugin believes, and why. *Which task* a process belongs to: its cgroup says so, which Nomad or a container
 engine made; nobody leaves his cgroup but root, and root needs none of this to do harm. *Which
-vGPUs* a task holds: the environment of the oldest process of its cgroup says it, for nobody else
+vGPUs* a task holds: the environment of the oldest process of its cgroup says it, because nobody else
 knows - a reservation is not told which task it is for. A task can forge that. It can then
 
 - claim nothing: its processes are strays, which are counted and left alone;
 - claim vGPUs that nobody else claims: it is held to a larger share than it was given;
 - claim what another live task claims: then both claims are in dispute as a whole. Neither is
-  believed, for to believe the rest of a claim would be to make its budget smaller. Their processes
+  believed, because believing the rest of a claim would make its budget smaller. Their processes
   are strays, and the log says once who claims what.
 
 So by what it claims no task can get the process of another ended, nor be made to seem to use what
@@ -150,7 +150,7 @@ class Attributor:
         return process if process and self.still_belongs(process, task) else None
 
     def still_belongs(self, process: TaskProcess, task: Task) -> bool:
-        """Whether this very process still runs, in the cgroup of this task; reads both anew."""
+        """Whether this very process still runs, in the cgroup of this task; reads both again."""
         who = Identity(process.pid, process.started)
         lines = self._proc.cgroups(process.pid)
         cgroup = None if lines is None else task_cgroup(lines, self._own)

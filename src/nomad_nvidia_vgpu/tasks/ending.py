@@ -25,7 +25,7 @@ GRACE_S = 10.0
 _LOOK_EVERY_S = 0.2
 
 Belongs = Callable[[TaskProcess, Task], bool]
-"""Whether this very process still runs, as part of this task; reads the kernel anew."""
+"""Whether this very process still runs, as part of this task; reads the kernel again."""
 
 _log = logging.getLogger(__name__)
 

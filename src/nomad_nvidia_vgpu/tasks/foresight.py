@@ -21,13 +21,13 @@ class Forecast(NamedTuple):
     over_s: float | None
     """For how long it has been seen above that; None: it is not."""
     victims: tuple[TaskProcess, ...]
-    """Whom the guard would end, in this order."""
+    """The processes that the guard would end, in this order."""
     verdict: str
     """What the guard would do and why, in one sentence."""
 
 
 class Foresight:
-    """Follows who is above the limit, from one look to the next."""
+    """Follows which tasks are above the limit, from one look to the next."""
 
     def __init__(
         self, config: MemoryGuardConfig, clock: Callable[[], float] = time.monotonic
@@ -65,7 +65,7 @@ class Foresight:
         above = f"{too_much.used_mib - too_much.limit_mib} MiB above its limit"
         ended = ", ".join(f"{p.pid} ({p.memory_mib} MiB)" for p in chosen)
         if action == "off":
-            return f'{above}; nothing happens, for memory_guard is "off"'
+            return f'{above}; nothing happens, because memory_guard is "off"'
         when = f"{above}; when that has lasted for {self._config.grace_s:g} s,"
         if action == "warn":
             also = f'; "kill" would end {ended}' if ended else ""

@@ -43,7 +43,7 @@ class Response(NamedTuple):
 
     excess: Excess
     victims: tuple[TaskProcess, ...]
-    """Whom to end; none in "warn", or where not all is beyond doubt."""
+    """The processes to end; none in "warn", or where not all is beyond doubt."""
     new: bool
     """Whether it is the first one of this excess."""
 
@@ -94,9 +94,9 @@ def furthest(use: GpuUse, tolerance_percent: int) -> Excess | None:
 def victims(
     too_much: Excess, known: Collection[Identity], doomed: Collection[Identity] = ()
 ) -> tuple[TaskProcess, ...]:
-    """Whom to end so that the rest stays within the limit: the youngest, only as many as needed.
+    """The processes to end so that the rest stays within the limit: the youngest, as few as will do.
 
-    Only processes in `known` come into question: those that an earlier list had, too, for the pid
+    Only processes in `known` come into question: those that an earlier list had, too, because the pid
     of one that ended after a list was made may be another's by now. The `doomed` are being ended
     already.
     """
@@ -230,9 +230,10 @@ class Guard:
             doubt = share.doubt or "no cgroup of a task proves whose processes these are"
             spared += f"; none of them is ended: {doubt}"
         _log.warning(
-            "task %s of allocation %s uses %d MiB of %s, its budget is %d MiB: pids %s%s",
+            "task %s of allocation %s%s uses %d MiB of %s, its budget is %d MiB: pids %s%s",
             share.task.name or "?",
             share.task.allocation or share.task.label,
+            f" (job {share.task.job})" if share.task.job else "",
             too_much.used_mib,
             share.gpu_uuid,
             too_much.budget_mib,

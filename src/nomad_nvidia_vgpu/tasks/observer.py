@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Who uses what, found out by a tool beside the running plugin, with the plugin's own code."""
+"""The use of GPUs, read by a tool beside the running plugin with the plugin's own code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Observation(NamedTuple):
     """By UUID; only of GPUs that gave one."""
     usage: Usage
     problems: tuple[str, ...] = ()
-    """One sentence for each GPU that would not say who it is."""
+    """One sentence for each GPU that does not tell its UUID."""
 
 
 class Observer:

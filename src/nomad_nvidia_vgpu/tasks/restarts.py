@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Finds a task again after Nomad has started it anew, whether or not the driver lists it.
+"""Finds a task again after Nomad has started it again, whether or not the driver lists it.
 
 A lost GPU lists no processes, and Nomad starts tasks again in place, in the same cgroup.
 """

@@ -328,7 +328,7 @@ def test_limits_are_settled_for_servers_to_come_and_for_those_that_run(
     """Defaults reach later servers only."""
     start(daemon)
     node.client()
-    assert daemon.settle(Limits(1000, 25), daemon.read(), change=True, anew=False) == []
+    assert daemon.settle(Limits(1000, 25), daemon.read(), change=True, again=False) == []
     assert node.client().facts["memory_mib"] == 1000
     reading = daemon.read()
     assert (reading.memory, reading.percentage) == ("1000M", "25.0")
@@ -338,7 +338,7 @@ def test_limits_are_settled_for_servers_to_come_and_for_those_that_run(
 def test_who_only_looks_sets_nothing(node: MpsNode, daemon: MpsDaemon) -> None:
     """Another process of ours may be the one that keeps this daemon."""
     start(daemon)
-    assert len(daemon.settle(Limits(1000, 25), daemon.read(), change=False, anew=False)) == 2
+    assert len(daemon.settle(Limits(1000, 25), daemon.read(), change=False, again=False)) == 2
     assert not [line for line in node.lines() if line.startswith("set_")]
 
 
@@ -346,7 +346,7 @@ def test_a_limit_that_was_not_applied_is_told(node: MpsNode, daemon: MpsDaemon) 
     """The tool exits with 0 whatever it thinks of a value."""
     start(daemon)
     node.fake.lie("set_default_device_pinned_mem_limit")
-    (one,) = daemon.settle(Limits(1000, 25), daemon.read(), change=True, anew=False)
+    (one,) = daemon.settle(Limits(1000, 25), daemon.read(), change=True, again=False)
     assert one.of_memory
 
 

@@ -375,7 +375,7 @@ def test_a_driver_without_multi_user_mode_is_a_weakness(node: MpsNode, plugins: 
 
 
 def test_a_fault_is_a_problem_until_its_clients_have_left(node: MpsNode, plugins: Plugins) -> None:
-    """Then the daemon is started anew, with its limits."""
+    """Then the daemon is started again, with its limits."""
     enforcer = plugins.start()
     enforcer.keep(A, 4)
     before = node.pid()

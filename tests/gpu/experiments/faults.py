@@ -112,8 +112,8 @@ def fault(lab: Lab) -> None:
 
 
 def fault_and_plugin(lab: Lab) -> None:
-    """Whether the plugin sees a fault, says so, and mends it once the tasks have left."""
-    question = "The plugin after a task's fault: says so, refuses, mends it when the tasks left"
+    """Whether the plugin sees a fault, says so, and fixes it once the tasks have left."""
+    question = "The plugin after a task's fault: says so, refuses, fixes it when the tasks left"
     with lab.part(question, g=6):
         plugin = lab.plugin(_VGPUS, lab.root())
         environment = plugin.task(1)

@@ -238,16 +238,17 @@ def test_what_a_flag_puts_right_is_not_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [gpus.gpus, launch.launch, plan.plan, top.top])
-def test_what_only_a_command_has_comes_first(command: click.Command) -> None:
-    """In its help, under a heading of its own; then the plugin's, in the order of the docs."""
-    shown = CliRunner().invoke(cli, [str(command.name), "--help"]).output
-    own, plugin = shown.split("Options of the plugin:\n")
+def test_help_shows_the_options_of_the_command_alone(command: click.Command) -> None:
+    """Those of the plugin, in the order of the docs and with their defaults, have a help apart."""
+    own = CliRunner().invoke(cli, [str(command.name), "--help"]).output
+    plugin = CliRunner().invoke(cli, [str(command.name), "--help-config"]).output
     flags = {param.opts[0] for param in command.params}
     plugins = re.findall(r"^  (--\S+)", plugin, re.MULTILINE)
     assert plugins == [param.opts[0] for param in show.params if param.opts[0] != "--config"]
     own_flags = set(re.findall(r"^  (--[\w-]+)", own.split("Options:\n")[1], re.MULTILINE))
     assert own_flags == flags - set(plugins)
     assert "--json" in own_flags
+    assert '[default: "time-slicing"]' in " ".join(plugin.split())
 
 
 def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
 def test_a_wrong_flag_has_nothing_to_do_with_the_agents_files(
     agent_files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other files would not mend it, though these too are wrong without the flags."""
+    """Other files would not fix it, though these too are wrong without the flags."""
     agent_files.mkdir()
     block = 'plugin "nvidia-vgpu" {\n config {\n sharing = "mps"\n }\n}\n'
     (agent_files / "gpus.hcl").write_text(block)

@@ -92,7 +92,7 @@ def test_the_same_again_is_nothing_to_do(
     *,
     single_file: bool,
 ) -> None:
-    """Neither a copy nor a restart for nothing; what differs in its mode alone is put anew."""
+    """Neither a copy nor a restart for nothing; what differs in its mode alone is put again."""
     if not single_file:
         script = node.program.with_name("nvidia-vgpu")
         script.write_text("#!/usr/bin/python3\nimport nomad_nvidia_vgpu\n")
@@ -179,7 +179,7 @@ def test_where_one_file_is_all_the_block_is_shown(
 def test_every_problem_is_a_line_and_nothing_is_done(
     node: InstallNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The operator mends all and runs it once more."""
+    """The operator fixes all and runs it once more."""
     (node.plugins / "gone").symlink_to("nowhere")
     (node.config / "z.hcl").write_text('plugin "nvidia_vgpu" {}')
     assert node.run("install") == 1
@@ -355,7 +355,7 @@ def test_a_write_that_fails_is_a_sentence(
     (said,) = capsys.readouterr().err.splitlines()
     assert said == (
         f"nvidia-vgpu: could not write {node.config}/nvidia-vgpu.hcl (No space left on device):"
-        " mend that, and run this again"
+        " fix that, and run this again"
     )
     node.assert_untouched()
 

@@ -129,7 +129,7 @@ def test_a_block_whose_program_cannot_follow_is_taken_back(
         rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", fail)
-    assert "(Input/output error): mend that" in refused(capsys, node.run("install", *SIZE))
+    assert "(Input/output error): fix that" in refused(capsys, node.run("install", *SIZE))
     node.assert_untouched()
 
 

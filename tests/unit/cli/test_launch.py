@@ -61,12 +61,12 @@ def test_stats_have_one_column_per_gpu() -> None:
 
 
 def test_the_document_has_every_vgpu() -> None:
-    """For machines, every vGPU has its summary, figures and time."""
+    """For machines, every vGPU has its summary, figures and time, as numbers."""
     document = json.loads(json.dumps(_stats_document(STATS)))
     assert len(document["NVIDIA L4"]) == 6
     assert document["NVIDIA L4"]["GPU-b-2"] == {
-        "summary": "1024 / 23034 MiB",
-        "stats": {"Temperature": "55 C"},
+        "summary": {"value": 1024, "total": 23034, "unit": "MiB", "desc": ""},
+        "stats": {"Temperature": {"value": 55, "total": None, "unit": "C", "desc": ""}},
         "taken_at_s": 1.5,
     }
 

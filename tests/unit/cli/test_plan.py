@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,7 +137,7 @@ def test_options_beside_the_config_block_are_told(
 def test_a_slip_in_files_that_nobody_named_says_how_to_do_without(
     agent_files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who tries other options than this node's need not mend its files first."""
+    """Who tries other options than this node's need not fix its files first."""
     agent_files.mkdir()
     file = agent_files / "gpus.hcl"
     file.write_text('plugin "nvidia-vgpu" {\n config {\n vgpus = 3\n vendr = "x"\n }\n}\n')
@@ -147,3 +149,26 @@ def test_a_slip_in_files_that_nobody_named_says_how_to_do_without(
     assert run(["plan", "--vgpus", "2", "--simulate", "t4", *others]) == 0
     assert run(["plan", "--vgpus", "2", "--simulate", "t4", "--config", str(file)]) == 1
     assert "--config names other files" not in capsys.readouterr().err
+
+
+def test_eight_gpus_with_mps_fit_on_a_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, on a terminal of 120 x 40: what they have in common is told once."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    arguments = ["--simulate", "h100-80gb-hbm3:8", "--sharing", "mps", "--vgpus", "4"]
+    assert run(["plan", *arguments]) == 0
+    captured = capsys.readouterr()
+    shown = re.sub(r"\x1b\[[\d;]*m", "", captured.out + captured.err)
+    lines = shown.splitlines()
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= 120
+
+
+def test_a_heading_stays_on_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """However narrow the table below it is."""
+    assert run(["plan", "--simulate", "l4", "--vgpus", "2", "--vendor", "x"]) == 0
+    assert re.search(
+        r"^What a task with GPU-\S+ would be given$", capsys.readouterr().out, re.MULTILINE
+    )

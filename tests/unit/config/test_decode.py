@@ -311,6 +311,12 @@ def test_unknown_options_in_a_block_are_named() -> None:
     assert "vgpus" not in problem
 
 
+def test_an_option_of_a_block_is_not_written_with_a_dot() -> None:
+    """As docs and errors name it: the sentence shows how it is written."""
+    (problem,) = unknown_options({"mps.root": "/run/x"})
+    assert problem == "mps.root is not an option of this plugin: write mps { root = … }"
+
+
 def test_a_wrong_value_in_a_block_is_refused_with_its_path() -> None:
     """Each wrong option inside a block is named with the block's name before it."""
     with pytest.raises(ConfigError) as refused:

@@ -175,7 +175,7 @@ def test_a_gpu_that_cannot_be_shared_so_is_left_alone(start: Start) -> None:
 
 
 def test_what_an_earlier_config_left_is_taken_off(start: Start) -> None:
-    """A GPU is offered anew only when nobody uses it in the old way any more."""
+    """A GPU is offered again only when nobody uses it in the old way any more."""
     kept = start(TIME_SLICING)
     kept.enforcer.left["GPU-a"] = Problem("GPU-a is still shared by MPS")
     kept.catalog.take_inventory(inventory(A, B), complete=True)

@@ -118,7 +118,7 @@ def test_a_place_that_is_moved_away_is_passed_over(short_path: Path) -> None:
 
 
 def test_without_a_place_it_says_every_reason(short_path: Path) -> None:
-    """The host logs the sentence, and the operator learns what to mend."""
+    """The host logs the sentence, and the operator learns what to fix."""
     with pytest.raises(HandshakeError, match=r"(a stranger's.*){3}set TMPDIR to"):
         server._make_directory({"TMPDIR": str(short_path)}, lambda _: "it is a stranger's")
 

@@ -101,7 +101,7 @@ def test_a_failure_of_ours_does_not_end_the_stream(caplog: pytest.LogCaptureFixt
 
 
 def test_a_stream_that_the_server_closes_is_closed() -> None:
-    """When gRPC closes a stream, it ends at once and is not started anew."""
+    """When gRPC closes a stream, it ends at once and is not started again."""
     starts: list[int] = []
 
     def start() -> Iterator[int]:

@@ -74,6 +74,17 @@ def test_ignored_gpus_are_left_out(ignored: str) -> None:
     assert uuids(make_plan(config, inventory(A, B))) == ["GPU-b"]
 
 
+def test_an_index_ignores_no_gpu_and_that_is_told() -> None:
+    """The operator thinks that GPU 0 is taken out: it is still offered."""
+    plan = make_plan(PluginConfig(vgpus=2, ignored_gpu_ids=("0",)), inventory(gpu("GPU-a")))
+    assert len(plan.by_uuid()) == 1
+    (warning,) = plan.warnings
+    assert str(warning) == (
+        "ignored_gpu_ids has 0, which is no UUID, so no GPU is ignored by it: write the UUID as"
+        " nvidia-vgpu gpus shows it"
+    )
+
+
 @pytest.mark.parametrize(
     ("ignored", "left"),
     [("GPU-P", ["GPU-a", "MIG-3"]), ("mig-1", ["GPU-a", "MIG-2", "MIG-3"])],

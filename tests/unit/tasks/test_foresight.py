@@ -56,7 +56,7 @@ def test_all_may_have_to_end() -> None:
     ("action", "ends"),
     [
         ("warn", 'the log has a warning; "kill" would end 8 (300 MiB)'),
-        ("off", 'nothing happens, for memory_guard is "off"'),
+        ("off", 'nothing happens, because memory_guard is "off"'),
     ],
 )
 def test_the_action_decides(action: str, ends: str) -> None:
@@ -79,7 +79,7 @@ def test_what_is_not_known_is_no_fault() -> None:
 
 
 def test_time_above_the_limit_counts_from_look_to_look() -> None:
-    """It begins anew for a task that was within its limit meanwhile."""
+    """It begins again for a task that was within its limit meanwhile."""
     clock = ManualClock()
     foresight = Foresight(MemoryGuardConfig(), clock)
 

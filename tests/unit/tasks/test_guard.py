@@ -274,17 +274,16 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
 def test_a_warning_says_all_and_ends_nobody(
     guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Task, allocation, pids, use and budget, once, and counted."""
+    """Task, allocation, job, pids, use and budget, once, and counted."""
     one = guarded.sleepers.start()
     seen = as_seen(one, 1500)
-    guarded.follow(share(seen), moments=(0.0, 20.0, 40.0, 60.0, 80.0))
+    named = share(seen, task=TASK._replace(job="j"))
+    guarded.follow(named, moments=(0.0, 20.0, 40.0, 60.0, 80.0))
     (line,) = caplog.messages
-    said = {"gpu": "GPU-a", "alloc": "alloc", "task": "task", "used_mib": 1500, "budget_mib": 1000}
-    assert caplog.records[0].__dict__["fields"] == said
-    assert line == (
-        "task task of allocation alloc uses 1500 MiB of GPU-a, its budget is 1000 MiB:"
-        f" pids {seen.pid} (1500 MiB)"
-    )
+    fields = caplog.records[0].__dict__["fields"]
+    assert (fields["gpu"], fields["job"], fields["used_mib"]) == ("GPU-a", "j", 1500)
+    told = "task task of allocation alloc (job j) uses 1500 MiB of GPU-a, its budget is 1000 MiB"
+    assert line == f"{told}: pids {seen.pid} (1500 MiB)"
     assert one.poll() is None
     assert guarded.guard.counts == {("warned", "GPU-a"): 1}
 

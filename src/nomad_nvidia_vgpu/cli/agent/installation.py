@@ -160,7 +160,7 @@ def _sold_twice(agent: AgentConfig, found: PluginDir) -> Iterator[str]:
     block = agent.block_of(OFFICIAL)
     options = block.options if block is not None else {}
     if options.get("enabled") is False or options.get("ignored_gpu_ids"):
-        return  # whether it ignores the right ones doctor can tell, who knows the GPUs
+        return  # doctor, which knows the GPUs, tells whether it ignores the right ones
     there = [f"{found.path}/{OFFICIAL}"] if found.holds(OFFICIAL) else []
     there += [f'plugin "{OFFICIAL}" in {block.file}'] if block is not None else []
     if there:

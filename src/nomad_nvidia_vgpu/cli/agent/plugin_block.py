@@ -102,7 +102,7 @@ def _checked(typed: Mapping[str, Any]) -> Mapping[str, Any]:
     It takes it for HCL 1, then JSON, then a template.
     """
     said = [
-        f"{text!r} cannot stand in a configuration of Nomad, for its quotes, backslashes,"
+        f"{text!r} cannot stand in a configuration of Nomad, because its quotes, backslashes,"
         " unprintable letters, ${ or %{: give another"
         for text in _texts(typed)
         if not text.isprintable() or any(mark in text for mark in ('"', "\\", "${", "%{"))

@@ -186,7 +186,7 @@ def start_problem(path: Path) -> str | None:
 
 
 def _holds(file: int, mark: bytes) -> bool:
-    """Whether a program has these bytes; mapped, for it may be larger than the memory."""
+    """Whether a program has these bytes; mapped, because it may be larger than the memory."""
     size = min(os.fstat(file).st_size, _MAX_ELF)
     with mmap.mmap(file, size, access=mmap.ACCESS_READ) as mapped:
         return mapped.find(mark) >= 0

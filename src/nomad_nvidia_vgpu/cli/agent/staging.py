@@ -16,7 +16,7 @@ from pathlib import Path
 from nomad_nvidia_vgpu.host.files import unsafe
 
 _FOLDER = ".nvidia-vgpu.installing"
-"""A folder, for Nomad up to 1.9 starts every file of `plugin_dir`, and reads all `.hcl` files of
+"""A folder, because Nomad up to 1.9 starts every file of `plugin_dir`, and reads all `.hcl` files of
 another; of one name, so that what an interrupted run left is found."""
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -43,7 +43,7 @@ def staged(
 ) -> Iterator[Callable[[], object]]:
     """Lets `make` write a file, and gives what moves it to `place`; OSError.
 
-    What is at `place` is replaced in one step: who has it open keeps what it has. Only the uids in
+    What is at `place` is replaced in one step: a process that has it open keeps what it has. Only the uids in
     `trusted` may be able to change the folder of `place`.
     """
     name = place.name

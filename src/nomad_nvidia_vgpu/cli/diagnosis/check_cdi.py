@@ -22,7 +22,7 @@ def specification(facts: Facts) -> Iterator[Verdict]:
     needed = facts.config.device_nodes == "cdi"
     for problem in problems:
         said = error if needed else warning
-        yield said(problem, "remove the file, or make it anew by nvidia-ctk cdi generate")
+        yield said(problem, "remove the file, or make it again by nvidia-ctk cdi generate")
     for spec in specs:
         versions, running = _versions(spec), facts.driver.version
         if running and versions - {running}:
@@ -30,7 +30,7 @@ def specification(facts: Facts) -> Iterator[Verdict]:
             yield said(
                 f"{spec.path} names the files of driver {', '.join(sorted(versions))}, and"
                 f" {running} runs",
-                f"make it anew: {generate(spec.path, by_uuid=any(map(_is_uuid, spec.devices)))}",
+                f"make it again: {generate(spec.path, by_uuid=any(map(_is_uuid, spec.devices)))}",
             )
         else:
             yield ok(f"{spec.path} describes the GPUs")

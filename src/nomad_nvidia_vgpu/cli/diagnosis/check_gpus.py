@@ -10,7 +10,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error_of, ok, warni
 
 
 def answers(facts: Facts) -> Iterator[Verdict]:
-    """Whether there are GPUs, and each says who it is."""
+    """Whether there are GPUs, and each tells its UUID."""
     look = facts.driver
     if look.problem:
         return

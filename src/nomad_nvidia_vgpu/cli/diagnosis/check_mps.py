@@ -164,7 +164,7 @@ def permissions(facts: Facts) -> Iterator[Verdict]:
         verdicts.append(
             error(
                 f"mps.root {root} can be changed by other users ({why})",
-                "mend that, or set another",
+                "fix that, or set another",
             )
         )
     verdicts += _closed(_ways(facts, root))
@@ -194,7 +194,7 @@ def _closed(paths: Iterable[Path]) -> Iterator[Verdict]:
 
 
 def _journal(facts: Facts) -> tuple[dict[str, str], list[Verdict]]:
-    """The modes before ours by GPU, and what is wrong with the file, which the plugin would mend."""
+    """The modes before ours by GPU, and what is wrong with the file, which the plugin would fix."""
     path = Path(facts.config.mps.root) / JOURNAL
     try:
         found = json.loads(read_bounded(path, _MAX_BYTES))
@@ -262,7 +262,7 @@ class _Process(NamedTuple):
     pipe: Path | None
     """Where its clients meet it; None if this user may not know."""
     uid: int | None
-    """Who started it; None if that is not known."""
+    """The uid that started it; None if that is not known."""
 
 
 def _processes(facts: Facts, root: Path) -> Iterator[Verdict]:
@@ -325,7 +325,7 @@ def _root_of(pipe: Path, uid: int | None, trusted: Collection[int]) -> Path | No
     try:
         ours = uid in trusted and unsafe(str(root), trusted) is None
     except OSError:
-        return None  # it is gone, or closed to who looks
+        return None  # it is gone, or closed to us
     return root if ours and known_uuids(root) else None
 
 

@@ -31,7 +31,7 @@ def version(facts: Facts) -> Iterator[Verdict]:
     number = _number(facts)
     if number is None:
         yield warning(
-            "the version of Nomad cannot be told, for neither its API nor `nomad version` says it",
+            "the version of Nomad is not known: neither its API nor `nomad version` gives it",
             "set NOMAD_ADDR, or put nomad into PATH",
         )
         return
@@ -202,7 +202,7 @@ def _entry(folder: PluginDir, trusted: Collection[int]) -> Iterator[Verdict]:
                 f" {_RESTART}",
             )
         if broken := plugin_dir.damage(path):
-            yield error(f"{path} {broken}", f"copy it anew, then {_RESTART}")
+            yield error(f"{path} {broken}", f"copy it again, then {_RESTART}")
         elif broken := plugin_dir.start_problem(path):
             yield error(
                 f"{path} {broken}, so Nomad cannot start it",

@@ -16,7 +16,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, Ove
 def diagnosed(facts: Facts, limit_s: float, checks: Sequence[Check] = CHECKS) -> list[Finding]:
     """What every check says, in the order of the table; takes `limit_s` at most.
 
-    A check that cannot judge, for want of what another one misses, says nothing.
+    A check says nothing when it needs something that another check reports as missing.
     """
     deadline = time.monotonic() + limit_s
     with ExitStack() as stack:

@@ -48,7 +48,7 @@ class DriverLook(NamedTuple):
     inventory: Inventory = Inventory()
     physical: tuple[PhysicalGpu, ...] = ()
     problems: tuple[Problem, ...] = ()
-    """One sentence for each GPU that would not say who it is."""
+    """One sentence for each GPU that does not tell its UUID."""
 
 
 def look_at_driver(simulate: Sequence[SimulatedGpus]) -> DriverLook:

@@ -65,7 +65,7 @@ class Facts:
 
     @property
     def agent_uid(self) -> int:
-        """Whom the plugin trusts beside root: the agent's user, by default who looks.
+        """The user that the plugin trusts beside root: the agent's, by default our own.
 
         Of another user's it is only known that he calls it an agent.
         """
@@ -96,7 +96,7 @@ class Facts:
 def gathered(node: Node, paths: Sequence[Path], limit_s: float) -> Facts:
     """The facts; takes twice `limit_s` at most, whatever hangs.
 
-    And SETTLED_S more where an agent has just started: whoever has restarted it asks next whether
+    And SETTLED_S more where an agent has just started: its operator asks next whether
     all is well, and Nomad cannot know yet.
     """
     with Child(lambda: read_config(paths)) as reading:

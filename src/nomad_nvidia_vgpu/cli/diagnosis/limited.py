@@ -2,7 +2,7 @@
 """Runs functions that may hang, each in a child of this process that can be left behind.
 
 A thread would not do: a process with a thread that hangs in the driver cannot end, and the
-person who wants to know why the driver hangs would not get the terminal back.
+operator who looks for a hanging driver would not get the terminal back.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 """What OpenSSL, by its version, calls an answer that is not TLS."""
 _WANTS_TLS = b"HTTPS server"
 """In what Go's servers of TLS answer to plain HTTP."""
-_OR_MEND = ", or mend tls in the agent's configuration"
+_OR_FIX = ", or fix tls in the agent's configuration"
 
 
 class ApiGroup(NamedTuple):
@@ -138,7 +138,7 @@ def _node(api: _Api, node_id: str) -> Any:
         return api.get(f"/v1/node/{quote(node_id)}")
     except NotFoundError as error:
         raise ApiError(
-            f"does not know this node yet ({node_id}), for the agent has just started",
+            f"does not know this node yet ({node_id}), because the agent has just started",
             remedy="look again in some seconds; if it stays so, see the agent's log",
             early=True,
         ) from error
@@ -220,7 +220,7 @@ class _Api:
             if error.reason in _NO_TLS:
                 raise ApiError(
                     "was asked by https and does not speak TLS",
-                    remedy=f"write http:// in NOMAD_ADDR{_OR_MEND}",
+                    remedy=f"write http:// in NOMAD_ADDR{_OR_FIX}",
                 ) from error
             raise ApiError(f"does not answer ({error})") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -233,7 +233,7 @@ class _Api:
         if response.status == _BAD_REQUEST and _WANTS_TLS in body:
             raise ApiError(
                 "was asked by http and speaks TLS",
-                remedy=f"write https:// in NOMAD_ADDR and set NOMAD_CACERT{_OR_MEND}",
+                remedy=f"write https:// in NOMAD_ADDR and set NOMAD_CACERT{_OR_FIX}",
             )
         if response.status == _NOT_FOUND:
             raise NotFoundError(f"answers {path} with status {response.status}")
@@ -263,7 +263,9 @@ class _Https(http.client.HTTPConnection):
             self._context = _tls(environment)
         except (OSError, ValueError) as error:  # of ssl too
             said = getattr(error, "strerror", None) or str(error)
-            raise ApiError(f"cannot be asked, for the NOMAD_… files of TLS: {said}") from error
+            raise ApiError(
+                f"cannot be asked, because of the NOMAD_… files of TLS: {said}"
+            ) from error
 
     def connect(self) -> None:
         raw = socket.create_connection((self.host, self.port), self.timeout)
@@ -288,7 +290,7 @@ def _headers(environment: Mapping[str, str]) -> dict[str, str]:
     headers = {"Accept": "application/json"}
     if token := environment.get("NOMAD_TOKEN"):
         if not (token.isascii() and token.isprintable()):
-            # Said here, for http.client would quote it.
+            # Said here, because http.client would quote it.
             raise ApiError("cannot be asked: NOMAD_TOKEN holds a line end, or what is not ASCII")
         headers["X-Nomad-Token"] = token
     if login := environment.get("NOMAD_HTTP_AUTH"):

@@ -93,7 +93,7 @@ KNOWN = (
     ),
     Bug(
         ((_FIRST, (1, 2, 0)),),
-        "jobs are not placed anew when the health of GPUs changes",
+        "jobs are not placed again when the health of GPUs changes",
     ),
     Bug(
         (((1, 2, 13), (1, 2, 15)), ((1, 3, 6), (1, 3, 8)), ((1, 4, 0), (1, 4, 3))),
@@ -131,7 +131,7 @@ KNOWN = (
         enterprise=((1, 10, 11), (1, 11, 5)),
     ),
 )
-"""Those that a newer version mends, for an operator can do nothing else about them."""
+"""The bugs that a newer version fixes; an operator can do nothing about the others."""
 
 
 def parsed(text: str) -> Version | None:

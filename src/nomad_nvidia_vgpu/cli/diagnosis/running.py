@@ -94,7 +94,7 @@ def look_at_running(root: Path, config: AgentConfig | None) -> Running:
 
 
 def _believed() -> tuple[int, int]:
-    """Whose processes are what they say: root has the node, and whoever looks is himself."""
+    """The uids whose processes are believed: root, who has the node, and our own."""
     return (0, os.geteuid())
 
 

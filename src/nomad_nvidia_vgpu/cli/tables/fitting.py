@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 _UNBOUNDED = 100_000
 _ONE_LINE = 16
@@ -22,10 +23,15 @@ class FittingTable(Table):
     """A table that folds headings and sentences, or takes another form, where there is no room."""
 
     def __init__(
-        self, *, narrow: Callable[[], RenderableType] | None = None, **settings: Any
+        self,
+        *,
+        heading: Text | None = None,
+        narrow: Callable[[], RenderableType] | None = None,
+        **settings: Any,
     ) -> None:
         """`narrow` makes what is shown instead where words would have to be broken."""
         super().__init__(**settings)
+        self._heading = heading
         self._narrow = narrow
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
@@ -40,6 +46,8 @@ class FittingTable(Table):
                 return
             for column, width in zip(self.columns, widths or (), strict=False):
                 column.width = width
+        if self._heading is not None:
+            yield self._heading  # not rich's title, which is folded where the table is narrower
         yield from super().__rich_console__(console, options)
 
     def _folded(self, room: int, full: list[int]) -> list[int] | None:

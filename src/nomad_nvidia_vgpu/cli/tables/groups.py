@@ -12,25 +12,51 @@ from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, Instance
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 
+_OF_ONE_GPU = frozenset({"gpu_uuid", "pci_bus_id"})
+"""Attributes that differ from GPU to GPU by nature: the table of the GPUs has them."""
+
 
 def group_tables(groups: Sequence[DeviceGroup]) -> tuple[Table, ...]:
-    """What Nomad is told: the groups, their attributes, and the vGPUs by GPU."""
+    """What Nomad is told: the groups, and their attributes."""
     overview = style.table(
         "Device groups",
-        ("Device", "vGPUs", "Healthy", "Memory of one", "Sharing", "Isolation"),
-        [_overview_row(group) for group in groups],
+        ("Device", "Groups", "vGPUs", "Healthy", "Memory of one", "Sharing", "Isolation"),
+        _overview_rows(groups),
     )
-    names = sorted({name for group in groups for name in group.attributes})
-    attributes = style.table(
-        "Attributes",
-        ("Attribute", *(group.name for group in groups)),
-        [(name, *(_attribute(group, name) for group in groups)) for name in names],
-        by_column=True,
-    )
-    vgpus = style.table(
-        "vGPUs", ("Ids", "GPU", "Health"), [row for group in groups for row in _gpu_rows(group)]
-    )
-    return overview, attributes, vgpus
+    return overview, *_attribute_tables(groups)
+
+
+def vgpu_table(groups: Sequence[DeviceGroup]) -> Table:
+    """The vGPUs, one row for each GPU."""
+    rows = [row for group in groups for row in _gpu_rows(group)]
+    return style.table("vGPUs", ("Ids", "GPU", "Health"), rows)
+
+
+def _overview_rows(groups: Sequence[DeviceGroup]) -> list[tuple[object, ...]]:
+    """One row for each group; alike groups of one GPU each have one row together."""
+    rows: Counter[tuple[object, ...]] = Counter()
+    for group in groups:
+        uuid = group.attributes.get("gpu_uuid")
+        alike = uuid is not None and group.name.endswith(f"/{uuid.value}")
+        name = f"{group.name.rpartition('/')[0]}/<GPU uuid>" if alike else group.name
+        row = (f"{group.vendor}/{group.type}/{name}", *_overview(group))
+        rows[row] += 1
+    return [(device, count, *figures) for (device, *figures), count in rows.items()]
+
+
+def _attribute_tables(groups: Sequence[DeviceGroup]) -> list[Table]:
+    """What all groups have in common once, then what differs."""
+    hidden = _OF_ONE_GPU if len(groups) > 1 else frozenset()
+    names = sorted({name for group in groups for name in group.attributes} - hidden)
+    values = {name: [_attribute(group, name) for group in groups] for name in names}
+    common = [(name, of_all[0]) for name, of_all in values.items() if len(set(of_all)) == 1]
+    differ = [(name, *of_all) for name, of_all in values.items() if len(set(of_all)) > 1]
+    title = "Attributes" if len(groups) == 1 else "Attributes of all groups"
+    tables = [style.pairs(title, common)] if common else []
+    if differ:
+        columns = ("Attribute", *(group.name for group in groups))
+        tables.append(style.table("Attributes that differ", columns, differ, by_column=True))
+    return tables
 
 
 def group_documents(groups: Sequence[DeviceGroup]) -> list[dict[str, object]]:
@@ -53,9 +79,8 @@ def device_name(group: DeviceGroup) -> str:
     return f"{group.vendor}/{group.type}/{group.name}"
 
 
-def _overview_row(group: DeviceGroup) -> tuple[object, ...]:
+def _overview(group: DeviceGroup) -> tuple[object, ...]:
     return (
-        device_name(group),
         len(group.instances),
         sum(instance.healthy for instance in group.instances),
         _attribute(group, "vgpu_memory"),

@@ -10,11 +10,11 @@ from rich.table import Table
 
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.gpu.model import Inventory, SeenGpu
+from nomad_nvidia_vgpu.gpu.model import Gpu, Inventory, SeenGpu
 from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.policy import NODE, Policy, decide
 
-_COLUMNS = ("GPU", "Model", "PCI bus", "vGPUs", "Share", "Sharing", "Group", "Why")
+_COLUMNS = ("GPU", "Model", "PCI bus", "vGPUs", "Share", "Sharing", "Group", "Health", "Why")
 
 
 class Decision(NamedTuple):
@@ -39,8 +39,14 @@ def decisions(config: PluginConfig, inventory: Inventory, plan: Plan) -> list[De
 
 
 def policy_table(made: Sequence[Decision]) -> Table:
-    """One row for each GPU."""
-    return style.table("What decides", _COLUMNS, [_row(decision) for decision in made])
+    """One row for each GPU, in the order of their PCI bus ids, which is the driver's."""
+    rows = [_row(decision) for decision in sorted(made, key=lambda d: by_index(d.seen.gpu))]
+    return style.table("GPUs, and what decides", _COLUMNS, rows, common_once=True)
+
+
+def by_index(gpu: Gpu) -> tuple[str, int, int]:
+    """Sorts GPUs as the driver numbers them, by PCI bus id; MIG devices follow each other."""
+    return (gpu.pci_bus_id or "", gpu.gpu_instance_id or 0, gpu.compute_instance_id or 0)
 
 
 def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
@@ -86,9 +92,22 @@ def _row(decision: Decision) -> tuple[object, ...]:
         shared.vgpus if shared else None,
         None if share is None else f"{share} MiB{_limit(shared)}",
         _sharing(decision),
-        decision.group,
+        _group(decision),
+        _health(decision),
         _why(decision),
     )
+
+
+def _group(decision: Decision) -> str | None:
+    alone = decision.group is not None and decision.group.endswith(f"/{decision.seen.gpu.uuid}")
+    return "of its own" if alone else decision.group
+
+
+def _health(decision: Decision) -> str | None:
+    if decision.shared is None:
+        return None
+    health = decision.shared.health
+    return "healthy" if health.healthy else health.reason
 
 
 def _limit(shared: SharedGpu | None) -> str:

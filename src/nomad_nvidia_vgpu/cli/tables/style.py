@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import click
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -33,31 +33,75 @@ def table(
     rows: Iterable[Sequence[object]],
     *,
     by_column: bool = False,
+    common_once: bool = False,
 ) -> Table:
     """A table; a cell that is None shows as a dash.
 
     On a terminal that is too narrow for it, one record for each row, a name and a value a line; or
-    `by_column` for each column but the first, which then has the names.
+    `by_column` for each column but the first, which then has the names. With `common_once` a
+    terminal shows a column whose cells are all the same beside the title alone.
     """
     terminal = sys.stdout.isatty()
     rows = list(rows)
+    if terminal and common_once:
+        title, columns, rows = _common_once(title, columns, rows)
     # Of two columns a record would be no narrower.
     narrow = None
     if len(columns) > _PAIR:
         names, *of_each = zip(columns, *rows, strict=True) if by_column else (columns, *rows)
         narrow = partial(records, title, names, of_each)
     made = FittingTable(
+        heading=cell_text(title, style="bold"),
         narrow=narrow,
-        title=cell_text(title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD if terminal else None,
-        pad_edge=terminal,
+        header_style="bold cyan" if terminal else "",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2 if terminal else 1, 0, 0),
     )
     for column in columns:
         made.add_column(cell_text(column), overflow="fold")
     for row in rows:
         made.add_row(*map(cell_text, row))
+    return made
+
+
+def _common_once(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> tuple[str, Sequence[str], list[Sequence[object]]]:
+    """The title with what all of several rows have in common, and the columns that differ."""
+    same = [len(rows) > 1 and len(set(cells)) == 1 for cells in zip(*rows, strict=True)]
+    if not any(same) or all(same):
+        return title, columns, list(rows)
+    common = [
+        f"{column} = {cell}"
+        for column, cell, alike in zip(columns, rows[0], same, strict=True)
+        if alike and cell is not None
+    ]
+    return (
+        f"{title} (each: {', '.join(common)})" if common else title,
+        [column for column, alike in zip(columns, same, strict=True) if not alike],
+        [[c for c, alike in zip(row, same, strict=True) if not alike] for row in rows],
+    )
+
+
+def pairs(title: str, rows: Sequence[tuple[str, object]]) -> Table:
+    """Names and values: as many side by side as a terminal has room for, else one a line."""
+    if not sys.stdout.isatty():
+        return table(title, ("Name", "Value"), rows)
+    width = Console(width=None).width
+    cells = [f"{name} = {MISSING if value is None else value}" for name, value in rows]
+    each = max(map(cell_len, cells), default=0) + 2
+    count = max(1, width // each)
+    lines = -(-len(cells) // count)
+    made = FittingTable(
+        heading=cell_text(title, style="bold"),
+        show_header=False,
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for line in range(lines):
+        made.add_row(*(cell_text(cell) for cell in cells[line::lines]))
     return made
 
 

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nomad_nvidia_vgpu.cli.tables.fitting import FittingTable
+from nomad_nvidia_vgpu.cli.tables.policy import by_index
 from nomad_nvidia_vgpu.cli.tables.style import MISSING, cell_text, records
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio
-from nomad_nvidia_vgpu.sharing.plan import SharedGpu
+from nomad_nvidia_vgpu.sharing.plan import Plan, SharedGpu
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.state.usage import GpuUse, MpsServer, Share, StrayProcess, Task
 from nomad_nvidia_vgpu.tasks.foresight import Forecast
@@ -50,15 +51,19 @@ def node_table(
         right = column in ("Procs", "GPU %", "°C", "W")
         heading = "" if column == _BAR else column
         made.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for group in seen.plan.groups:
-        for shared in group.gpus:
-            uuid = shared.gpu.uuid
-            use = seen.usage.gpus.get(uuid)
-            for row in _rows(shared, seen.samples.get(uuid), use):
-                cells = dict(zip(_COLUMNS, row.cells(), strict=True))
-                style = "bold" if row.is_gpu else ""
-                made.add_row(*(cells[column] for column in columns), style=style)
+    for shared in _in_order(seen.plan):
+        uuid = shared.gpu.uuid
+        use = seen.usage.gpus.get(uuid)
+        for row in _rows(shared, seen.samples.get(uuid), use):
+            cells = dict(zip(_COLUMNS, row.cells(), strict=True))
+            style = "bold" if row.is_gpu else ""
+            made.add_row(*(cells[column] for column in columns), style=style)
     return made
+
+
+def _in_order(plan: Plan) -> list[SharedGpu]:
+    """The GPUs as the driver numbers them."""
+    return sorted(plan.by_uuid().values(), key=lambda shared: by_index(shared.gpu))
 
 
 def guard_table(forecasts: Sequence[Forecast], action: str, *, bars: bool) -> Table:
@@ -101,7 +106,7 @@ def stray_table(seen: Observation, *, bars: bool) -> Table:
 
 
 def _table(title: str | None, *, bars: bool, narrow: Callable[[], Table] | None = None) -> Table:
-    """Dense, for a terminal is narrow: without lines."""
+    """Dense and without lines, because a terminal is narrow."""
     return FittingTable(
         narrow=narrow,
         title=title,
@@ -120,7 +125,8 @@ def node_document(seen: Observation) -> dict[str, object]:
         "taken_at": seen.taken_at.isoformat(),
         "gpus": [
             _gpu_document(shared, seen.samples.get(uuid), seen.usage.gpus.get(uuid))
-            for uuid, shared in seen.plan.by_uuid().items()
+            for shared in _in_order(seen.plan)
+            for uuid in [shared.gpu.uuid]
         ],
         "problems": list(seen.problems),
     }
@@ -184,7 +190,7 @@ def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> It
     )
     if use is None:
         numbers = short_numbers([str(vgpu) for vgpu in shared.ids()])
-        unknown = "who uses them is not known"
+        unknown = "the driver does not list its processes"
         yield _Row(f"  {numbers}", "simulated: used by no process" if gpu.simulated else unknown)
         return
     for share in sorted(use.shares, key=lambda share: _order(share.vgpu_ids)):

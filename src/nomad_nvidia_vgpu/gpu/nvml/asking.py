@@ -58,7 +58,7 @@ class Asker:
         except self.nvml.NVMLError as error:
             self.failed(query.__name__, error)
         except UnicodeDecodeError:  # raised by pynvml for bytes that are no UTF-8
-            self._tell(query.__name__, 0, "text that is none")
+            self._tell(query.__name__, 0, "invalid UTF-8")
         return None
 
     def twice(self, query: Callable[..., Any], *args: object) -> Any:

@@ -2,7 +2,7 @@
 """XIDs as NVML delivers them. Used by `gpu.nvml` alone, which hands in the pynvml module.
 
 An event set cannot forget a GPU, and waiting on one that holds a lost GPU can fail at once and
-for ever: the set is made anew whenever its GPUs change and after each failure, from the GPUs
+for ever: the set is made again whenever its GPUs change and after each failure, from the GPUs
 that accept the registration.
 """
 
@@ -43,7 +43,7 @@ class NvmlEvents:
                 self._new[uuid] = handle
 
     def wait(self, timeout_s: float) -> Sequence[XidEvent]:
-        """The XIDs of the next moments; NVMLError when waiting fails, and then the set is made anew.
+        """The XIDs of the next moments; NVMLError when waiting fails, and then the set is made again.
 
         Returns at once with none when no GPU reports XIDs.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Remembers which of NVML's queries failed, for those who look for what is wrong.
+"""Remembers which of NVML's queries failed, for the diagnosis of a node.
 
 The plugin itself treats a query that fails like one that a GPU does not support, and goes on.
 """
@@ -65,7 +65,7 @@ class RecordedNvml(ModuleType):
                     self._failed[FailedQuery(name, str(error))] = None
                 raise
             except UnicodeDecodeError:  # raised by pynvml for bytes that are no UTF-8
-                self._failed[FailedQuery(name, "text that is none")] = None
+                self._failed[FailedQuery(name, "invalid UTF-8")] = None
                 raise
             self.answers[name] = answer
             return answer

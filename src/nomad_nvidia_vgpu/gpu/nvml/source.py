@@ -322,7 +322,7 @@ class NvmlSource:
     def _close(self) -> None:
         """Ends a session that has failed, so that the kernel module can be unloaded.
 
-        Not while a call is under way, for shutting down under it is undefined; a call that hangs
+        Not while a call is under way, because shutting down under it is undefined; a call that hangs
         must not keep the others from a new session either, so this waits for a moment only.
         """
         assert self._nvml is not None

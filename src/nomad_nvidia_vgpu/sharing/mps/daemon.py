@@ -142,13 +142,13 @@ class MpsDaemon:
         return reading
 
     def settle(
-        self, limits: Limits, reading: Reading, *, change: bool, anew: bool
+        self, limits: Limits, reading: Reading, *, change: bool, again: bool
     ) -> list[Unsettled]:
         """Sees to the settings for new clients of all servers that answer; what is not as wanted.
 
-        `anew`: also sets what only seems to be in force, since it reads back rounded.
+        `again`: also sets what only seems to be in force, since it reads back rounded.
         """
-        commands = corrections(reading, limits, anew=anew) if change else []
+        commands = corrections(reading, limits, again=again) if change else []
         if commands:
             self._control.tell(*commands)
             reading = self.read()

@@ -260,8 +260,8 @@ class MpsEnforcer:
     ) -> list[Unsettled]:
         """Sets what differs, and once what only seems not to; what is not as wanted in the end."""
         imposed = (limits, tuple(server.pid for server in reading.ready))
-        anew = owner and self._imposed.get(uuid) != imposed
-        unsettled = daemon.settle(limits, reading, change=owner, anew=anew)
+        again = owner and self._imposed.get(uuid) != imposed
+        unsettled = daemon.settle(limits, reading, change=owner, again=again)
         self._imposed[uuid] = imposed
         return unsettled
 

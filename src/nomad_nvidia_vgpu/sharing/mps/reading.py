@@ -86,15 +86,15 @@ class _Setting(NamedTuple):
         return _same_number(self.read, self.wanted)
 
 
-def corrections(reading: Reading, limits: Limits, *, anew: bool = False) -> list[str]:
+def corrections(reading: Reading, limits: Limits, *, again: bool = False) -> list[str]:
     """The commands that bring limits and priority into force where they are not.
 
-    `anew`: also where they only seem to be, since they read back rounded.
+    `again`: also where they only seem to be, since they read back rounded.
     """
     return [
         f"set_{each.command} {each.wanted}"
         for each in _settings(reading, limits)
-        if not each.holds(rounded=not anew)
+        if not each.holds(rounded=not again)
     ]
 
 

@@ -107,7 +107,7 @@ def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_our_own_dangling_link_is_about_to_be_replaced() -> None:
-    """An installation that was removed leaves it; a new one mends it."""
+    """An installation that was removed leaves it; a new one fixes it."""
     programs = (Program("nvidia-vgpu", Kind.DANGLING),)
     assert problems(PluginDir("/p", exists=True, programs=programs)) == []
 

@@ -148,7 +148,7 @@ def test_a_mode_that_somebody_set_is_an_error(tmp_path: Path, mps_root: Path) ->
 def test_a_journal_that_is_spoilt_or_of_another_gpu_is_a_warning(
     tmp_path: Path, mps_root: Path
 ) -> None:
-    """It is left as it is: only the plugin mends it."""
+    """It is left as it is: only the plugin fixes it."""
     journal = written(mps_root / "compute-modes.json", "{")
     one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "spoilt")
     assert journal.read_text() == "{"
@@ -357,7 +357,7 @@ def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path
     mps_root.mkdir(parents=True)
     mps_root.parent.chmod(0o755)
     mps_root.chmod(0o777)
-    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 0777", "mend that")
+    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 0777", "fix that")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")

@@ -76,10 +76,10 @@ def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
     def fails(_command: Sequence[str]) -> str:
         raise OSError(0, "no")
 
-    one(version, facts(tmp_path), Level.WARNING, "cannot be told")
+    one(version, facts(tmp_path), Level.WARNING, "is not known")
     for output in (fails, lambda _command: "hello"):
         found = facts(tmp_path, on=node(tmp_path, ["nomad"], output=output))
-        one(version, found, Level.WARNING, "cannot be told")
+        one(version, found, Level.WARNING, "is not known")
 
 
 def test_figures_that_nomad_keeps_to_itself_are_told_of(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_single_file_that_was_cut_off_is_an_error(tmp_path: Path) -> None:
     """It begins as it should, and Nomad could not start it."""
     whole = "built_bytes=100000  \n"
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN + whole).chmod(0o755)
-    one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it anew")
+    one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it again")
 
 
 def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:

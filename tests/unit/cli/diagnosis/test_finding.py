@@ -106,5 +106,5 @@ def test_a_warning_of_the_plan_keeps_the_selector_whole() -> None:
     """It is somebody's own words."""
     config = checked_config({"vgpus": 2, "gpu": {"a: b": {"vgpus": 4}}})
     (text,) = make_plan(config, inventory(gpu("GPU-a"))).warnings
-    assert error_of(text).remedy == "mend it"
+    assert error_of(text).remedy == "fix it"
     assert 'gpu "a: b"' in error_of(text).sentence

@@ -41,7 +41,7 @@ def bugs(text: str, config: PluginConfig = PluginConfig()) -> list[str]:  # noqa
 
 
 def test_a_bug_of_several_lines_has_the_fix_of_ones_own() -> None:
-    """1.3.7 is mended by 1.3.8, and need not become 1.4."""
+    """1.3.7 is fixed by 1.3.8, and need not become 1.4."""
     (first,) = [one for one in bugs("1.3.7") if "while it starts" in one]
     assert first.endswith("1.3.8")
     assert not [one for one in bugs("1.3.5") if "while it starts" in one]

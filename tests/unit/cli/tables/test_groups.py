@@ -8,7 +8,12 @@ import json
 import pytest
 
 from nomad_nvidia_vgpu.cli.tables import style
-from nomad_nvidia_vgpu.cli.tables.groups import device_name, group_documents, group_tables
+from nomad_nvidia_vgpu.cli.tables.groups import (
+    device_name,
+    group_documents,
+    group_tables,
+    vgpu_table,
+)
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup, device_groups
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
@@ -33,17 +38,29 @@ def test_a_device_has_the_name_that_jobs_use() -> None:
 
 def test_tables_show_groups_and_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     """The tables count the vGPUs of each group and give each GPU one row with its ids."""
-    style.show(*group_tables(groups()))
+    style.show(*group_tables(groups()), vgpu_table(groups()))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "letmutx/gpu/NVIDIA L4 32 16 1439 MiB time-slicing none" in lines
+    assert "letmutx/gpu/NVIDIA L4 1 32 16 1439 MiB time-slicing none" in lines
     assert "GPU-a-0 … -15 0000:07:00.0 healthy" in lines
     assert f"GPU-b-0 … -15 0000:07:00.0 {LOST.reason}" in lines
-    assert "memory 23034 MiB 23034 MiB" in lines
+    assert "memory 23034 MiB" in lines
+    assert "model NVIDIA L4 Tesla T4" in lines
+
+
+def test_groups_of_one_gpu_that_are_alike_are_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is common to them is told once, and a group that differs has its own row."""
+    node = inventory(*(gpu(f"GPU-{n}") for n in range(8)), gpu("GPU-t", model="Tesla T4"))
+    config = PluginConfig(vgpus=4, group_by="gpu")
+    style.show(*group_tables(device_groups(make_plan(config, node), "letmutx")))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "letmutx/gpu/NVIDIA L4/<GPU uuid> 8 4 4 5758 MiB time-slicing none" in lines
+    assert "letmutx/gpu/Tesla T4/<GPU uuid> 1 4 4 5758 MiB time-slicing none" in lines
+    assert "memory 23034 MiB" in lines
 
 
 def test_a_single_vgpu_is_no_range(capsys: pytest.CaptureFixture[str]) -> None:
     """A GPU with one vGPU shows its one id."""
-    style.show(*group_tables(groups(1)))
+    style.show(vgpu_table(groups(1)))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "GPU-a-0 0000:07:00.0 healthy" in lines
 

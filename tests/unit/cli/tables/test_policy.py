@@ -43,21 +43,21 @@ def test_each_gpu_has_a_row_that_says_why(capsys: pytest.CaptureFixture[str]) ->
     """Size and rule, what else a block decides, who ignored it, or why it cannot be decided."""
     style.show(policy_table(made()))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    why = (
+        "GPU-t: its 15360 MiB are less than one vgpu_memory of 16384 MiB"
+        ' (gpu "*T4*"): lower it, or give this GPU a size of its own in a gpu block'
+    )
     assert lines[2:6] == [
         (
-            "GPU-a NVIDIA L4 0000:07:00.0 16 1439 MiB time-slicing NVIDIA L4"
+            "GPU-a NVIDIA L4 0000:07:00.0 16 1439 MiB time-slicing NVIDIA L4 healthy"
             " vgpus = 16 (the node's options)"
         ),
         (
-            "GPU-b NVIDIA L4 0000:07:00.0 2 11517 MiB time-slicing big"
+            "GPU-b NVIDIA L4 0000:07:00.0 2 11517 MiB time-slicing big healthy"
             ' vgpu_memory = 10240 MiB (gpu "GPU-b"), name (gpu "GPU-b")'
         ),
-        "GPU-c NVIDIA L4 0000:07:00.0 - - - - ignored (ignored_gpu_ids)",
-        (
-            "GPU-t Tesla T4 0000:07:00.0 1 15360 MiB time-slicing Tesla T4/GPU-t"
-            " GPU-t: its 15360 MiB are less than one vgpu_memory of 16384 MiB"
-            ' (gpu "*T4*"): lower it, or give this GPU a size of its own in a gpu block'
-        ),
+        "GPU-c NVIDIA L4 0000:07:00.0 - - - - - ignored (ignored_gpu_ids)",
+        (f"GPU-t Tesla T4 0000:07:00.0 1 15360 MiB time-slicing of its own {why} {why}"),
     ]
 
 

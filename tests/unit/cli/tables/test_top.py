@@ -119,7 +119,7 @@ def test_unknown_figures_are_dashes() -> None:
     sample = FULL_SAMPLE.replaced(temperature_c=None, gpu_utilization_percent=None)
     seen = seen._replace(samples={UUID: sample}, usage=Usage())
     assert rows(seen)[0][3:] == ["-", "1.0", "/", "22.5", "-", "-", "30", "healthy"]
-    assert rows(seen)[1] == ["0-7", "who", "uses", "them", "is", "not", "known"]
+    assert rows(seen)[1] == ["0-7", *["the", "driver", "does", "not", "list", "its", "processes"]]
 
 
 def test_an_unhealthy_gpu_says_why() -> None:

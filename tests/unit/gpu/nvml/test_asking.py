@@ -35,7 +35,7 @@ def test_an_error_of_the_whole_gpu_goes_on(code: int) -> None:
         (NVMLError(scripted_nvml.NO_PERMISSION), "answers 'error 4' (4)"),
         (NVMLError(scripted_nvml.UNKNOWN), "answers 'error 999' (999)"),
         (NVMLError(scripted_nvml.INVALID_ARGUMENT), "answers 'error 2' (2)"),
-        (NO_TEXT, "answers 'text that is none' (0)"),
+        (NO_TEXT, "answers 'invalid UTF-8' (0)"),
     ],
     ids=str,
 )

@@ -147,7 +147,7 @@ def test_a_failure_makes_a_new_set() -> None:
 
 
 def test_a_set_that_cannot_be_made_is_tried_again() -> None:
-    """A failure to make a set is told, and the next wait tries anew."""
+    """A failure to make a set is told, and the next wait tries again."""
     nvml = Registering()
     nvml.events.watch("GPU-a", handle())
     nvml.nvml.set(EventSetCreate=NVMLError(GPU_IS_LOST))

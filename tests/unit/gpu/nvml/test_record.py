@@ -22,7 +22,7 @@ def test_answers_and_errors_are_passed_on() -> None:
 
 
 def test_what_fails_is_remembered_once() -> None:
-    """Text that is none, too; draining begins anew."""
+    """Invalid UTF-8, too; draining begins again."""
     broken = NVMLError(scripted_nvml.UNKNOWN)
     record = RecordedNvml(ScriptedNvml(PowerUsage=broken, Name=NO_TEXT))
     for _ in range(2):
@@ -32,7 +32,7 @@ def test_what_fails_is_remembered_once() -> None:
         record.nvmlDeviceGetName("handle")
     assert record.drain() == (
         FailedQuery("nvmlDeviceGetPowerUsage", "error 999"),
-        FailedQuery("nvmlDeviceGetName", "text that is none"),
+        FailedQuery("nvmlDeviceGetName", "invalid UTF-8"),
     )
     assert record.drain() == ()
 

@@ -71,7 +71,7 @@ def test_a_session_is_started_once() -> None:
 
 @pytest.mark.parametrize("code", [scripted_nvml.UNINITIALIZED, scripted_nvml.DRIVER_NOT_LOADED])
 def test_a_session_that_ended_is_started_again(code: int) -> None:
-    """A session that a reloaded driver ended is the driver's problem until it is opened anew."""
+    """A session that a reloaded driver ended is the driver's problem until it is opened again."""
     source, nvml = session()
     source.open()
     nvml.set(Count=NVMLError(code))

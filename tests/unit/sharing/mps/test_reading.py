@@ -30,7 +30,7 @@ def test_what_differs_is_set_and_nothing_else() -> None:
 
 def test_what_is_shown_rounded_is_set_again_when_asked() -> None:
     """`3G` may be 3840 MiB or another limit of before."""
-    assert corrections(RIGHT, QUARTER, anew=True) == [f"set_{MEMORY} 0 3840M"]
+    assert corrections(RIGHT, QUARTER, again=True) == [f"set_{MEMORY} 0 3840M"]
 
 
 @pytest.mark.parametrize("shown", ["3840M", "3840MB", "3840 MB", "4026531840", "3G", "3g"])
