@@ -18,7 +18,7 @@ from unit.metrics.test_families import use
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import Problem
-from nomad_nvidia_vgpu.gpu.model import GpuSample, Health, SeenGpu
+from nomad_nvidia_vgpu.gpu.model import GpuSample, Health, SeenGpu, XidEvent
 from nomad_nvidia_vgpu.metrics.families import registry_of
 from nomad_nvidia_vgpu.metrics.server import MetricsServer
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
@@ -46,6 +46,7 @@ OF_TASKS_AND_FAULTS = {
     "vGPUs",
     "MPS daemons",
     "Memory guard",
+    "Uncorrected memory errors",
     "Age of what is known of tasks",
 }
 """Panels that simulated GPUs, which have neither tasks nor faults nor MPS, may leave empty."""
@@ -82,6 +83,7 @@ def busy(promtool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     catalog.take_inventory(inventory(gpu("GPU-a"), lost), complete=True)
     catalog.take_enforcement("GPU-a", Enforcement(holds_memory=True))
     catalog.take_usage(use(a=1))
+    catalog.take_event(XidEvent("GPU-a", 43, 1, 0))
     catalog.take_guard_counts({("warned", "GPU-a"): 1})
     for result in (MADE, REFUSED):
         tally.reserved(result)
