@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from doc_pages import PAGES, ROOT
+from doc_pages import CHANGELOG, PAGES, ROOT
 
 from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
 from nomad_nvidia_vgpu.cli.agent.given import checked_config
@@ -29,7 +29,14 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_readme_says_first_what_was_tried() -> None:
+    """The pages with results on GPUs and versions of Nomad are named in its first screen."""
+    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:30])
+    assert "(docs/gpu-validation.md)" in first_screen
+    assert "(docs/compatibility.md)" in first_screen
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=lambda p: p.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     """A page or a heading that was renamed must not leave dead links behind."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
