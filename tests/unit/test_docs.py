@@ -46,6 +46,22 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(led_to), f"{target}#{anchor}"
 
 
+def test_the_source_says_where_its_facts_come_from() -> None:
+    """Each page of internals is referred to from the room that rests on it, by headings that exist."""
+    rooms = {"nvml.md": "gpu/nvml", "mps.md": "sharing/mps", "nomad.md": "goplugin"}
+    source = ROOT / "src" / "nomad_nvidia_vgpu"
+    internals = ROOT / "docs" / "internals"
+    found = {
+        (name, anchor, str(path.relative_to(source).parent))
+        for path in source.rglob("*.py")
+        for name, anchor in re.findall(r"docs/internals/([\w.]+\.md)#?([\w-]*)", path.read_text())
+    }
+    assert {page.name for page in internals.glob("*.md")} == set(rooms)
+    assert {(name, room) for name, _, room in found} >= set(rooms.items())
+    dead = {(n, a) for n, a, _ in found if a and a not in anchors(internals / n)}
+    assert dead == set()
+
+
 def anchors(page: Path) -> set[str]:
     """The names by which GitHub finds the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
