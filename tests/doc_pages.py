@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.config.options import options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHANGELOG = ROOT / "CHANGELOG.md"
 
 _AROUND = {
     "constraint": 'device "letmutx/gpu" {{\n{}}}\n',

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from doc_pages import PAGES, ROOT
+from doc_pages import CHANGELOG, PAGES, ROOT
 
 from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
 from nomad_nvidia_vgpu.cli.agent.given import checked_config
@@ -29,7 +29,14 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_readme_says_first_what_was_tried() -> None:
+    """The pages with results on GPUs and versions of Nomad are named in its first screen."""
+    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:30])
+    assert "(docs/gpu-validation.md)" in first_screen
+    assert "(docs/compatibility.md)" in first_screen
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=lambda p: p.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     """A page or a heading that was renamed must not leave dead links behind."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -37,6 +44,22 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         led_to = page.parent / target if target else page
         assert led_to.exists(), target
         assert not anchor or anchor in anchors(led_to), f"{target}#{anchor}"
+
+
+def test_the_source_says_where_its_facts_come_from() -> None:
+    """Each page of internals is referred to from the room that rests on it, by headings that exist."""
+    rooms = {"nvml.md": "gpu/nvml", "mps.md": "sharing/mps", "nomad.md": "goplugin"}
+    source = ROOT / "src" / "nomad_nvidia_vgpu"
+    internals = ROOT / "docs" / "internals"
+    found = {
+        (name, anchor, str(path.relative_to(source).parent))
+        for path in source.rglob("*.py")
+        for name, anchor in re.findall(r"docs/internals/([\w.]+\.md)#?([\w-]*)", path.read_text())
+    }
+    assert {page.name for page in internals.glob("*.md")} == set(rooms)
+    assert {(name, room) for name, _, room in found} >= set(rooms.items())
+    dead = {(n, a) for n, a, _ in found if a and a not in anchors(internals / n)}
+    assert dead == set()
 
 
 def anchors(page: Path) -> set[str]:

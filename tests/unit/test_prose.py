@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doc_pages import PAGES, ROOT
+from doc_pages import CHANGELOG, PAGES, ROOT
 
 WORDS = {
     r"\b(mend|mends|mended|mending)\b": "fix",
@@ -42,7 +42,9 @@ def prose(path: Path) -> Iterator[str]:
             yield token.string
 
 
-@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*PAGES, CHANGELOG, *SOURCES], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_the_words_are_everyday_ones(path: Path) -> None:
     """Each with the word to take instead; the page of the rules shows them on purpose."""
     if path.name == SHOWS_THE_WORDS:

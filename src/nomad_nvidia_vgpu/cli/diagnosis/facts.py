@@ -13,11 +13,12 @@ from typing import NamedTuple, TypeVar
 
 from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, read_agent_config
 from nomad_nvidia_vgpu.cli.agent.given import checked_config, with_any_size
+from nomad_nvidia_vgpu.cli.cluster.connection import DEFAULT_ADDRESS, without_login
 from nomad_nvidia_vgpu.cli.diagnosis.docker_api import NOT_ASKED, DockerLook
 from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.limited import Child, ChildFailedError, OverTimeError
 from nomad_nvidia_vgpu.cli.diagnosis.node import Node
-from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import DEFAULT_ADDRESS, NomadLook, without_login
+from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
 from nomad_nvidia_vgpu.cli.diagnosis.running import NOBODY, Running, look_at_running
 from nomad_nvidia_vgpu.cli.tables.groups import device_name
 from nomad_nvidia_vgpu.config.options import PluginConfig

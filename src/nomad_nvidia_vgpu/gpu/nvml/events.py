@@ -3,7 +3,7 @@
 
 An event set cannot forget a GPU, and waiting on one that holds a lost GPU can fail at once and
 for ever: the set is made again whenever its GPUs change and after each failure, from the GPUs
-that accept the registration.
+that accept the registration (docs/internals/nvml.md#values).
 """
 
 from __future__ import annotations
