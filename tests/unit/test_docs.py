@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
 from nomad_nvidia_vgpu.cli.agent.given import checked_config
 from nomad_nvidia_vgpu.config.options import all_options
 from scripts.option_table import BEGIN, PAGE, option_table, with_table
-from scripts.top_pictures import pictures
+from scripts.pictures import HEIGHT, PLANNED, on_terminal, pictures
 
 
 def test_the_option_table_is_made_from_the_declarations() -> None:
@@ -72,6 +73,13 @@ def anchors(page: Path) -> set[str]:
 def test_pictures_show_what_the_program_shows(path: Path) -> None:
     """`make docs` would draw the same."""
     assert path.read_text(encoding="utf-8") == pictures()[path]
+
+
+def test_a_plan_of_eight_gpus_with_mps_fits_on_a_screen() -> None:
+    """On a real terminal of 120 columns and 40 lines, with the prompt below it, nothing scrolls away."""
+    shown = on_terminal("plan", "--config", os.devnull, *PLANNED).splitlines()
+    assert len([line for line in shown if "GPU-f56689f4" in line or "GPU-4dd59cb6" in line]) == 2
+    assert len(shown) < HEIGHT
 
 
 @pytest.mark.parametrize(
