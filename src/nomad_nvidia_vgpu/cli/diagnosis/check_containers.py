@@ -117,7 +117,7 @@ def _version(node: Node) -> tuple[int, ...] | None:
 
 
 def _toolkit_settings(facts: Facts) -> Mapping[str, str] | None:
-    """Those that are not commented out; None: there is no file. OSError, UnicodeDecodeError."""
+    """The settings that are not commented out; None: there is no file. OSError, UnicodeDecodeError."""
     try:
         return dict(_SETTING.findall(_config(facts).read_text()))
     except FileNotFoundError:
