@@ -134,10 +134,12 @@ def _allocations(api: Connection, node_id: str) -> Mapping[str, str] | None:
         listed = api.get(f"/v1/node/{quote(node_id)}/allocations", READ_NODES)
     except NomadError:
         return None
-    known = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else None
+    known = (
+        [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else None
+    )
     if known is None:
         return None
-    return {str(one.get("ID")): str(one.get("ClientStatus")) for one in known}
+    return {str(allocation.get("ID")): str(allocation.get("ClientStatus")) for allocation in known}
 
 
 def _listed(api: Connection, name: str, *, client: bool | None) -> str:
