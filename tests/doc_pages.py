@@ -167,9 +167,9 @@ def rows(page: Path) -> Iterator[Row]:
     header: list[str] = []
     for line, following in itertools.pairwise(lines):
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if following.startswith("|---"):
+        if following.startswith(("|---", "| ---")):
             header = cells
-        elif line.startswith("|") and not line.startswith("|---"):
+        elif line.startswith("|") and not line.startswith(("|---", "| ---")):
             yield Row(header, cells)
 
 

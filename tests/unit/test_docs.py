@@ -8,13 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
-from doc_pages import CHANGELOG, PAGES, ROOT
+from doc_pages import CHANGELOG, PAGES, ROOT, rows
 
 from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
 from nomad_nvidia_vgpu.cli.agent.given import checked_config
 from nomad_nvidia_vgpu.config.options import all_options
 from scripts.option_table import BEGIN, PAGE, option_table, with_table
-from scripts.pictures import HEIGHT, PLANNED, on_terminal, pictures
+from scripts.pictures import HEIGHT, PICTURES, PLANNED, on_terminal
+
+SOURCE = ROOT / "src" / "nomad_nvidia_vgpu"
 
 
 def test_the_option_table_is_made_from_the_declarations() -> None:
@@ -47,20 +49,62 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(led_to), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=lambda p: p.name)
+def test_every_row_of_a_table_has_its_cells(page: Path) -> None:
+    """A cell without a heading, or a heading without cells, is left from an edit."""
+    assert [row for row in rows(page) if len(row.cells) != len(row.header)] == []
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_what_pages_for_developers_name_is_in_the_tree(name: str) -> None:
+    """A room or file that moved takes its row with it."""
+    code = re.findall(r"`([\w.-]+/[\w./-]*)`", (ROOT / name).read_text())
+    made = {"dist/"}
+    missing = {
+        path
+        for path in set(code) - made
+        if not (ROOT / path).exists() and not (SOURCE / path).exists()
+    }
+    assert code
+    assert missing == set()
+
+
+def test_the_picture_of_the_architecture_has_every_room() -> None:
+    """A new room is drawn, with what it is for."""
+    _, _, below = (ROOT / "docs" / "architecture.md").read_text().partition("```\n")
+    drawn = below.partition("```")[0]
+    rooms = {path.parent for path in SOURCE.rglob("__init__.py")} - {SOURCE}
+    names = {room.name for room in rooms if room.name != "generated"}
+    assert {name for name in names if f"{name}/" not in drawn} == set()
+
+
+def test_what_refers_to_a_page_leads_there() -> None:
+    """Code, tests, scripts and examples name pages and headings that are there."""
+    found = {
+        (page, anchor)
+        for folder in ("src", "examples", "scripts", "tests", "bench")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".sh", ".hcl", ".yml"}
+        for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)#?([\w-]*)", path.read_text())
+    }
+    assert found
+    gone = {
+        (p, a) for p, a in found if not (ROOT / p).exists() or (a and a not in anchors(ROOT / p))
+    }
+    assert gone == set()
+
+
 def test_the_source_says_where_its_facts_come_from() -> None:
-    """Each page of internals is referred to from the room that rests on it, by headings that exist."""
+    """Each page of internals is referred to from the room that rests on it."""
     rooms = {"nvml.md": "gpu/nvml", "mps.md": "sharing/mps", "nomad.md": "goplugin"}
-    source = ROOT / "src" / "nomad_nvidia_vgpu"
     internals = ROOT / "docs" / "internals"
     found = {
-        (name, anchor, str(path.relative_to(source).parent))
-        for path in source.rglob("*.py")
-        for name, anchor in re.findall(r"docs/internals/([\w.]+\.md)#?([\w-]*)", path.read_text())
+        (name, str(path.relative_to(SOURCE).parent))
+        for path in SOURCE.rglob("*.py")
+        for name in re.findall(r"docs/internals/([\w.]+\.md)", path.read_text())
     }
     assert {page.name for page in internals.glob("*.md")} == set(rooms)
-    assert {(name, room) for name, _, room in found} >= set(rooms.items())
-    dead = {(n, a) for n, a, _ in found if a and a not in anchors(internals / n)}
-    assert dead == set()
+    assert found >= set(rooms.items())
 
 
 def anchors(page: Path) -> set[str]:
@@ -69,10 +113,10 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
-@pytest.mark.parametrize("path", sorted(pictures()), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(PICTURES), ids=lambda p: p.name)
 def test_pictures_show_what_the_program_shows(path: Path) -> None:
     """`make docs` would draw the same."""
-    assert path.read_text(encoding="utf-8") == pictures()[path]
+    assert path.read_text(encoding="utf-8") == PICTURES[path]()
 
 
 def test_a_plan_of_eight_gpus_with_mps_fits_on_a_screen() -> None:

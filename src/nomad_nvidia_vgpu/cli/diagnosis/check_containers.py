@@ -116,7 +116,7 @@ def _version(facts: Facts) -> tuple[int, ...] | None:
 
 
 def _toolkit_settings(facts: Facts) -> Mapping[str, str] | None:
-    """Those that are not commented out; None: there is no file. OSError, UnicodeDecodeError."""
+    """The settings that are not commented out; None: there is no file. OSError, UnicodeDecodeError."""
     try:
         return dict(_SETTING.findall(_config(facts).read_text()))
     except FileNotFoundError:

@@ -59,7 +59,7 @@ class Facts:
     configured: Configured
     driver: DriverLook
     daemons: tuple[DaemonView, ...] | str
-    """Those under `mps.root`; or why they are not known, as half a sentence."""
+    """The daemons under `mps.root`; or why they are not known, as half a sentence."""
     nomad: NomadLook
     running: Running = NOBODY
     docker: DockerLook = NOT_ASKED
