@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from nomad_nvidia_vgpu.device.fingerprint import Attribute, DeviceGroup
 from nomad_nvidia_vgpu.device.reserve import Reservation
@@ -99,8 +100,8 @@ def _group_stats(group: GroupStats) -> bytes:
             common, of = _attributes(figures.stats), figures.stats
         shown = _field(_MAP_VALUE, _device_stats(figures, common))
         for vgpu_id in ids:
-            key = _field(_MAP_KEY, _text(vgpu_id).encode())
-            parts.append(_field(entry, key + shown))
+            key = _key(vgpu_id)
+            parts += (_head(entry, len(key) + len(shown)), key, shown)
     return b"".join(parts)
 
 
@@ -126,15 +127,25 @@ def _attributes(stats: Mapping[str, Stat]) -> bytes:
     return built.SerializeToString()
 
 
+@lru_cache(maxsize=1024)
+def _key(vgpu_id: str) -> bytes:
+    return _field(_MAP_KEY, _text(vgpu_id).encode())
+
+
 def _field(number: int, content: bytes) -> bytes:
-    """A field of a message: its key, the length of its content (a varint), the content."""
+    """A field of a message."""
+    return _head(number, len(content)) + content
+
+
+@lru_cache(maxsize=256)
+def _head(number: int, length: int) -> bytes:
+    """What stands before the content of a field: its key, and the length as a varint."""
     head = bytearray((number << 3 | _LENGTH_DELIMITED,))
-    length = len(content)
     while length > _SEVEN_BITS:
         head.append(length & _SEVEN_BITS | _SEVEN_BITS + 1)
         length >>= 7
     head.append(length)
-    return bytes(head) + content
+    return bytes(head)
 
 
 def _write_stat(message: structs_pb2.StatValue, stat: Stat) -> None:
