@@ -111,7 +111,7 @@ eval: setup nomad ## Nomad's own plugin launcher against the plugin
 docs: setup      ## the generated parts of docs/
 	$(BIN)/python -m scripts.option_table
 	$(BIN)/python -m scripts.metric_table
-	$(BIN)/python -m scripts.top_pictures
+	$(BIN)/python -m scripts.pictures
 	$(BIN)/python -m scripts.evidence_table
 
 lock:            ## pins requirements again (needs uv)

@@ -14,12 +14,38 @@ if [ ! -x "$plugin" ]; then
   echo "$plugin is not there: make setup" >&2
   exit 1
 fi
+title() { printf '\n== %s\n\n' "$1"; }
+
+try_next() {
+  local program=${plugin#"$PWD/"}
+  title "Try next"
+  cat <<TEXT
+Here, without a GPU:
+  $program plan --vgpus 8 --sharing mps --simulate h100-80gb-hbm3:8
+      what Nomad would see of eight H100 that are shared by MPS
+  $program launch --vgpus 4 --simulate l4:2 --watch
+      the plugin as Nomad starts it, until Ctrl-C
+On a node with GPUs:
+  nvidia-vgpu plan --vgpus 8
+      what its own GPUs would become; it starts and changes nothing
+  docs/quickstart.md
+      how to install it
+TEXT
+}
+
 if [ ! -x "$nomad" ]; then
   echo "No nomad on PATH nor in build/nomad (make nomad builds it): the plugin starts under its own host."
-  exec "$plugin" launch --vgpus 4 --simulate a100-sxm4-80gb:2
+  node=(--vgpus 16 --simulate a100-sxm4-80gb:2 --simulate t4)
+  title "What Nomad would see, and what a task would be told: nvidia-vgpu plan ${node[*]}"
+  "$plugin" plan --config /dev/null "${node[@]}"
+  title "Figures of the GPUs, three times: nvidia-vgpu launch --watch"
+  "$plugin" launch --watch "${node[@]}" |
+    awk '/^Stats/ { looks++ } looks > 3 { exit } looks && /^(Figure|GPU util|Memory state|Power|Temp|$)/'
+  try_next
+  exit
 fi
 
-work=$(mktemp -d /tmp/vgpu-demo.XXXXXX) # short, for it ends up in socket paths
+work=$(mktemp -d /tmp/vgpu-demo.XXXXXX) # short because it ends up in socket paths
 agent=
 
 cleanup() {
@@ -55,8 +81,6 @@ await() { # what, command ...: waits until it succeeds
   done
 }
 
-title() { printf '\n== %s\n\n' "$1"; }
-
 free_ports() { # three, below those that the kernel gives to outgoing connections meanwhile
   "$python" - <<'PY'
 import contextlib, random, socket
@@ -83,7 +107,17 @@ figures() { # of one vGPU
   "$nomad" node status -self -stats |
     awk -v vgpu="[$vgpu]" '/^Device / || /^$/ { shown = 0 } /^Device / && index($0, vgpu) { shown = 1 } shown'
 }
-has_figures() { figures | grep '^Temperature' >/dev/null; } # without -q, which breaks the pipe
+look() { # at what of them moves, in a line
+  figures | awk -F ' += ' '/^(GPU utilization|Memory state|Power usage|Temperature)/ {
+    printf "%s%s %s", found++ ? "   " : "", $1, $2 } END { if (found) print "" }'
+}
+seen=
+has_moved() {
+  local now
+  now=$(look)
+  if [ -z "$now" ] || [ "$now" = "$seen" ]; then return 1; fi
+  seen=$now
+}
 told() { "$nomad" alloc logs "$1" "$2" | grep '^NVIDIA_'; }
 
 read -r http rpc serf < <(free_ports)
@@ -107,7 +141,7 @@ client {
 }
 HCL
 
-unset "${!NOMAD_@}"
+unset "${!NOMAD_@}" NVIDIA_VGPU_NOMAD_DIR NVIDIA_VGPU_PLUGIN # tasks would inherit them
 export NOMAD_ADDR=http://127.0.0.1:$http NOMAD_CLI_SHOW_HINTS=0
 
 title "A Nomad agent with three simulated GPUs: examples/agent-simulated.hcl"
@@ -131,6 +165,13 @@ task=$(allocations gpu-test complete)
 await "output of the job" told "$task" smi
 told "$task" smi
 
+vgpu=$(told "$task" smi | sed -n 's/^NVIDIA_VGPU_IDS=//p')
+title "Figures of that vGPU's GPU, each time they change (nomad node status -stats)"
+for _ in 1 2 3; do
+  await "change of the figures" has_moved
+  echo "$seen"
+done
+
 title "Two tasks that share one GPU: examples/shared-gpu.nomad.hcl"
 "$nomad" job run -detach examples/shared-gpu.nomad.hcl >/dev/null
 await "two running tasks" has_allocations shared-gpu running 2
@@ -141,9 +182,6 @@ while read -r task; do
   told "$task" sharer | sed 's/^/  /'
 done <"$work/sharers"
 
-vgpu=$(told "$(head -n 1 "$work/sharers")" sharer | sed -n 's/^NVIDIA_VGPU_IDS=//p')
-title "The figures of that vGPU's GPU, once per second (nomad node status -stats)"
-await "figures" has_figures
-figures
+try_next
 echo
 echo "demo: done; the agent and its folder are removed"

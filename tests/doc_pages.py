@@ -15,6 +15,7 @@ from nomad_nvidia_vgpu.config.options import options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHANGELOG = ROOT / "CHANGELOG.md"
 
 _AROUND = {
     "constraint": 'device "letmutx/gpu" {{\n{}}}\n',
@@ -166,9 +167,9 @@ def rows(page: Path) -> Iterator[Row]:
     header: list[str] = []
     for line, following in itertools.pairwise(lines):
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if following.startswith("|---"):
+        if following.startswith(("|---", "| ---")):
             header = cells
-        elif line.startswith("|") and not line.startswith("|---"):
+        elif line.startswith("|") and not line.startswith(("|---", "| ---")):
             yield Row(header, cells)
 
 

@@ -167,6 +167,9 @@ def test_back_to_time_slicing_waits_for_the_tasks(machine: MpsMachine, start: St
     assert not (machine.root / machine.uuid()).exists()
     assert machine.modes() == [DEFAULT, EXCLUSIVE], "the second was the operator's"
     assert "CUDA_MPS_PIPE_DIRECTORY" not in host.reserve(machine.ids(0)).envs
+    stream.cancel()
+    (warned,) = (w for w in host.logged_in_all("warn") if "is in compute mode" in w)
+    assert machine.uuid(1) in warned
 
 
 def test_a_gpu_that_is_ignored_from_now_on_is_released(machine: MpsMachine, start: Start) -> None:

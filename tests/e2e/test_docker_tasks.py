@@ -166,7 +166,7 @@ def cdi_node(
 def test_nomads_bugs_with_mounts_and_device_files(cdi_node: Node) -> None:
     """A volume is lost beside them; they are lost when first the agent restarts and then the task.
 
-    A failure is good news: Nomad has fixed one, and docs/sharing.md can say since when.
+    A failure is good news: Nomad has fixed one, and docs/containers.md can say since when.
     """
     agent, docker = cdi_node.agent, cdi_node.docker
     look = f"[ -d /vol ] && echo volume; [ -e /usr/lib/x86_64-linux-gnu/libcuda.so.1 ] || ls /usr; {STAY}"

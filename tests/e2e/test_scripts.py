@@ -3,6 +3,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -49,16 +50,69 @@ def test_the_launcher_run_fails_on_a_bad_config(tmp_path: Path) -> None:
     assert "vgpus must be a whole number from 1 to 256" in done.stderr
 
 
+def _in_this_order(text: str, *parts: str) -> list[str]:
+    """What stands after each of these headings, up to the next."""
+    found = []
+    for part in parts:
+        before, heading, text = text.partition(f"== {part}")
+        assert heading, f"no {part!r} in {text or before}"
+        found.append(before)
+    return [*found[1:], text]
+
+
+def _leads_somewhere(try_next: str) -> None:
+    """Each command that the demo ends with works, on simulated GPUs, and each page is there."""
+    commands = re.findall(r"^  \S*nvidia-vgpu (.*)", try_next, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        words = [word for word in command.split() if word != "--watch"]  # else it would go on
+        asked = [str(binaries.plugin()), *words, "--simulate", "t4"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "letmutx/gpu/Tesla T4" in done.stdout
+    pages = re.findall(r"^  (\S+\.md)$", try_next, re.MULTILINE)
+    assert pages
+    assert all((binaries.REPOSITORY / page).exists() for page in pages)
+
+
 def test_the_demo_shows_two_tasks_on_one_gpu() -> None:
-    """The demo runs the example job and then two tasks, both on the one T4, and cleans up."""
+    """The demo shows groups, a task's variables, figures that move, two tasks on a GPU, what is next."""
     binaries.nomad()
     done = _run("demo.sh")
     assert done.returncode == 0, done.stdout + done.stderr
-    example, _, rest = done.stdout.partition("Two tasks that share one GPU")
+    groups, example, figures, sharers, try_next = _in_this_order(
+        done.stdout, "What the node offers", "The example job", "Figures", "Two tasks", "Try next"
+    )
+    assert "letmutx/gpu/Tesla T4: 16 vGPUs of 960 MiB" in groups
     assert "NVIDIA_VGPU_MEMORY_MIB=5120" in example
-    told = re.findall(r"^  NVIDIA_VISIBLE_DEVICES=(\S+)", rest, re.MULTILINE)
+    looks = re.findall(r"^GPU utilization .*Temperature .*", figures, re.MULTILINE)
+    assert len(looks) == 3
+    assert len(set(looks)) > 1
+    told = re.findall(r"^  NVIDIA_VISIBLE_DEVICES=(\S+)", sharers, re.MULTILINE)
     assert len(told) == 2
     assert len(set(told)) == 1
-    vgpus = re.findall(r"^  NVIDIA_VGPU_IDS=(\S+)", rest, re.MULTILINE)
+    vgpus = re.findall(r"^  NVIDIA_VGPU_IDS=(\S+)", sharers, re.MULTILINE)
     assert len(set(vgpus)) == 2
-    assert re.search(r"^Temperature +=", rest, re.MULTILINE)
+    _leads_somewhere(try_next)
+
+
+def test_the_demo_without_nomad_shows_the_same_of_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader without Nomad sees groups, a task's variables and figures that move, in that order."""
+    for tool in ("bash", "dirname", "awk", "cat", "env"):
+        where = shutil.which(tool)
+        assert where
+        (tmp_path / tool).symlink_to(where)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("NVIDIA_VGPU_NOMAD_DIR", str(tmp_path))
+    done = _run("demo.sh")
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan, figures, try_next = _in_this_order(
+        done.stdout, "What Nomad would see", "Figures", "Try next"
+    )
+    assert plan.index("letmutx/gpu/Tesla T4") < plan.index("NVIDIA_VGPU_MEMORY_MIB")
+    looks = re.findall(r"^Memory state .*", figures, re.MULTILINE)
+    assert len(looks) == 3
+    assert len(set(looks)) > 1
+    _leads_somewhere(try_next)

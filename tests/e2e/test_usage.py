@@ -17,7 +17,7 @@ from libnvidia_ml.driver import FakeDriver
 
 from e2e.agent import Agent
 from e2e.api import granted_ids
-from e2e.conftest import StartAgent, plugin_block
+from e2e.conftest import StartAgent, every_nomad, plugin_block
 from e2e.jobs import device, staying_job
 from e2e.waiting import wait_until
 
@@ -140,12 +140,16 @@ def test_a_process_is_traced_to_its_allocation_and_vgpu(node: Node, task_driver:
 
 
 @sure
+@every_nomad
 @pytest.mark.parametrize("node", [KILL], indirect=True)
-def test_a_task_that_takes_too_much_is_ended_and_its_neighbour_lives(node: Node) -> None:
+@pytest.mark.parametrize("task_driver", ["raw_exec", "exec"])
+def test_a_task_that_takes_too_much_is_ended_and_its_neighbour_lives(
+    node: Node, task_driver: str
+) -> None:
     """Nomad sees the greedy task fail; the one beside it on the same GPU is not touched."""
     groups = node.agent.api.wait_for_groups()
     assert {g.attributes["memory_isolation"] for g in groups.values()} == {("guard", "")}
-    greedy, modest = RunningTask(node, "greedy"), RunningTask(node, "modest")
+    greedy, modest = (RunningTask(node, name, task_driver) for name in ("greedy", "modest"))
     node.use({greedy.process.pid: FAR_TOO_MUCH_MIB, modest.process.pid: BUDGET_MIB})
     node.agent.api.wait_for(greedy.job, "failed")
     node.use({modest.process.pid: BUDGET_MIB})

@@ -54,6 +54,7 @@ OF_NO_MODULE = {
 
 MORE_THAN_ONE = {
     "cli/test_install_hostile.py": "cli/install.py",
+    "cli/diagnosis/test_check_mps_tools.py": "cli/diagnosis/check_mps.py",
     "config/test_decode_gpu_blocks.py": "config/decode.py",
     "gpu/test_watch_sampling.py": "gpu/watch.py",
     "gpu/test_watch_signals.py": "gpu/watch.py",

@@ -126,13 +126,17 @@ def launch(
         if sample:
             style.show(reservation_table(sample))
         if groups and watch:
-            # Ctrl-C is how one leaves it.
-            with contextlib.suppress(KeyboardInterrupt), style.live() as screen:
-                for now in stats:
-                    screen.show(_stats_table(now))
+            _follow(stats)
         elif groups:
             style.show(_stats_table(first))
         return _status(refused, groups, config)
+
+
+def _follow(stats: Iterator[StatsOfGroups]) -> None:
+    """Shows the stats until Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt), style.live() as screen:
+        for now in stats:
+            screen.show(_stats_table(now))
 
 
 @contextlib.contextmanager

@@ -15,9 +15,12 @@ from typing import NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent import config as agent_config
 from nomad_nvidia_vgpu.cli.agent.config import AgentConfig, read_agent_config
+from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs, task_cgroups
 from nomad_nvidia_vgpu.cli.diagnosis.facts import towards_nomad
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, look_at_nomad
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.config.options import PluginConfig
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
+from nomad_nvidia_vgpu.host.toolkit import has_unified_cgroups
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 
@@ -29,9 +32,22 @@ class RunningView(NamedTuple):
     """Whose view is shown, as a sentence."""
     held_back: Mapping[str, str]
     """GPUs of which it offers nothing, by UUID, each with its reason."""
+    version: str | None = None
+    """Of the Nomad that was asked."""
+    raw_exec: Mapping[str, object] = {}
+    """What the agent's files say of that driver."""
+
+    def unproven(self, config: PluginConfig) -> Problem | None:
+        """Why the plugin cannot end some of the tasks that it is to end, as far as that is known."""
+        return task_cgroups.unproven(
+            nomad_bugs.parsed(self.version or ""),
+            unified=has_unified_cgroups(Path("/sys")),
+            raw_exec=self.raw_exec,
+            acts=task_cgroups.ends_tasks(config),
+        )
 
     def among(self, uuids: Iterable[str]) -> dict[str, str]:
-        """Those of these GPUs."""
+        """What is held back of these GPUs."""
         return {uuid: self.held_back[uuid] for uuid in uuids if uuid in self.held_back}
 
 
@@ -54,6 +70,8 @@ def running_view(paths: Sequence[Path]) -> RunningView:
     return RunningView(
         f"as the driver says now, but for what the plugin that runs has told Nomad ({look.address})",
         held_back(look.groups),
+        look.version,
+        agent.options_of(task_cgroups.RAW_EXEC),
     )
 
 

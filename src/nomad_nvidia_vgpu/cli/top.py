@@ -98,6 +98,7 @@ def top(
     live = style.live() if not (once or as_json) else contextlib.nullcontext()
     told: set[str] = set()
     view = running_view(paths)
+    unproven = view.unproven(config)
     held: dict[str, str] = {}
     try:
         with live as screen:
@@ -111,6 +112,7 @@ def top(
                 held = view.among(seen.plan.by_uuid())
                 for sentence in (
                     *_notes(seen, proc, explain=explain),
+                    *((unproven,) if unproven else ()),
                     *(_held(view, held) if seen.plan.groups else ()),
                 ):
                     if sentence not in told:

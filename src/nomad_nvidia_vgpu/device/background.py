@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.upkeep import Upkeep
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
-from nomad_nvidia_vgpu.gpu.model import GpuSource
+from nomad_nvidia_vgpu.gpu.model import ComputeModes, GpuSource
 from nomad_nvidia_vgpu.gpu.sink import Sink
 from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
@@ -149,8 +149,21 @@ def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sin
     return ender
 
 
+class _ToldModes:
+    """`ComputeModes` that tell the catalog what was set, for the next look may be a period away."""
+
+    def __init__(self, modes: ComputeModes, catalog: Catalog) -> None:
+        self._modes = modes
+        self._catalog = catalog
+        self.compute_mode = modes.compute_mode
+
+    def set_compute_mode(self, uuid: str, mode: str) -> None:
+        self._modes.set_compute_mode(uuid, mode)
+        self._catalog.take_compute_mode(uuid, mode)
+
+
 def _upkeep(config: PluginConfig, catalog: Catalog, source: GpuSource) -> Upkeep | None:
-    enforcers = enforcers_of(config, source)
+    enforcers = enforcers_of(config, _ToldModes(source, catalog))
     if not enforcers:
         return None
     return Upkeep(catalog, enforcers, config.fingerprint_period_s)

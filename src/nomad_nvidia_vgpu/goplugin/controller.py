@@ -2,7 +2,7 @@
 """go-plugin's own services: Shutdown, the broker stream and the standard-streams stream.
 
 All their messages are empty or never sent here, so they travel as plain bytes and need no
-generated code.
+generated code. When a host calls them: docs/internals/nomad.md#stopping
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """The handshake between a host and a plugin, as pure functions over text.
 
 The host puts a magic cookie into the environment; the plugin prints one line that says where it
-listens. Nothing here reads or writes anything.
+listens (docs/internals/nomad.md#starting). Nothing here reads or writes anything.
 """
 
 from __future__ import annotations

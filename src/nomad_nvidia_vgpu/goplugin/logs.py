@@ -2,7 +2,8 @@
 """Log records as hclog's JSON, one line each, on standard error.
 
 The host parses each line. It panics when `@message`, `@level` or `@timestamp` is not a string,
-logs a line at debug when the timestamp has another form, and cuts or loses a line of 64 KiB.
+logs a line at debug when the timestamp has another form, and cuts or loses a line of 64 KiB
+(docs/internals/nomad.md#logging).
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class StderrHandler(logging.Handler):
 
 
 def _lost_lines(number: int) -> logging.LogRecord:
-    text = "%d log lines were lost: whoever started the plugin did not read its standard error"
+    text = "%d log lines were lost: the program that started the plugin did not read its standard error"
     return logging.LogRecord(__name__, logging.WARNING, "", 0, text, (number,), None)
 
 

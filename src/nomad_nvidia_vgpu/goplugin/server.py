@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The plugin's side of go-plugin: socket, services, handshake line, and an orderly end."""
+"""The plugin's side of go-plugin: socket, services, handshake line, and an orderly end.
+
+What Nomad expects of each: docs/internals/nomad.md
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from nomad_nvidia_vgpu.errors import (
@@ -24,7 +25,8 @@ _GETTER = "a getter's error"
 _T = TypeVar("_T")
 
 
-class Answer(NamedTuple, Generic[_T]):
+@dataclass(frozen=True)
+class Answer(Generic[_T]):
     """What came of one call."""
 
     value: _T | None = None

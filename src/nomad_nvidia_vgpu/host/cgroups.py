@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from heapq import nsmallest
 from itertools import islice
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ _PREFERRED = (_UNIFIED, "freezer", "pids", "memory", "cpu")
 """Where to look for the members of a task's cgroup: not every controller has one for each task."""
 _MOST_CGROUPS = 500
 """Of one task: a container that may make cgroups of its own could make them without end."""
+_OF_TASKS = "NOMAD_ALLOC_ID"
+"""What the environment of every task has."""
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -129,15 +132,23 @@ class Members:
 
     def oldest(self, cgroup: TaskCgroup) -> Identity | None:
         """The process of a task that was started first; None: it has none, or they are not told."""
-        first: Identity | None = None
-        for pid in self._pids(cgroup):
-            standing = self._proc.standing(pid)
-            if standing is None:
-                continue
-            who = standing.identity
-            if first is None or (who.started, who.pid) < (first.started, first.pid):
-                first = who
-        return first
+        standings = filter(None, map(self._proc.standing, self._pids(cgroup)))
+        first = nsmallest(2, standings, key=lambda one: (one.identity.started, one.identity.pid))
+        if not first:
+            return None
+        oldest = first[0].identity
+        if first[1:] and first[1].parent == oldest.pid and self._is_executor(oldest.pid):
+            return first[1].identity
+        return oldest
+
+    def _is_executor(self, pid: int) -> bool:
+        """Whether this is what Nomad starts a task by: before 1.7 it goes into the task's cgroup.
+
+        It has the agent's environment. A task that makes its first process look like it is asked
+        for what its second says, and could have said that by the first.
+        """
+        environment = self._proc.environment(pid, (_OF_TASKS,))
+        return environment is not None and not environment
 
     def _pids(self, cgroup: TaskCgroup) -> Iterator[int]:
         directory = self._directory(cgroup)

@@ -360,9 +360,11 @@ def _warnings(
     yield from _too_much_headroom(config, shared)
     yield from container_limit.too_old(config, ((o.gpu, o.sharing) for o in shared if o.vgpus > 1))
     for gpu in shared:
-        yield from filter(
-            None, (gpu.strategy.weakness(gpu.gpu, gpu.vgpus), gpu.enforcement.weakness)
-        )
+        # What is still in force of an earlier config is no weakness of this one, and passes.
+        if not gpu.enforcement.problem and (odd := gpu.strategy.weakness(gpu.gpu, gpu.vgpus)):
+            yield odd
+        if gpu.enforcement.weakness:
+            yield gpu.enforcement.weakness
     if any(seen.gpu.simulated for seen in inventory.gpus):
         yield Problem(
             "these GPUs are simulated", "leave out simulate (--simulate) to offer real ones"

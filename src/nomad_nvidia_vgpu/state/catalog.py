@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory, XidEvent
+from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory, SeenGpu, XidEvent
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
@@ -66,6 +66,8 @@ class Catalog:
         self._xids = XidLog()
         self._told: frozenset[str] = frozenset()
         self._inventory = Inventory()
+        self._set_modes: dict[str, tuple[str | None, str]] = {}
+        """The compute mode that was looked at last and the one that was set since, by UUID."""
         self._answered = False
         self._enforced: dict[str, Enforcement] = {}
         self._holdings: frozenset[Holding] = frozenset()
@@ -132,6 +134,9 @@ class Catalog:
         """Plans again and wakes all waiting threads; called by the watch."""
         with self._changed:
             self._inventory, self._answered = inventory, complete
+            for gpu in (seen.gpu for seen in inventory.gpus if seen.gpu.uuid in self._set_modes):
+                if self._set_modes[gpu.uuid][0] != gpu.compute_mode:
+                    del self._set_modes[gpu.uuid]
             self._plan_again()
         self._tell()
 
@@ -149,6 +154,15 @@ class Catalog:
                 self._enforced[uuid] = enforcement
             self._plan_again()
         self._tell()
+
+    def take_compute_mode(self, uuid: str, mode: str) -> None:
+        """The mode that this program has set on a GPU: the last look at it is out of date.
+
+        The next plan goes by it, until a look shows another mode than the last one did.
+        """
+        with self._changed:
+            looked = {seen.gpu.uuid: seen.gpu.compute_mode for seen in self._inventory.gpus}
+            self._set_modes[uuid] = (looked.get(uuid), mode)
 
     def expect_holdings(self) -> None:
         """Somebody is about to find out what tasks hold: no plan is complete without."""
@@ -176,7 +190,7 @@ class Catalog:
         before = self._edition
         plan = make_plan(
             self._config,
-            self._inventory,
+            Inventory(tuple(map(self._with_set_mode, self._inventory.gpus))),
             self._enforced,
             self._holdings,
             before.plan,
@@ -192,6 +206,13 @@ class Catalog:
         if complete:
             self._untold += [w for w in plan.warnings if w not in self._told]
             self._told = frozenset(plan.warnings)
+
+    def _with_set_mode(self, seen: SeenGpu) -> SeenGpu:
+        """A GPU as it is by now, if this program has changed its compute mode since the last look."""
+        if seen.gpu.uuid not in self._set_modes:
+            return seen
+        _, mode = self._set_modes[seen.gpu.uuid]
+        return seen._replace(gpu=seen.gpu._replace(compute_mode=mode))
 
     def _tell(self) -> None:
         """Logs what is new; the lock is not held."""

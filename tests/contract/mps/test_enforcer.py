@@ -17,13 +17,14 @@ from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import Gpu
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE
 from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
-from nomad_nvidia_vgpu.sharing.mps import enforcer as mps_enforcer
 from nomad_nvidia_vgpu.sharing.mps import logs as mps_logs
+from nomad_nvidia_vgpu.sharing.mps import tries as mps_tries
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 from nomad_nvidia_vgpu.sharing.mps.strategy import Mps
 
 MEMORY, PERCENTAGE = "default_device_pinned_mem_limit", "default_active_thread_percentage"
 SOON_S = 3.0
+LONG_S = 3600.0
 
 
 # Starting and adopting
@@ -94,7 +95,7 @@ def test_a_server_that_is_not_ready_is_starting_and_later_a_problem(
     enforcer = plugins.start()
     node.fake.hold_initializing()
     assert enforcer.keep(A, 4).problem == "GPU-a: its MPS server is starting: wait a moment"
-    monkeypatch.setattr(mps_enforcer, "_STARTING_S", 0.0)
+    monkeypatch.setattr(mps_tries, "_STARTING_S", 0.0)
     assert "its MPS server does not start" in enforcer.keep(A, 4).problem
     node.fake.heal()
     wait_until(lambda: enforcer.keep(A, 4) == IN_FORCE)
@@ -362,7 +363,46 @@ def test_a_daemon_that_dies_at_once_is_a_problem_each_time(node: MpsNode, plugin
     for _ in range(2):
         assert "ended right after its start" in enforcer.keep(A, 4).problem
     node.fake.heal()
-    assert enforcer.keep(A, 4) == IN_FORCE
+    wait_until(lambda: enforcer.keep(A, 4) == IN_FORCE)
+
+
+def test_tries_to_start_a_daemon_come_ever_less_often(
+    node: MpsNode, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went wrong last is told meanwhile; a daemon that lived is started again at once."""
+    enforcer = plugins.start(multi_user=False)
+    with monkeypatch.context() as context:
+        context.setattr(mps_tries, "_FIRST_PAUSE_S", 0.0)
+        node.fake.die_after_start()
+        first = enforcer.keep(A, 4).problem
+        node.fake.heal()
+        assert enforcer.keep(A, 4) == enforcer.keep(A, 4) == IN_FORCE
+    monkeypatch.setattr(mps_tries, "_FIRST_PAUSE_S", LONG_S)
+    monkeypatch.setattr(mps_tries, "_LONGEST_PAUSE_S", LONG_S)
+    node.fake.die_after_start()
+    node.fake.kill_daemon(node.pipe())
+    wait_until(lambda: not node.fake.daemons())
+    node.fake.forget()
+    assert [enforcer.keep(A, 4).problem for _ in range(4)] == [first] * 4
+    assert len(node.fake.starts()) == 2
+    assert plugins.start(multi_user=False).keep(A, 4).problem == first
+    assert len(node.fake.starts()) == 3
+
+
+def test_a_daemon_that_never_lives_until_the_next_pass_is_a_problem(
+    node: MpsNode, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each start went well."""
+    monkeypatch.setattr(mps_tries, "_FIRST_PAUSE_S", LONG_S)
+    monkeypatch.setattr(mps_tries, "_LONGEST_PAUSE_S", LONG_S)
+    enforcer = plugins.start(multi_user=False)
+    for _ in range(2):
+        assert enforcer.keep(A, 4) == IN_FORCE
+        node.fake.kill_daemon(node.pipe())
+        wait_until(lambda: not node.fake.daemons())
+    log = f"{node.directory()}/log/control.log"
+    said = f"GPU-a: its MPS daemon ends soon after each start: see {log}"
+    assert enforcer.keep(A, 4).problem == said
 
 
 def test_a_driver_without_multi_user_mode_is_a_weakness(node: MpsNode, plugins: Plugins) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from unit.example_gpus import gpu
 from unit.gpu.scripted_source import ScriptedSource
 
 from nomad_nvidia_vgpu.config.blocks import MpsConfig
+from nomad_nvidia_vgpu.sharing.mps import control as mps_tool
 from nomad_nvidia_vgpu.sharing.mps.enforcer import MpsEnforcer
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView, daemon_views
 
@@ -42,6 +44,24 @@ def test_a_daemon_that_is_gone_does_not_work(mps_root: Path, mps: FakeMps) -> No
     mps.stop_all()
     (view,) = daemon_views(config)
     assert (view.uuid, view.state, view.working) == ("GPU-a", "not running", False)
+
+
+def test_a_daemon_is_asked_by_the_tool_of_the_path_that_is_given(
+    mps_root: Path, mps: FakeMps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doctor gives the agent's: a tool in the shell's may be none that works."""
+    config = MpsConfig(root=str(mps_root))
+    MpsEnforcer(config, ScriptedSource()).keep(gpu("GPU-a"), 4)
+    broken = tmp_path / "shell" / mps.control.name
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho broken\n")
+    broken.chmod(0o755)
+    agents_path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{broken.parent}:{agents_path}")
+    monkeypatch.setattr(mps_tool, "ANSWER_S", 60.0)
+    assert [view.working for view in daemon_views(config, agents_path)] == [True]
+    monkeypatch.setattr(mps_tool, "ANSWER_S", 0.1)
+    assert [view.working for view in daemon_views(config)] == [False]
 
 
 def test_a_node_that_never_used_mps_has_no_daemons(mps_root: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from nomad_nvidia_vgpu.cli import running_view as module
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
-from nomad_nvidia_vgpu.cli.running_view import held_back, running_view
+from nomad_nvidia_vgpu.cli.running_view import RunningView, held_back, running_view
+from nomad_nvidia_vgpu.config.decode import decode
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
 
 
@@ -60,3 +61,12 @@ def test_without_an_answer_it_is_the_drivers_view(
     monkeypatch.setattr(module, "look_at_nomad", None)
     (tmp_path / "block.hcl").write_text("vgpus = 4\n")
     assert "no agent's files lead" in running_view([tmp_path / "block.hcl"]).source
+
+
+def test_top_knows_where_the_guard_cannot_act() -> None:
+    """By the version of the Nomad that was asked and the agent's files; unasked, nothing is claimed."""
+    kill = decode({"vgpus": 2, "memory_guard": {"action": "kill"}})
+    view = RunningView("s", {}, "1.6.3", {"no_cgroups": True})
+    assert "ends none of them" in str(view.unproven(kill))
+    assert view.unproven(decode({"vgpus": 2})) is None
+    assert view._replace(version=None).unproven(kill) is None

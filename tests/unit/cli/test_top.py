@@ -14,6 +14,7 @@ import pytest
 
 from nomad_nvidia_vgpu.cli import top
 from nomad_nvidia_vgpu.cli.main import run
+from nomad_nvidia_vgpu.cli.running_view import RunningView
 from nomad_nvidia_vgpu.errors import DriverError
 from nomad_nvidia_vgpu.gpu.model import GpuProcess
 from unit.example_gpus import gpu
@@ -208,3 +209,15 @@ def test_ctrl_c_ends_it_and_cuts_one_look_short(
     monkeypatch.setattr(top, "_within", interrupted)
     assert run([*SIMULATED, *arguments]) == status
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_guard_that_cannot_act_is_said(
+    node: ScriptedSource, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is to end tasks, and Nomad makes no cgroups for them."""
+    view = RunningView("as the driver says", {}, "1.6.3", {"no_cgroups": True})
+    monkeypatch.setattr(top, "running_view", lambda _: view)
+    assert run([*MADE, "--once", "--memory-guard-action", "kill"]) == 0
+    assert "leaves its tasks without a cgroup" in capsys.readouterr().err
+    assert run([*MADE, "--once"]) == 0
+    assert "without a cgroup" not in capsys.readouterr().err

@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nomad_nvidia_vgpu.config.blocks import HealthConfig, MemoryGuardConfig
+from nomad_nvidia_vgpu.config.blocks import HealthConfig, MemoryGuardConfig, MpsConfig
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.background import Background, background_of, policy_of
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.state.catalog import Catalog
 from nomad_nvidia_vgpu.state.tally import Tally
-from unit.example_gpus import gpu
+from unit.example_gpus import gpu, inventory
 from unit.gpu.scripted_source import ScriptedSource
+from unit.manual_clock import DEADLINE_S
 
 CONFIG = PluginConfig(vgpus=2, memory_guard=MemoryGuardConfig("off"))
 SIMULATED = CONFIG._replace(simulate=(SimulatedGpus("l4", 1),))
@@ -106,6 +109,27 @@ def test_what_tasks_have_is_watched_where_it_is_published() -> None:
     background.start()
     background.stop()
     assert {"load.start", "load.stop"} <= set(calls)
+
+
+def test_a_compute_mode_that_was_restored_is_not_warned_of(mps_root: Path) -> None:
+    """The GPU was looked at before that: its facts are out of date until the next look."""
+    mps_root.mkdir(mode=0o755)
+    (mps_root / "compute-modes.json").write_text(json.dumps({"GPU-a": "DEFAULT"}))
+    config = CONFIG._replace(mps=MpsConfig(root=str(mps_root)))
+    source = ScriptedSource()
+    source.modes["GPU-a"] = "EXCLUSIVE_PROCESS"
+    catalog = Catalog(config)
+    upkeep = background_of(config, catalog, Tally(), source, leave=lambda: None).upkeep
+    assert upkeep is not None
+    upkeep.expect()
+    upkeep.start()
+    looked = inventory(gpu("GPU-a", compute_mode="EXCLUSIVE_PROCESS"))
+    catalog.take_inventory(looked, complete=True)
+    edition = catalog.wait(lambda edition: edition.complete, DEADLINE_S)
+    upkeep.stop()
+    assert edition.complete
+    assert source.modes == {"GPU-a": "DEFAULT"}
+    assert edition.plan.warnings == ()
 
 
 @pytest.mark.parametrize(

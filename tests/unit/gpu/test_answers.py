@@ -14,7 +14,7 @@ from nomad_nvidia_vgpu.errors import (
     NoSuchGpuError,
     StaleLibraryError,
 )
-from nomad_nvidia_vgpu.gpu.answers import Counted, answer_of, count_of
+from nomad_nvidia_vgpu.gpu.answers import Answer, Counted, answer_of, count_of
 from unit.gpu.scripted_source import ScriptedSource
 from unit.gpu.watching import A
 
@@ -26,7 +26,7 @@ def failing(error: Exception) -> NoReturn:
 
 def test_an_answer_is_its_value() -> None:
     """What comes back is no fault of anybody."""
-    assert answer_of(lambda: 7, "GPU-a") == (7, None, False, False)
+    assert answer_of(lambda: 7, "GPU-a") == Answer(7)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_whatever_is_raised_is_an_answer(
 
 def test_who_is_missing_has_no_cause() -> None:
     """A GPU that has to be found first has done nothing wrong."""
-    assert answer_of(lambda: failing(NoSuchGpuError("gone")), "GPU-a") == (None, None, False, True)
+    assert answer_of(lambda: failing(NoSuchGpuError("gone")), "GPU-a") == Answer(missing=True)
 
 
 def test_a_count_opens_the_driver() -> None:

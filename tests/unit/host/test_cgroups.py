@@ -23,6 +23,7 @@ from unit.host.made_proc import (
 TASK = Name(ALLOCATION, "train")
 OLD = Name(container=OTHER_ALLOCATION)
 BOX = Name(container=CONTAINER)
+ALLOCATED = {"NOMAD_ALLOC_ID": ALLOCATION}
 
 EXEC_V1 = "".join(
     f"{number}:{controller}:/nomad/{ALLOCATION}.train\n"
@@ -122,6 +123,29 @@ def test_the_oldest_process_was_started_first(tmp_path: Path) -> None:
     assert cgroup is not None
     assert Members(made.proc).oldest(cgroup) == Identity(90, 200)
     made.end(90)
+    assert Members(made.proc).oldest(cgroup) == Identity(30, 300)
+
+
+def test_nomads_own_executor_is_no_process_of_the_task(tmp_path: Path) -> None:
+    """Nomad before 1.7 starts a raw_exec task by a process that is in the task's cgroup too."""
+    made = MadeProc(tmp_path)
+    made.add(30, started=300, cgroup=old_nomad_v1(), environment={"PATH": "/bin"})
+    made.add(40, started=400, cgroup=old_nomad_v1(), environment=ALLOCATED, parent=30)
+    made.add(50, started=500, cgroup=old_nomad_v1(), environment=ALLOCATED, parent=40)
+    cgroup = task_cgroup(old_nomad_v1())
+    assert cgroup is not None
+    assert Members(made.proc).oldest(cgroup) == Identity(40, 400)
+    made.end(40)
+    assert Members(made.proc).oldest(cgroup) == Identity(30, 300), "50 is no child of it"
+
+
+def test_a_tasks_first_process_speaks_for_its_children(tmp_path: Path) -> None:
+    """It has what Nomad gives each task, so it is no executor, whatever its children say."""
+    made = MadeProc(tmp_path)
+    made.add(30, started=300, cgroup=old_nomad_v1(), environment=ALLOCATED)
+    made.add(40, started=400, cgroup=old_nomad_v1(), environment=ALLOCATED, parent=30)
+    cgroup = task_cgroup(old_nomad_v1())
+    assert cgroup is not None
     assert Members(made.proc).oldest(cgroup) == Identity(30, 300)
 
 

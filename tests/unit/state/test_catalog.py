@@ -56,6 +56,23 @@ def test_a_load_that_changed_makes_a_new_edition() -> None:
     assert (first.free, shared.free) == (first.published, first.published - 1)
 
 
+def test_a_compute_mode_that_was_set_counts_until_a_look_shows_another() -> None:
+    """The last look may be a period old; but what somebody sets later is theirs."""
+    catalog = Catalog(CONFIG)
+    exclusive, default = (
+        inventory(gpu("GPU-a", compute_mode=mode)) for mode in ("EXCLUSIVE_PROCESS", "DEFAULT")
+    )
+    catalog.take_inventory(exclusive, complete=True)
+    assert "EXCLUSIVE_PROCESS" in str(catalog.edition.plan.warnings)
+    catalog.take_compute_mode("GPU-a", "DEFAULT")
+    catalog.take_inventory(exclusive, complete=True)  # a look that began before
+    assert catalog.edition.plan.warnings == ()
+    catalog.take_inventory(default, complete=True)
+    assert catalog.edition.plan.warnings == ()
+    catalog.take_inventory(exclusive, complete=True)
+    assert "EXCLUSIVE_PROCESS" in str(catalog.edition.plan.warnings)
+
+
 def test_samples_are_kept_until_replaced() -> None:
     """The newest sample of each GPU is kept, also when others are sampled."""
     catalog = Catalog(CONFIG)

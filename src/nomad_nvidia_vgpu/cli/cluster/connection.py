@@ -37,6 +37,19 @@ _MAX_SAID = 300
 class NomadError(VgpuError):
     """Nomad's API gives no answer that can be used; the text says at which address, and why."""
 
+    def __init__(self, sentence: str, remedy: str = "", *, half: str = "") -> None:
+        """`half`: what is said of Nomad, without its address, to be put into another sentence."""
+        super().__init__(sentence, remedy)
+        self.half = half or sentence
+
+
+class RefusedError(NomadError):
+    """Nobody listens at the address."""
+
+
+class TlsError(NomadError):
+    """One side speaks TLS and the other does not."""
+
 
 class NotThereError(NomadError):
     """Nomad knows nothing of that name."""
@@ -65,19 +78,20 @@ class _Answer(NamedTuple):
 class Connection:
     """A connection that is kept open over its requests, until `close`; of one thread only."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], timeout_s: float = _TIMEOUT_S) -> None:
         """`environment` holds the variables of Nomad's command line. Connects to nothing yet."""
         self.environment = environment
+        self._timeout_s = timeout_s
         self.namespace = environment.get("NOMAD_NAMESPACE") or "default"
         address = environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS
-        self.shown = _without_login(address)
+        self.shown = without_login(address)
         self._parts = self._split(address)
         self._headers = self._made_headers()
         self._open: http.client.HTTPConnection | None = None
 
     def another(self) -> Connection:
         """One to the same address, for another thread."""
-        return Connection(self.environment)
+        return Connection(self.environment, self._timeout_s)
 
     def get(self, path: str, needs: str, **query: str) -> Any:
         """The document at `path`, which is quoted already. `needs` is the policy rule that a token must have for it."""
@@ -112,16 +126,19 @@ class Connection:
             if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
                 return parts
         raise NomadError(
-            f"NOMAD_ADDR ({self.shown}) is no address: write http://host:port, https://host:port"
-            " or unix:///path"
+            f"NOMAD_ADDR ({self.shown}) is no address",
+            "write http://host:port, https://host:port or unix:///path",
+            half="has no address of the form http://host:port, https://host:port or unix:///path",
         )
 
     def _made_headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json"}
         if token := self.environment.get("NOMAD_TOKEN"):
             if not (token.isascii() and token.isprintable()):
-                # Said here, for http.client would quote it.
-                raise NomadError("NOMAD_TOKEN holds a line end, or what is not ASCII: set it again")
+                # Said here, because http.client would quote it.
+                raise NomadError(
+                    "NOMAD_TOKEN holds a line end, or what is not ASCII", "set it again"
+                )
             headers["X-Nomad-Token"] = token
         login = self.environment.get("NOMAD_HTTP_AUTH") or self._parts.netloc.rpartition("@")[0]
         if login:
@@ -139,27 +156,30 @@ class Connection:
             return answer
         said = _said(answer.body)
         if answer.status == http.client.FORBIDDEN:
-            raise ForbiddenError(self._forbidden(said, needs))
+            raise self._forbidden(said, needs)
         if answer.status == http.client.NOT_FOUND:
-            raise NotThereError(f"Nomad at {self.shown} answers {path} with: {said or 'not found'}")
+            raise self._failed(NotThereError, f"answers {path} with: {said or 'not found'}")
         if answer.status == http.client.BAD_REQUEST and _WANTS_TLS in answer.body:
-            raise NomadError(
-                f"Nomad at {self.shown} speaks TLS: write https:// in NOMAD_ADDR and set NOMAD_CACERT"
-            )
-        raise NomadError(
-            f"Nomad at {self.shown} answers {path} with status {answer.status}: {said or 'no text'}"
-        )
+            remedy = "write https:// in NOMAD_ADDR and set NOMAD_CACERT"
+            raise self._failed(TlsError, "speaks TLS", remedy)
+        half = f"answers {path} with status {answer.status}: {said or 'no text'}"
+        raise self._failed(NomadError, half)
 
-    def _forbidden(self, said: str, needs: str) -> str:
+    def _failed(self, kind: type[NomadError], half: str, remedy: str = "") -> NomadError:
+        return kind(f"Nomad at {self.shown} {half}", remedy, half=half)
+
+    def _forbidden(self, said: str, needs: str) -> NomadError:
         if any(text in said for text in _NOT_THE_TOKEN):
-            return f"Nomad at {self.shown} does not know the token in NOMAD_TOKEN ({said}): set a valid one"
-        who = "the token in NOMAD_TOKEN" if self.environment.get("NOMAD_TOKEN") else "no token"
-        if who == "no token":
-            return (
-                f"Nomad at {self.shown} wants a token, and NOMAD_TOKEN is not set: set one whose"
-                f" policy has {needs}"
-            )
-        return f"{who} may not do this at {self.shown}: its policy lacks {needs}"
+            half = f"does not know the token in NOMAD_TOKEN ({said})"
+            return self._failed(ForbiddenError, half, "set a valid one")
+        if not self.environment.get("NOMAD_TOKEN"):
+            half = "wants a token, and NOMAD_TOKEN is not set"
+            return self._failed(ForbiddenError, half, f"set one whose policy has {needs}")
+        return ForbiddenError(
+            f"the token in NOMAD_TOKEN may not do this at {self.shown}",
+            f"its policy lacks {needs}",
+            half=f"wants a token whose policy has {needs}",
+        )
 
     def _sent(self, method: str, target: str, body: bytes) -> _Answer:
         """One request; once more on a new connection where the kept one has been closed."""
@@ -170,13 +190,13 @@ class Connection:
             self.close()
             if kept and not isinstance(error, ConnectionRefusedError):
                 return self._sent(method, target, body)
-            raise NomadError(self._unreachable(error)) from error
+            raise self._unreachable(error) from error
         except ssl.SSLError as error:
             self.close()
-            raise NomadError(self._no_tls(error)) from error
+            raise self._no_tls(error) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
-            raise NomadError(self._unreachable(error)) from error
+            raise self._unreachable(error) from error
 
     def _once(self, method: str, target: str, body: bytes) -> _Answer:
         if self._open is None:
@@ -187,54 +207,52 @@ class Connection:
         text = response.read(_MAX_BYTES)
         if not response.isclosed() and response.read(1):
             self.close()
-            raise NomadError(f"Nomad at {self.shown} answers with more than {_MAX_BYTES} bytes")
+            raise self._failed(NomadError, f"answers with more than {_MAX_BYTES} bytes")
         return _Answer(response.status, text, response.headers.get(_NEXT) or "")
 
     def _document(self, path: str, answer: _Answer) -> Any:
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError) as error:
-            raise NomadError(
-                f"{self.shown} answers {path} with something that is not JSON: set NOMAD_ADDR to a"
-                " Nomad agent"
-            ) from error
+            half = f"answers {path} with something that is not JSON"
+            remedy = "set NOMAD_ADDR to a Nomad agent"
+            raise NomadError(f"{self.shown} {half}", remedy, half=half) from error
 
-    def _unreachable(self, error: Exception) -> str:
+    def _unreachable(self, error: Exception) -> NomadError:
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return (
-            f"Nomad at {self.shown} does not answer ({said}): set NOMAD_ADDR to an agent that runs"
-        )
+        kind = RefusedError if isinstance(error, ConnectionRefusedError) else NomadError
+        remedy = "set NOMAD_ADDR to an agent that runs"
+        return self._failed(kind, f"does not answer ({said})", remedy)
 
-    def _no_tls(self, error: ssl.SSLError) -> str:
+    def _no_tls(self, error: ssl.SSLError) -> NomadError:
         if error.reason in _NO_TLS:
-            return f"Nomad at {self.shown} does not speak TLS: write http:// in NOMAD_ADDR"
-        return (
-            f"Nomad at {self.shown} cannot be trusted ({error.reason or error}): set NOMAD_CACERT, and"
-            " NOMAD_TLS_SERVER_NAME where its certificate has another name"
+            return self._failed(TlsError, "does not speak TLS", "write http:// in NOMAD_ADDR")
+        return self._failed(
+            NomadError,
+            f"cannot be trusted ({error.reason or error})",
+            "set NOMAD_CACERT, and NOMAD_TLS_SERVER_NAME where its certificate has another name",
         )
 
     def _made_connection(self) -> http.client.HTTPConnection:
         parts = self._parts
         if parts.scheme == "unix":
-            return _Unix(parts.path)
+            return _Unix(parts.path, self._timeout_s)
         host = parts.hostname or ""
         if parts.scheme == "http":
-            return http.client.HTTPConnection(host, parts.port, timeout=_TIMEOUT_S)
+            return http.client.HTTPConnection(host, parts.port, timeout=self._timeout_s)
         try:
             context = _tls_context(self.environment)
         except (OSError, ValueError) as error:  # of ssl too
             said = getattr(error, "strerror", None) or str(error)
-            raise NomadError(
-                f"the TLS files that the NOMAD_… variables name cannot be used: {said}"
-            ) from error
-        return _Https(
-            host, parts.port, context, self.environment.get("NOMAD_TLS_SERVER_NAME") or host
-        )
+            why = f"the TLS files that the NOMAD_… variables name cannot be used: {said}"
+            raise NomadError(why, half=f"cannot be asked, because {why}") from error
+        name = self.environment.get("NOMAD_TLS_SERVER_NAME") or host
+        return _Https(host, parts.port, self._timeout_s, context, name)
 
 
 class _Unix(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -248,8 +266,10 @@ class _Https(http.client.HTTPConnection):
 
     default_port = 4646
 
-    def __init__(self, host: str, port: int | None, context: ssl.SSLContext, name: str) -> None:
-        super().__init__(host, port, timeout=_TIMEOUT_S)
+    def __init__(
+        self, host: str, port: int | None, timeout_s: float, context: ssl.SSLContext, name: str
+    ) -> None:
+        super().__init__(host, port, timeout=timeout_s)
         self._context = context
         self._name = name
 
@@ -271,7 +291,7 @@ def _tls_context(environment: Mapping[str, str]) -> ssl.SSLContext:
     return context
 
 
-def _without_login(address: str) -> str:
+def without_login(address: str) -> str:
     """An address without the name and the password that may stand in it, to be shown."""
     scheme, slashes, rest = address.partition("://")
     if scheme not in ("http", "https", "unix"):  # it may be the password, if that holds slashes

@@ -47,7 +47,7 @@ class Explanation(NamedTuple):
     @property
     def now(self) -> int:
         """How many of such groups fit now."""
-        return sum(one.now for one in self.rooms)
+        return sum(room.now for room in self.rooms)
 
 
 def explain(
@@ -59,14 +59,16 @@ def explain(
     empty = 0
     for node in fleet.nodes:
         found = tuple(obstacles(job, group, node))
-        possible = 0 if any(one.kind == "node" for one in found) else room(group, node.empty())
+        possible = (
+            0 if any(obstacle.kind == "node" for obstacle in found) else room(group, node.empty())
+        )
         empty += possible
         if found:
             alike.setdefault(found, []).append(node)
         else:
             rooms.append(Room(node, room(group, node), possible))
     hindered = [Hindered(tuple(nodes), found) for found, nodes in alike.items()]
-    hindered.sort(key=lambda one: min(KINDS.index(obstacle.kind) for obstacle in one.obstacles))
+    hindered.sort(key=lambda entry: min(KINDS.index(obstacle.kind) for obstacle in entry.obstacles))
     words = () if metrics is None else tuple(nomads_words(metrics))
     return Explanation(group, tuple(rooms), tuple(hindered), words, empty)
 
@@ -98,8 +100,9 @@ def sentences(explanation: Explanation) -> Iterator[str]:
         yield f"  asks for {request}"
     if not group.requests:
         yield "  asks for no devices, so devices are not the reason"
-    for one in explanation.rooms[:_SHOWN_LINES]:
-        yield f"  {node_name(one.node)}: fits {one.now} times now, {one.empty} times when empty"
+    for place in explanation.rooms[:_SHOWN_LINES]:
+        times = f"fits {place.now} times now, {place.empty} times when empty"
+        yield f"  {node_name(place.node)}: {times}"
     yield from _left_out(len(explanation.rooms))
     for hindered in explanation.hindered[:_SHOWN_LINES]:
         yield from _hindered(hindered)
@@ -115,14 +118,19 @@ def not_devices(explanation: Explanation) -> bool:
     if not explanation.hindered or explanation.rooms:
         return False
     return any(
-        not any(obstacle.of_devices for obstacle in one.obstacles) for one in explanation.hindered
+        not any(obstacle.of_devices for obstacle in hindered.obstacles)
+        for hindered in explanation.hindered
     )
 
 
-def _hindered(one: Hindered) -> Iterator[str]:
-    names = ", ".join(node_name(node) for node in one.nodes[:_SHOWN_NODES])
-    more = f" and {len(one.nodes) - _SHOWN_NODES} more" if len(one.nodes) > _SHOWN_NODES else ""
-    for obstacle in one.obstacles:
+def _hindered(hindered: Hindered) -> Iterator[str]:
+    names = ", ".join(node_name(node) for node in hindered.nodes[:_SHOWN_NODES])
+    more = (
+        f" and {len(hindered.nodes) - _SHOWN_NODES} more"
+        if len(hindered.nodes) > _SHOWN_NODES
+        else ""
+    )
+    for obstacle in hindered.obstacles:
         yield f"  {names}{more}: {obstacle.text}"
         if obstacle.remedy:
             yield f"    {obstacle.remedy}"
@@ -160,10 +168,10 @@ def document(explanation: Explanation) -> dict[str, object]:
         ],
         "hindered": [
             {
-                "nodes": [{"id": node.id, "name": node.name} for node in one.nodes],
-                "obstacles": [obstacle._asdict() for obstacle in one.obstacles],
+                "nodes": [{"id": node.id, "name": node.name} for node in hindered.nodes],
+                "obstacles": [obstacle._asdict() for obstacle in hindered.obstacles],
             }
-            for one in explanation.hindered
+            for hindered in explanation.hindered
         ],
         "nomad_says": list(explanation.words),
         "not_devices": not_devices(explanation),

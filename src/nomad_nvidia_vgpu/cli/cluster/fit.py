@@ -54,7 +54,10 @@ def fit(
         fleet = read_fleet(connection)
     told = [explain(job, group, fleet, failed.get(group.name)) for group in job.groups]
     if as_json:
-        groups = [{"placed": one.group.name not in failed, **document(one)} for one in told]
+        groups = [
+            {"placed": explanation.group.name not in failed, **document(explanation)}
+            for explanation in told
+        ]
         style.show_json({"job": job.id, "groups": groups, "notes": list(fleet.notes)})
     else:
         for sentence in _told(job.id, told, failed):
@@ -107,10 +110,10 @@ def _assigned(variable: str) -> str:
 def _told(
     job: str, told: Sequence[Explanation], failed: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    for one in told:
-        group = one.group
+    for explanation in told:
+        group = explanation.group
         does = "does not fit now" if group.name in failed else "fits now"
         yield f"job {job}, group {group.name}: its {group.wanted} {does}"
         if group.requests:
-            yield f"  {one.now} of such groups fit now, {one.empty} on an empty cluster"
-        yield from sentences(one)
+            yield f"  {explanation.now} of such groups fit now, {explanation.empty} on an empty cluster"
+        yield from sentences(explanation)

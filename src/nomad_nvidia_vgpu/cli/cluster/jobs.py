@@ -146,11 +146,11 @@ def _requests(task: Mapping[str, Any]) -> list[Request]:
             1 if device.get("Count") is None else int(device["Count"]),
             tuple(
                 Constraint(
-                    str(one.get("LTarget") or ""),
-                    str(one.get("Operand") or "="),
-                    str(one.get("RTarget") or ""),
+                    str(entry.get("LTarget") or ""),
+                    str(entry.get("Operand") or "="),
+                    str(entry.get("RTarget") or ""),
                 )
-                for one in device.get("Constraints") or ()
+                for entry in device.get("Constraints") or ()
             ),
         )
         for device in resources.get("Devices") or ()

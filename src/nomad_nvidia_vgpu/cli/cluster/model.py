@@ -215,11 +215,11 @@ def _group(raw: Mapping[str, Any], holders: Mapping[_Key, Holder]) -> Group:
     device = "/".join(str(raw.get(part) or "") for part in ("Vendor", "Type", "Name"))
     instances = [
         Instance(
-            str(one.get("ID")),
-            "" if one.get("Healthy") else str(one.get("HealthDescription") or "without a word"),
-            (one.get("Locality") or {}).get("PciBusID") or None,
+            str(vgpu.get("ID")),
+            "" if vgpu.get("Healthy") else str(vgpu.get("HealthDescription") or "without a word"),
+            (vgpu.get("Locality") or {}).get("PciBusID") or None,
         )
-        for one in raw.get("Instances") or ()
+        for vgpu in raw.get("Instances") or ()
     ]
     known = ((name, value_of(value)) for name, value in (raw.get("Attributes") or {}).items())
     attributes = {name: value for name, value in known if value is not None}

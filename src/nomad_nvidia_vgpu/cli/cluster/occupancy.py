@@ -106,16 +106,16 @@ def rows(
 
 def occupancy(group: Group, instances: Sequence[Instance], used: UsedMib) -> Occupancy:
     """How full some vGPUs of a group are."""
-    held = [one for one in instances if one.id in group.holders]
-    figures = [used[one.id] for one in held if one.id in used]
+    held = [vgpu for vgpu in instances if vgpu.id in group.holders]
+    figures = [used[vgpu.id] for vgpu in held if vgpu.id in used]
     share = group.memory_mib()
-    idle = [one for one in instances if one.id not in group.holders]
+    idle = [vgpu for vgpu in instances if vgpu.id not in group.holders]
     return Occupancy(
         total=len(instances),
         used=len(held),
-        free=sum(not one.unhealthy for one in idle),
-        unhealthy=sum(bool(one.unhealthy) and not one.withheld for one in idle),
-        withheld=sum(one.withheld for one in idle),
+        free=sum(not vgpu.unhealthy for vgpu in idle),
+        unhealthy=sum(bool(vgpu.unhealthy) and not vgpu.withheld for vgpu in idle),
+        withheld=sum(vgpu.withheld for vgpu in idle),
         used_mib=sum(figures) if figures else None,
         granted_mib=None if share is None or not held else share * len(held),
     )
@@ -169,8 +169,8 @@ def used_memory(
     asked = [node for node in nodes if node.status == "ready"]
     with ThreadPoolExecutor(_AT_ONCE) as workers:
         answers = list(workers.map(ask, asked))
-    for one in made:
-        one.close()
+    for opened in made:
+        opened.close()
     silent = Counter(problem for _, _, problem in answers if problem)
     problems = [f"{number} nodes give no figures: {text}" for text, number in silent.items()]
     return {node: used for node, used, _ in answers}, problems
@@ -179,8 +179,8 @@ def used_memory(
 def _memory_of(stats: Mapping[str, Any]) -> UsedMib:
     found = {}
     for group in stats.get("DeviceStats") or ():
-        for id_, one in (group.get("InstanceStats") or {}).items():
-            attributes = ((one or {}).get("Stats") or {}).get("Attributes") or {}
+        for id_, entry in (group.get("InstanceStats") or {}).items():
+            attributes = ((entry or {}).get("Stats") or {}).get("Attributes") or {}
             used = (attributes.get(MEMORY) or {}).get("IntNumeratorVal")
             if used is not None:
                 found[str(id_)] = int(used)
@@ -197,7 +197,7 @@ def _largest(node: Node, groups: Iterable[Group]) -> Largest | None:
             if group.free
             for share in [group.memory_mib()]
         ),
-        key=lambda one: (one.vgpus, one.memory_mib or 0),
+        key=lambda entry: (entry.vgpus, entry.memory_mib or 0),
         default=None,
     )
 

@@ -62,16 +62,16 @@ def _gpu_lines(
     group: Group, uuid: str, instances: Sequence[Instance], used: UsedMib
 ) -> Iterator[tuple[object, ...]]:
     occupied = occupancy(group, instances, used)
-    bad = [one for one in instances if one.unhealthy]
+    bad = [vgpu for vgpu in instances if vgpu.unhealthy]
     health = unwell_text(bad) if bad else "healthy"
     bus = instances[0].pci_bus_id
     yield short_uuid(uuid), bus, group.name, None, _memory(occupied), health
     for holder, held in by_holder(group, instances).items():
         memory = _memory(occupancy(group, held, used))
         task = f"{holder.job}/{holder.group}/{holder.task}"
-        ids = short_numbers([one.id for one in held])
+        ids = short_numbers([vgpu.id for vgpu in held])
         yield f"  {ids}", None, task, holder.allocation[:ID_LENGTH], memory, None
-    free = [one.id for one in instances if one in group.free]
+    free = [vgpu.id for vgpu in instances if vgpu in group.free]
     if free:
         yield f"  {short_numbers(free)}", None, "free", None, None, None
 
@@ -119,11 +119,11 @@ def _gpu_document(
         "uuid": uuid,
         "pci_bus_id": instances[0].pci_bus_id,
         **occupancy(group, instances, used)._asdict(),
-        "health": unwell_text([one for one in instances if one.unhealthy]) or "healthy",
+        "health": unwell_text([vgpu for vgpu in instances if vgpu.unhealthy]) or "healthy",
         "tasks": [
             {
                 **holder._asdict(),
-                "vgpus": [one.id for one in held],
+                "vgpus": [vgpu.id for vgpu in held],
                 "used_mib": occupancy(group, held, used).used_mib,
                 "granted_mib": occupancy(group, held, used).granted_mib,
             }

@@ -46,14 +46,14 @@ def obstacles(job: Job, group: TaskGroup, node: Node) -> list[Obstacle]:
     of_node = list(_of_node(job, group, node))
     found = _of_devices(group, node)
     if of_node:
-        return [one._replace(of_devices=bool(found)) for one in of_node]
+        return [obstacle._replace(of_devices=bool(found)) for obstacle in of_node]
     return [*found, *_of_resources(group, node)]
 
 
 def _of_devices(group: TaskGroup, node: Node) -> list[Obstacle]:
     of_requests = [_of_request(request, node) for request in group.requests]
     # Two blocks that ask for the same have one and the same obstacle.
-    found = list(dict.fromkeys(one for one in of_requests if one is not None))
+    found = list(dict.fromkeys(obstacle for obstacle in of_requests if obstacle is not None))
     if not found and _placed(group.requests, _counts(group.requests, node)) is None:
         found = [_together(group, node)]
     return found
@@ -266,10 +266,10 @@ def _too_few(request: Request, meeting: Sequence[Group]) -> Obstacle | None:
 
     def most(of: str) -> tuple[int, Group]:
         counted = [
-            (sum(request.admits(one.id) for one in getattr(group, of)), -n, group)
+            ((sum(request.admits(vgpu.id) for vgpu in getattr(group, of)), -n), group)
             for n, group in enumerate(meeting)
         ]
-        number, _, group = max(counted, key=lambda entry: entry[:2])
+        (number, _), group = max(counted, key=lambda entry: entry[0])
         return number, group
 
     instances, largest = most("instances")
@@ -288,7 +288,7 @@ def _too_few(request: Request, meeting: Sequence[Group]) -> Obstacle | None:
     free, group = most("free")
     if free >= wanted:
         return None
-    frees = [(len(one.free), one.name) for one in meeting if one.free]
+    frees = [(len(group.free), group.name) for group in meeting if group.free]
     if sum(number for number, _ in frees) >= wanted:
         each = _listed([f"{number} in {name}" for number, name in frees])
         return Obstacle(
@@ -301,8 +301,8 @@ def _too_few(request: Request, meeting: Sequence[Group]) -> Obstacle | None:
 
 
 def _unwell(request: Request, group: Group, healthy: int) -> Obstacle:
-    bad = [one for one in group.instances if one.unhealthy]
-    withheld = all(one.withheld for one in bad)
+    bad = [vgpu for vgpu in group.instances if vgpu.unhealthy]
+    withheld = all(vgpu.withheld for vgpu in bad)
     return Obstacle(
         "withheld" if withheld else "unhealthy",
         f"{request.wanted} are asked for, and of {len(group.instances)} in {group.name} {healthy} can be"
@@ -316,7 +316,7 @@ def _unwell(request: Request, group: Group, healthy: int) -> Obstacle:
 def _taken(request: Request, meeting: Sequence[Group]) -> Obstacle:
     holders = Counter(holder for group in meeting for holder in group.holders.values())
     named = [f"{holder} has {number}" for holder, number in holders.most_common()]
-    bad = [one for group in meeting for one in group.instances if one.unhealthy]
+    bad = [vgpu for group in meeting for vgpu in group.instances if vgpu.unhealthy]
     free, total = (
         sum(len(g.free) for g in meeting),
         sum(len(g.instances) for g in meeting),
@@ -330,7 +330,7 @@ def _taken(request: Request, meeting: Sequence[Group]) -> Obstacle:
 
 
 def _together(group: TaskGroup, node: Node) -> Obstacle:
-    frees = [f"{len(one.free)} in {one.name}" for one in node.groups if one.free]
+    frees = [f"{len(group.free)} in {group.name}" for group in node.groups if group.free]
     return Obstacle(
         "together",
         f"its {len(group.requests)} device blocks fit one by one and not together: free are"
@@ -341,7 +341,7 @@ def _together(group: TaskGroup, node: Node) -> Obstacle:
 
 def unwell_text(bad: Sequence[Instance]) -> str:
     """How many are unhealthy or withheld, and why: `2 unhealthy (XID 79 …)`."""
-    reasons = Counter((one.withheld, one.unhealthy) for one in bad)
+    reasons = Counter((vgpu.withheld, vgpu.unhealthy) for vgpu in bad)
     return "; ".join(
         f"{number} {'withheld' if withheld else 'unhealthy'} ({reason})"
         for (withheld, reason), number in sorted(reasons.items())

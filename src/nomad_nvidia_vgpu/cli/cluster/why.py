@@ -65,7 +65,8 @@ def why(*, name: str, as_json: bool, **flags: Any) -> int:
                 "namespace": found.job.namespace,
                 "evaluation": found.evaluation or None,
                 "waiting": [
-                    {"queued": found.queued[one.group.name], **document(one)} for one in told
+                    {"queued": found.queued[explanation.group.name], **document(explanation)}
+                    for explanation in told
                 ],
                 "failed_allocations": failures,
                 "notes": list(fleet.notes),
@@ -121,7 +122,7 @@ def _by_id(connection: Connection, text: str) -> Mapping[str, Any] | None:
     for namespace, kind in itertools.product(("*", connection.namespace), _KINDS):
         query = {"prefix": prefix, "namespace": namespace}
         listed = connection.get(f"/v1/{kind}", read_jobs(namespace), **query)
-        found: list[Mapping[str, Any]] = [one for one in listed if one["ID"].startswith(text)]
+        found: list[Mapping[str, Any]] = [entry for entry in listed if entry["ID"].startswith(text)]
         if len(found) == 1:
             return found[0]
     return None
@@ -131,8 +132,8 @@ def _nothing(connection: Connection, name: str) -> str:
     """The sentence on a name that leads nowhere, and where such a job is if it is elsewhere."""
     listed = connection.get("/v1/jobs", read_jobs("*"), prefix=name, namespace="*")
     elsewhere = sorted(
-        {str(one.get("Namespace") or one.get("JobSummary", {}).get("Namespace")) for one in listed
-         if one.get("ID") == name}
+        {str(entry.get("Namespace") or entry.get("JobSummary", {}).get("Namespace")) for entry in listed
+         if entry.get("ID") == name}
     )  # fmt: skip
     where = f"Nomad at {connection.shown} has no job, allocation or evaluation {name}"
     if elsewhere:
@@ -142,8 +143,8 @@ def _nothing(connection: Connection, name: str) -> str:
 
 def _newest(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The last evaluation that could not place something."""
-    failed = [one for one in evaluations if one.get("FailedTGAllocs")]
-    return max(failed, key=lambda one: int(one.get("ModifyIndex") or 0), default={})
+    failed = [evaluation for evaluation in evaluations if evaluation.get("FailedTGAllocs")]
+    return max(failed, key=lambda entry: int(entry.get("ModifyIndex") or 0), default={})
 
 
 def failed_allocations(connection: Connection, job: Job) -> Iterator[str]:
@@ -151,7 +152,7 @@ def failed_allocations(connection: Connection, job: Job) -> Iterator[str]:
     path = f"/v1/job/{quote(job.id, safe='')}/allocations"
     listed = connection.get(path, read_jobs(job.namespace), namespace=job.namespace)
     newest: dict[str, Mapping[str, Any]] = {}
-    for stub in sorted(listed, key=lambda one: int(one.get("CreateIndex") or 0)):
+    for stub in sorted(listed, key=lambda entry: int(entry.get("CreateIndex") or 0)):
         newest[str(stub.get("TaskGroup"))] = stub
     for group, stub in newest.items():
         if stub.get("ClientStatus") != _FAILED:
@@ -173,11 +174,11 @@ def _told(found: Found, told: Sequence[Explanation]) -> Iterator[str]:
     if not told:
         yield f"job {job.id} waits for nothing: every allocation that it wants is placed"
         return
-    for one in told:
-        group = one.group
+    for explanation in told:
+        group = explanation.group
         evaluation = f" (evaluation {found.evaluation[:ID_LENGTH]})" if found.evaluation else ""
         number = found.queued[group.name]
         yield f"job {job.id}, group {group.name}: {number} of {group.wanted} wait{evaluation}"
-        yield from sentences(one)
-        if one.rooms and not one.words:
+        yield from sentences(explanation)
+        if explanation.rooms and not explanation.words:
             yield f"  There is room now: Nomad places it at its next look, or `nomad job eval {job.id}`"

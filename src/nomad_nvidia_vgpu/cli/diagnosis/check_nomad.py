@@ -28,7 +28,7 @@ _RESTART = "restart the agent"
 
 def version(facts: Facts) -> Iterator[Verdict]:
     """Whether this version of Nomad has known bugs that concern device plugins."""
-    number = _number(facts)
+    number = version_number(facts)
     if number is None:
         yield warning(
             "the version of Nomad is not known: neither its API nor `nomad version` gives it",
@@ -56,13 +56,13 @@ def version(facts: Facts) -> Iterator[Verdict]:
         )
 
 
-def _number(facts: Facts) -> nomad_bugs.Version | None:
+def version_number(facts: Facts) -> nomad_bugs.Version | None:
     """The agent's version; of one that does not answer that of the program in PATH."""
     text = facts.nomad.version
     if text is None:
-        program = facts.node.which("nomad")
+        program = facts.which("nomad")
         try:
-            text = facts.node.output([program, "version"]).strip() if program else None
+            text = facts.output([program, "version"]).strip() if program else None
         except OSError:
             text = None
     return nomad_bugs.parsed(text or "")

@@ -7,10 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from nomad_nvidia_vgpu.cli.diagnosis import task_cgroups
+from nomad_nvidia_vgpu.cli.diagnosis.check_nomad import version_number
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
-from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
+from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning, warning_of
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
 from nomad_nvidia_vgpu.host.proc import Proc
+from nomad_nvidia_vgpu.host.toolkit import has_unified_cgroups
 from nomad_nvidia_vgpu.sharing.task_env import IDS_ENV
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
@@ -74,6 +77,27 @@ def _judged(holder: Holder, facts: Facts, there: set[str]) -> Iterator[Verdict]:
             f"{holder} holds vGPUs of {', '.join(gone)}, which the driver does not list",
             f"nomad alloc stop {holder.allocation}",
         )
+
+
+def attribution(facts: Facts) -> Iterator[Verdict]:
+    """Whether the tasks that the plugin is to end can be proved to be those, by their cgroups."""
+    agent = facts.configured.agent
+    acts = task_cgroups.ends_tasks(facts.config)
+    version = version_number(facts) if acts else None
+    if agent is None or (acts and version is None):
+        return
+    problem = task_cgroups.unproven(
+        version,
+        unified=has_unified_cgroups(facts.node.sys),
+        raw_exec=agent.options_of(task_cgroups.RAW_EXEC),
+        acts=acts,
+    )
+    if problem:
+        yield warning_of(problem)
+    elif acts:
+        yield ok("Nomad puts each task into a cgroup, which proves whose a process is")
+    else:
+        yield ok("no option is set by which the plugin ends tasks")
 
 
 def is_orphan(holder: Holder, nomad: NomadLook) -> bool:

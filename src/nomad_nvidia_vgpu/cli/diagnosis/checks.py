@@ -63,4 +63,5 @@ CHECKS = (
     Check("nomad", "groups", check_offers.groups),
     Check("nomad", "sold-twice", check_offers.sold_twice),
     Check("nomad", "tasks", check_tasks.held),
+    Check("nomad", "attribution", check_tasks.attribution),
 )

@@ -3,6 +3,7 @@
 
 Every value but a GPU's UUID is optional: a call that errs costs its own value, and one line in
 the log that names the call. Only what speaks of the GPU or the session as a whole goes on.
+What each error means: docs/internals/nvml.md#errors-and-what-they-mean-here
 """
 
 from __future__ import annotations

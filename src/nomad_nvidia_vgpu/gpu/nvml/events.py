@@ -3,7 +3,7 @@
 
 An event set cannot forget a GPU, and waiting on one that holds a lost GPU can fail at once and
 for ever: the set is made again whenever its GPUs change and after each failure, from the GPUs
-that accept the registration.
+that accept the registration (docs/internals/nvml.md#values).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NvmlEvents:
         self._lock = threading.Lock()  # guards the handles; the rest is the waiting thread's
         self._handles: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
-        """Those of them that are not registered yet."""
+        """The handles that are not registered yet."""
         self._set: Any = None
         self._uuids: dict[int, str] = {}
         """By address of the handle: a lost GPU does not tell its UUID any more."""

@@ -2,7 +2,7 @@
 """Which file of the driver's library this process has, and whether the disk holds another now.
 
 A library is never unloaded: after an upgrade of the driver this process keeps the old one, and
-only a new process can talk to the new kernel module.
+only a new process can talk to the new kernel module (docs/internals/nvml.md#the-binding).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 Calls NVML's functions through ctypes itself: pynvml has no form for drivers that lack the newest
 one, asks for the size each time, and gives up when a list grows meanwhile. Used by `gpu.nvml`
-alone, which hands in the pynvml module.
+alone, which hands in the pynvml module. The layouts: docs/internals/nvml.md#values
 """
 
 from __future__ import annotations

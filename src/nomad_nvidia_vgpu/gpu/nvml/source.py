@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """GPUs through NVML. The only module that imports pynvml, and the only one that knows its errors.
 
-`nvidia-ml-py` costs 20 ms to import, so it is imported when the driver is first touched.
+`nvidia-ml-py` costs 20 ms to import, so it is imported when the driver is first touched
+(docs/internals/nvml.md#the-binding).
 
 A GPU is known by its UUID and asked by its handle, never by an index, which may be another's by
 now. So whatever fails or hangs while a GPU is asked is that GPU's. A handle dies with the session

@@ -4,6 +4,7 @@
 The daemon speaks to one caller at a time. Another is turned away, with or without a word, with
 status 0 or 1: that is no answer, and is asked again. The tool ignores values that it does not like:
 what was set counts only when it has been read back.
+What each version of the tool does: docs/internals/mps.md#the-control-tool
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 A daemon outlives this process, and so do the tasks that use it: Nomad restores them after an
 agent restart without a word to us. So it is adopted when it is there, started when it is not,
-and ended only when nobody uses it.
+and ended only when nobody uses it (docs/internals/mps.md#the-daemon).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """How a daemon was started; kept beside it, for whoever adopts it."""
+    """How a daemon was started; kept beside it for the process that adopts it."""
 
     uuid: str
     multi_user_asked: bool

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -35,11 +34,7 @@ from nomad_nvidia_vgpu.sharing.mps.limits import Limits, server_limits
 from nomad_nvidia_vgpu.sharing.mps.logs import bound_logs
 from nomad_nvidia_vgpu.sharing.mps.reading import FAULT, Reading, Unsettled
 from nomad_nvidia_vgpu.sharing.mps.root import check_root, prepare_root, unreachable
-
-_STARTING_S = 15.0
-"""How long a server may take to be ready before that is a problem."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-"""Between two tries to start what does not start."""
+from nomad_nvidia_vgpu.sharing.mps.tries import Tries
 
 
 class _Kept(NamedTuple):
@@ -48,28 +43,6 @@ class _Kept(NamedTuple):
     daemon: int | None
     """Its pid."""
     enforcement: Enforcement
-
-
-class _Tries:
-    """When to start something again that did not start: at once, and then ever less often."""
-
-    def __init__(self) -> None:
-        """None yet."""
-        self.since = time.monotonic()
-        self._pause_s = self._next = 0.0
-
-    def due(self) -> bool:
-        """Whether to try now; counts as a try if so."""
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self._pause_s
-        self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        return True
-
-    def lasted(self) -> bool:
-        """Whether it takes too long by now."""
-        return time.monotonic() - self.since > _STARTING_S
 
 
 class Target(NamedTuple):
@@ -99,8 +72,10 @@ class MpsEnforcer:
         self._owner: int | None = None
         self._begun: set[str] = set()
         self._kept: dict[str, _Kept] = {}
-        self._server_tries: dict[str, _Tries] = {}
+        self._server_tries: dict[str, Tries] = {}
         """Of the GPUs that have no server which is ready."""
+        self._daemon_tries: dict[str, Tries] = {}
+        """Of the GPUs whose daemon has not lived until the next pass yet."""
         self._imposed: dict[str, tuple[Limits, tuple[int, ...]]] = {}
         """The limits that this process set on each GPU, and on which servers, by pid."""
 
@@ -164,6 +139,7 @@ class MpsEnforcer:
         self._begun.discard(uuid)
         self._kept.pop(uuid, None)
         self._server_tries.pop(uuid, None)
+        self._daemon_tries.pop(uuid, None)
         return NOTHING
 
     def left_over(self) -> list[str]:
@@ -183,22 +159,39 @@ class MpsEnforcer:
 
     def _ensured(self, daemon: MpsDaemon, gpu: Gpu) -> Reading:
         """What the daemon says: started where there is none, again where that hurts nobody."""
-        reading = daemon.read() if daemon.alive() else None
+        reading = None
+        if daemon.alive():
+            self._daemon_tries.pop(gpu.uuid, None)
+            reading = daemon.read()
         if reading is not None and self._should_be_renewed(daemon, gpu, reading):
             daemon.stop()
             reading = None
         if reading is None or not reading.servers or gpu.uuid not in self._begun:
             self._set_compute_mode(gpu)  # with the server, a reset of the GPU took it away too
         if reading is None:
-            asked = self._config.multi_user
-            daemon.start(
-                Record(gpu.uuid, asked, asked, self._config.memory_limit, gpu.driver_version or "")
-            )
+            self._start(daemon, gpu)
             self._server_tries.pop(gpu.uuid, None)  # this daemon was not told to start one yet
             self._imposed.pop(gpu.uuid, None)
             reading = daemon.read()
         self._begun.add(gpu.uuid)
         return reading
+
+    def _start(self, daemon: MpsDaemon, gpu: Gpu) -> None:
+        """Starts a daemon if that is due; MpsError with what went wrong last if it is not."""
+        tries = self._daemon_tries.setdefault(gpu.uuid, Tries())
+        if not tries.due():
+            log = Path(gpu_directory(self._config, gpu.uuid)) / CONTROL_LOG
+            raise MpsError(
+                tries.failure
+                or Problem(f"{gpu.uuid}: its MPS daemon ends soon after each start", f"see {log}")
+            )
+        asked, limited = self._config.multi_user, self._config.memory_limit
+        try:
+            daemon.start(Record(gpu.uuid, asked, asked, limited, gpu.driver_version or ""))
+        except (MpsError, OSError) as error:
+            tries.failure = _sentence(gpu.uuid, error)
+            raise
+        tries.failure = NOTHING
 
     def _should_be_renewed(self, daemon: MpsDaemon, gpu: Gpu, reading: Reading) -> bool:
         """Whether it is not what it should be, and nobody uses it."""
@@ -291,7 +284,7 @@ class MpsEnforcer:
         if reading.ready or not (multi_user or reading.servers):
             self._server_tries.pop(uuid, None)
             return reading
-        tries = self._server_tries.setdefault(uuid, _Tries())
+        tries = self._server_tries.setdefault(uuid, Tries())
         if multi_user and tries.due():
             reading = daemon.start_server()
         if reading.ready:

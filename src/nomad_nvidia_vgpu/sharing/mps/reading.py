@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
-"""What an MPS daemon said of itself and its servers, and what of it is not as it should be; pure."""
+"""What an MPS daemon said of itself and its servers, and what of it is not as it should be; pure.
+
+How the tool rounds limits: docs/internals/mps.md#limits
+"""
 
 from __future__ import annotations
 

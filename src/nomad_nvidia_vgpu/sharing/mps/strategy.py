@@ -3,7 +3,8 @@
 
 The limits follow the grant: a process of a task with k of N vGPUs gets k/N of the memory and
 k/N of the SMs. A client can only lower what its server's defaults give it, so the defaults are
-the largest grant there may be, and the task's environment lowers them to its own.
+the largest grant there may be, and the task's environment lowers them to its own
+(docs/internals/mps.md#limits).
 """
 
 from __future__ import annotations

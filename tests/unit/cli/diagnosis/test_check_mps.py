@@ -36,7 +36,6 @@ def known(  # noqa: PLR0913  each has a default, and is named
     vgpus: int = 4,
     look: DriverLook = EXCLUSIVE,
     views: Sequence[DaemonView] | str = (READY,),
-    programs: Sequence[str] = (CONTROL,),
 ) -> Facts:
     """A node that shares one GPU so."""
     return facts(
@@ -44,7 +43,7 @@ def known(  # noqa: PLR0913  each has a default, and is named
         options=f'vgpus = {vgpus}\nsharing = "{sharing}"\nmps {{\n root = "{mps_root}"\n}}',
         look=look,
         daemons=views,
-        on=node(tmp_path, programs),
+        on=node(tmp_path, (CONTROL,)),
     )
 
 
@@ -81,33 +80,6 @@ def daemon_of(tmp_path: Path, mps_root: Path, pid: int = 7) -> None:
     """The daemon of GPU-a, with its directory."""
     written(mps_root / "GPU-a/pipe/control_lock", str(pid))
     process(tmp_path, pid, [f"/usr/bin/{CONTROL}", "-d"], mps_root / "GPU-a/pipe", uid=0)
-
-
-# tools
-
-
-def test_tools_are_named(tmp_path: Path, mps_root: Path) -> None:
-    """Where they are."""
-    one(tools, known(tmp_path, mps_root), Level.OK, f"/usr/bin/{CONTROL}")
-
-
-def test_missing_tools_are_an_error_where_they_are_needed(tmp_path: Path, mps_root: Path) -> None:
-    """And nothing where GPUs are shared by time-slicing."""
-    one(tools, known(tmp_path, mps_root, programs=()), Level.ERROR, "install")
-    one(tools, known(tmp_path, mps_root, programs=(), sharing="time-slicing"), Level.OK)
-
-
-def test_the_agents_path_decides_where_the_tools_are(tmp_path: Path, mps_root: Path) -> None:
-    """A person's own leads to more, which is no help to the plugin."""
-    found = known(tmp_path, mps_root)
-    at = dataclasses.replace(found, running=Running(agent(path=f"{tmp_path}/bin")))
-    one(
-        tools, at, Level.ERROR, f"is /usr/bin/{CONTROL}, which", "(pid 40", "| add /usr/bin to PATH"
-    )
-    written(tmp_path / "bin" / CONTROL, "#!/bin/sh").chmod(0o755)
-    one(tools, at, Level.OK, f"{tmp_path}/bin/{CONTROL}")
-    unknown = dataclasses.replace(found, running=Running(agent(path=None)))
-    one(tools, unknown, Level.OK, f"/usr/bin/{CONTROL}")
 
 
 def test_sharing_of_one_gpu_alone_counts(tmp_path: Path) -> None:

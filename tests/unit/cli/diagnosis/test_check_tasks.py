@@ -6,12 +6,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from nomad_nvidia_vgpu.cli.diagnosis.check_tasks import held, withheld_for
+from nomad_nvidia_vgpu.cli.diagnosis.check_tasks import attribution, held, withheld_for
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
-from unit.cli.diagnosis.nodes import driver, facts, one
+from unit.cli.diagnosis.nodes import driver, facts, levels, offered, one, written
 from unit.example_gpus import gpu
 
 THERE, GONE = "GPU-1", "GPU-9"
@@ -59,3 +59,35 @@ def test_vgpus_are_withheld_for_tasks_by_name(tmp_path: Path) -> None:
     assert withheld_for(with_task(tmp_path, THERE, nomad)) == {
         THERE: ["task t of allocation a1 (pid 40, job j), an orphan"]
     }
+
+
+KILL = 'vgpus = 4\nmemory_guard {\n action = "kill"\n}'
+NO_CGROUPS = 'plugin "raw_exec" {\n config {\n no_cgroups = true\n }\n}\n'
+
+
+def test_what_ends_tasks_needs_their_cgroups(tmp_path: Path) -> None:
+    """Under cgroup v2 Nomad makes them from 1.3.0 on, under v1 always; the remedy is one of Nomad."""
+    old = offered(version="1.1.2")
+    one(attribution, facts(tmp_path, options=KILL, nomad=old), Level.OK, "proves whose")
+    written(tmp_path / "sys/fs/cgroup/cgroup.controllers", "cpu memory")
+    said = 'under cgroup v2, and nothing else proves whose a process is, so memory_guard { action = "kill" } ends none'
+    one(attribution, facts(tmp_path, options=KILL, nomad=old), Level.WARNING, "Nomad 1.1.2", said)
+    new = offered(version="1.3.0")
+    one(attribution, facts(tmp_path, options=KILL, nomad=new), Level.OK, "proves whose")
+    ends = "vgpus = 4\nhealth {\n end_tasks = true\n}"
+    one(attribution, facts(tmp_path, options=ends, nomad=old), Level.WARNING, "end_tasks = true")
+    one(attribution, facts(tmp_path, nomad=old), Level.OK, "no option is set")
+
+
+def test_raw_exec_may_be_told_to_make_no_cgroups(tmp_path: Path) -> None:
+    """Before 1.7."""
+    old, new = (offered(version=number) for number in ("1.6.3", "1.7.0"))
+    known = facts(tmp_path, options=KILL, nomad=old, more=NO_CGROUPS)
+    one(attribution, known, Level.WARNING, "no_cgroups = true", "| take it out")
+    known = facts(tmp_path, options=KILL, nomad=new, more=NO_CGROUPS)
+    one(attribution, known, Level.OK, "proves whose")
+
+
+def test_an_unknown_version_says_nothing_of_attribution(tmp_path: Path) -> None:
+    """Which is the finding of another check."""
+    assert levels(attribution, facts(tmp_path, options=KILL)) == []

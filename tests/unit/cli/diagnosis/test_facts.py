@@ -14,10 +14,12 @@ import pytest
 from nomad_nvidia_vgpu.cli.diagnosis import facts
 from nomad_nvidia_vgpu.cli.diagnosis.facts import gathered, read_config
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import NomadLook
+from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
-from unit.cli.diagnosis.nodes import NO_NOMAD, driver, group, node, offered, written
+from unit.cli.diagnosis.nodes import NO_NOMAD, agent, driver, group, node, offered, written
+from unit.cli.diagnosis.nodes import facts as made
 from unit.example_gpus import gpu
 
 PATIENCE_S = 100.0
@@ -56,6 +58,17 @@ def test_the_options_of_our_block_decide_what_is_looked_at(tmp_path: Path) -> No
     assert known.daemon_views == (DaemonView("/run/x", "ready"),)
     assert [len(group.instances) for group in known.groups] == [2]
     assert known.nomad.node_id == "n1"
+
+
+def test_daemons_are_asked_by_the_tool_of_the_agents_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell's may be of another driver, or not there."""
+    monkeypatch.setattr(facts, "look_at_running", lambda *_: Running(agent(path="/agent/bin")))
+    monkeypatch.setenv("PATH", "/shell/bin")
+    on = answering(tmp_path, daemons=lambda _config, path: [DaemonView("GPU-a", str(path))])
+    known = gathered(on, [config(tmp_path, "vgpus = 2")], PATIENCE_S)
+    assert known.daemon_views == (DaemonView("GPU-a", "/agent/bin"),)
 
 
 def test_ways_are_given_what_they_need(tmp_path: Path) -> None:
@@ -207,3 +220,23 @@ def test_an_agent_is_not_waited_for_when_it_is_old_enough(
     known = gathered(answering(tmp_path, nomad=nomad), [started(tmp_path, age_s)], PATIENCE_S)
     assert nomad.times > 1
     assert known.nomad.groups == ()
+
+
+def test_programs_are_those_of_the_agent_that_runs(tmp_path: Path) -> None:
+    """By its PATH, which may lack what a shell has; without one it is our own."""
+    asked: list[str | None] = []
+
+    def which(program: str, path: str | None) -> str | None:
+        asked.append(path)
+        return program
+
+    def output(_command: Sequence[str], path: str | None) -> str:
+        asked.append(path)
+        return ""
+
+    on = node(tmp_path, which=which, output=output)
+    for running in (Running(agent(path="/opt/bin")), Running()):
+        known = made(tmp_path, on=on, running=running)
+        known.which("nomad")
+        known.output(["nvidia-ctk"])
+    assert asked == ["/opt/bin", "/opt/bin", None, None]

@@ -194,7 +194,7 @@ def test_a_server_of_tls_asked_without_is_said() -> None:
     words = b"Client sent an HTTP request to an HTTPS server.\n"
     with serving({"/v1/agent/self": (400, words), "/v1/nodes": (400, words)}) as seen:
         look = seen.look()
-    assert look.problem == "was asked by http and speaks TLS"
+    assert look.problem == "speaks TLS"
     assert look.remedy.startswith("write https:// in NOMAD_ADDR")
 
 
@@ -207,9 +207,7 @@ def test_a_node_that_is_not_registered_yet_is_said() -> None:
     assert look.version == "1.11.3"
 
 
-@pytest.mark.parametrize(
-    "address", ["unix:///run/nomad.sock", "localhost:4646", "http://", "http://a:b", "http://[::1"]
-)
+@pytest.mark.parametrize("address", ["localhost:4646", "http://", "http://a:b", "http://[::1"])
 def test_other_addresses_are_refused_with_their_form(address: str) -> None:
     """Nothing is tried."""
     assert "http://host:port" in look_at_nomad({"NOMAD_ADDR": address}, "x").problem
@@ -218,7 +216,7 @@ def test_other_addresses_are_refused_with_their_form(address: str) -> None:
 def test_tls_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     """As NOMAD_CACERT with a slip."""
     environment = {"NOMAD_ADDR": "https://127.0.0.1:1", "NOMAD_CACERT": str(tmp_path / "no.pem")}
-    assert "NOMAD_… files of TLS" in look_at_nomad(environment, "x").problem
+    assert "cannot be asked, because the TLS files" in look_at_nomad(environment, "x").problem
 
 
 def test_tls_towards_a_server_without_it_is_said() -> None:
@@ -227,5 +225,5 @@ def test_tls_towards_a_server_without_it_is_said() -> None:
         address = seen.address.replace("http:", "https:")
         environment = {"NOMAD_ADDR": address, "NOMAD_SKIP_VERIFY": "true"}
         look = look_at_nomad(environment, "x")
-    assert look.problem == "was asked by https and does not speak TLS"
+    assert look.problem == "does not speak TLS"
     assert look.remedy.startswith("write http:// in NOMAD_ADDR")

@@ -14,7 +14,7 @@ from nomad_nvidia_vgpu.cli.tables.fitting import FittingTable
 from nomad_nvidia_vgpu.cli.tables.top import guard_table, node_table
 from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
 from nomad_nvidia_vgpu.tasks.foresight import Foresight
-from scripts.top_pictures import observation
+from scripts.pictures import observation
 
 UUID = "GPU-4dd59cb6-ccf8-507f-a684-fadcc230774c"
 COLUMNS = ("UUID", "Model", "Memory MiB", "MIG", "Health")

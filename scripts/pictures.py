@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Draws `nvidia-vgpu top` for the README: simulated GPUs, and tasks that are made up.
+"""Draws what `nvidia-vgpu top` and `plan` show: simulated GPUs, and tasks that are made up.
 
 The same each time: `make docs` changes a picture only when the program would show something else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
 import io
+import os
+import pty
 import re
+import struct
+import subprocess
 import sys
-from collections.abc import Mapping
+import termios
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nomad_nvidia_vgpu.cli.tables.top import guard_table, node_table
 from nomad_nvidia_vgpu.config.blocks import MemoryGuardConfig
@@ -40,7 +49,9 @@ from nomad_nvidia_vgpu.tasks.observer import Observation
 
 DOCS = Path(__file__).parents[1] / "docs"
 CAPTION = "simulated GPUs, made-up tasks"
-WIDTH = 120
+WIDTH, HEIGHT = 120, 40
+
+PLANNED = ("--vgpus", "8", "--sharing", "mps", "--simulate", "a100-sxm4-80gb:8")
 
 _NOW_S = 1_780_000_000.0
 _CONFIG = PluginConfig(
@@ -119,8 +130,26 @@ def _use(shared: SharedGpu) -> GpuUse:
     return GpuUse(uuid, 0.0, vgpus, tuple(shares), strays)
 
 
-def picture(table: Table, title: str, name: str) -> str:
-    """The table as SVG, without fonts from elsewhere."""
+@functools.cache
+def on_terminal(*arguments: str) -> str:
+    """What `nvidia-vgpu` with these arguments writes on a terminal of 120 columns and 40 lines."""
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", HEIGHT, WIDTH, 0, 0))
+    environment = {"PATH": os.defpath, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    written = bytearray()
+    command = [sys.executable, "-m", "nomad_nvidia_vgpu", *arguments]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment):
+        os.close(terminal)
+        # A terminal that its last writer has left fails to be read.
+        with contextlib.suppress(OSError):
+            while data := os.read(ours, 1 << 16):
+                written += data
+    os.close(ours)
+    return written.decode().replace("\r\n", "\n").strip("\n")
+
+
+def picture(shown: Table | Text, title: str, name: str) -> str:
+    """A table, or what stood on a terminal, as SVG without fonts from elsewhere."""
     console = Console(
         record=True,
         width=WIDTH,
@@ -129,24 +158,36 @@ def picture(table: Table, title: str, name: str) -> str:
         color_system="truecolor",
         legacy_windows=False,
     )
-    console.print(table)
-    svg = console.export_svg(title=f"{title} ({CAPTION})", unique_id=name)
+    console.print(shown)
+    svg = console.export_svg(title=title, unique_id=name)
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
-def pictures() -> dict[Path, str]:
-    """Each picture by its place."""
-    seen = observation()
-    forecasts = Foresight(_CONFIG.memory_guard).forecasts(seen.usage)
-    guard = guard_table(forecasts, _CONFIG.memory_guard.action, bars=True)
-    return {
-        DOCS / "top.svg": picture(node_table(seen, bars=True), "nvidia-vgpu top", "top"),
-        DOCS / "top-explain.svg": picture(guard, "nvidia-vgpu top --explain", "explain"),
-    }
+def _plan() -> str:
+    shown = Text.from_ansi(on_terminal("plan", "--config", os.devnull, *PLANNED))
+    return picture(shown, " ".join(("nvidia-vgpu plan", *PLANNED)), "plan")
+
+
+def _top() -> str:
+    return picture(node_table(observation(), bars=True), f"nvidia-vgpu top ({CAPTION})", "top")
+
+
+def _explain() -> str:
+    guard = _CONFIG.memory_guard
+    table = guard_table(Foresight(guard).forecasts(observation().usage), guard.action, bars=True)
+    return picture(table, f"nvidia-vgpu top --explain ({CAPTION})", "explain")
+
+
+PICTURES: Mapping[Path, Callable[[], str]] = {
+    DOCS / "plan.svg": _plan,
+    DOCS / "top.svg": _top,
+    DOCS / "top-explain.svg": _explain,
+}
+"""What draws each picture, by its place."""
 
 
 if __name__ == "__main__":
-    for path, svg in pictures().items():
-        path.write_text(svg, encoding="utf-8")
+    for path, draw in PICTURES.items():
+        path.write_text(draw(), encoding="utf-8")
     sys.exit(0)
