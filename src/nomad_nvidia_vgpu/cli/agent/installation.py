@@ -206,7 +206,7 @@ def _text_problems(given: Mapping[str, Any]) -> Sequence[str]:
 
 
 def trusted_with(agent: AgentConfig) -> set[int]:
-    """Who may decide what the agent runs: root, whoever runs this, and who owns its config."""
+    """Who may decide what the agent runs: root, the user who runs this, and the owner of its config."""
     return {0, os.geteuid(), agent.given.stat().st_uid}
 
 

@@ -60,9 +60,9 @@ def version_number(facts: Facts) -> nomad_bugs.Version | None:
     """The agent's version; of one that does not answer that of the program in PATH."""
     text = facts.nomad.version
     if text is None:
-        program = facts.node.which("nomad")
+        program = facts.which("nomad")
         try:
-            text = facts.node.output([program, "version"]).strip() if program else None
+            text = facts.output([program, "version"]).strip() if program else None
         except OSError:
             text = None
     return nomad_bugs.parsed(text or "")
