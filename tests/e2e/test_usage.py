@@ -5,8 +5,10 @@ The kernel decides whether Nomad works with cgroup v1 or v2; the tests hold for 
 the one that this machine has.
 """
 
+import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import psutil
 import pytest
 from libnvidia_ml.driver import FakeDriver
 
+from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
 from e2e.conftest import StartAgent, every_nomad, plugin_block
@@ -27,6 +30,7 @@ VGPUS = 4
 MEMORY_MIB = 24564
 BUDGET_MIB = MEMORY_MIB // VGPUS
 FAR_TOO_MUCH_MIB = 3 * BUDGET_MIB
+NO_CGROUPS = "enabled = true\n no_cgroups = true\n"
 
 sure = pytest.mark.skipif(
     os.geteuid() != 0 or str(Path("/proc/self/ns/pid").readlink()) != "pid:[4026531836]",
@@ -176,3 +180,34 @@ def test_a_task_that_forges_its_neighbours_ids_gets_nobody_ended(node: Node) -> 
     assert honest.process.is_running()
     assert forger.process.is_running()
     assert honest.vgpu not in {vgpu for vgpu, own in node.figures().items() if "vGPU memory" in own}
+
+
+@sure
+def test_without_cgroups_nobody_is_ended_and_doctor_says_why(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Nomad before 1.7 can be told to make none; a process is then known by its environment alone."""
+    guard = 'vgpus = 4\n memory_guard {\n action = "kill"\n grace = "1s"\n }'
+    agent = start_agent(plugin_block(guard), environment=driver.environment(), start=False)
+    last = agent.configs[-1]  # which wins
+    last.write_text(f'{last.read_text()}plugin "raw_exec" {{\n config {{\n {NO_CGROUPS} }}\n}}\n')
+    if binaries.version_of(agent.binary) >= (1, 7):
+        pytest.skip("Nomad from 1.7 on has no such option")
+    agent.start()
+    node = Node(agent, driver)
+    task = RunningTask(node, "unproven")
+    node.use({task.process.pid: FAR_TOO_MUCH_MIB})
+    doubt = "no cgroup of a task proves whose processes these are"
+    wait_until("the log says why", lambda: doubt in agent.log)
+    assert task.process.is_running()
+    said = subprocess.run(
+        [binaries.plugin(), "doctor", "--json", *(f"--config={path}" for path in agent.configs)],
+        env={**os.environ, **driver.environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    (found,) = [one for one in json.loads(said)["findings"] if one["check"] == "attribution"]
+    assert found["level"] == "warning"
+    assert "leaves its tasks without a cgroup" in found["sentence"]
+    agent.api.stop_all()
