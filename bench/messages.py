@@ -74,7 +74,7 @@ def stats(installation: Installation, effort: Effort) -> list[Figure]:
     plan, samples = _plan(_FEW)
     now = datetime.now(tz=timezone.utc)
     built = _cpu_ms(
-        lambda: messages.stats(group_stats(plan, "v", samples, now)).SerializeToString(),
+        lambda: messages.stats(group_stats(plan, "v", samples, now)),
         effort.messages,
     )
     size = f"{_FEW} {TIMES} {_FEW} stats message"

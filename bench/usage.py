@@ -101,7 +101,7 @@ def attribution(effort: Effort) -> list[Figure]:
     built = []
     for _ in range(effort.messages):
         began = time.thread_time()
-        messages.stats(group_stats(plan, "v", samples, now, usage)).SerializeToString()
+        messages.stats(group_stats(plan, "v", samples, now, usage))
         built.append((time.thread_time() - began) * 1e3)
     first, *rest = times
     size = f"who uses what, {GPUS} GPUs, {GPUS * VGPUS} vGPUs, {PROCESSES} processes"

@@ -17,7 +17,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -164,24 +164,30 @@ def picture(shown: Table | Text, title: str, name: str) -> str:
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
-def pictures() -> dict[Path, str]:
-    """Each picture by its place."""
-    seen = observation()
-    forecasts = Foresight(_CONFIG.memory_guard).forecasts(seen.usage)
-    guard = guard_table(forecasts, _CONFIG.memory_guard.action, bars=True)
-    plan = Text.from_ansi(on_terminal("plan", "--config", os.devnull, *PLANNED))
-    return {
-        DOCS / "plan.svg": picture(plan, " ".join(("nvidia-vgpu plan", *PLANNED)), "plan"),
-        DOCS / "top.svg": picture(
-            node_table(seen, bars=True), f"nvidia-vgpu top ({CAPTION})", "top"
-        ),
-        DOCS / "top-explain.svg": picture(
-            guard, f"nvidia-vgpu top --explain ({CAPTION})", "explain"
-        ),
-    }
+def _plan() -> str:
+    shown = Text.from_ansi(on_terminal("plan", "--config", os.devnull, *PLANNED))
+    return picture(shown, " ".join(("nvidia-vgpu plan", *PLANNED)), "plan")
+
+
+def _top() -> str:
+    return picture(node_table(observation(), bars=True), f"nvidia-vgpu top ({CAPTION})", "top")
+
+
+def _explain() -> str:
+    guard = _CONFIG.memory_guard
+    table = guard_table(Foresight(guard).forecasts(observation().usage), guard.action, bars=True)
+    return picture(table, f"nvidia-vgpu top --explain ({CAPTION})", "explain")
+
+
+PICTURES: Mapping[Path, Callable[[], str]] = {
+    DOCS / "plan.svg": _plan,
+    DOCS / "top.svg": _top,
+    DOCS / "top-explain.svg": _explain,
+}
+"""What draws each picture, by its place."""
 
 
 if __name__ == "__main__":
-    for path, svg in pictures().items():
-        path.write_text(svg, encoding="utf-8")
+    for path, draw in PICTURES.items():
+        path.write_text(draw(), encoding="utf-8")
     sys.exit(0)

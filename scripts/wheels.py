@@ -58,7 +58,7 @@ class Target(NamedTuple):
         return marker is None or marker.evaluate(environment)
 
     def needed(self, pins: Iterable[Pin]) -> list[Pin]:
-        """Those of the pins that hold for it."""
+        """The pins that hold for it."""
         return [pin for pin in pins if self.meets(Marker(pin.marker) if pin.marker else None)]
 
 

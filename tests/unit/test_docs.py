@@ -14,7 +14,7 @@ from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
 from nomad_nvidia_vgpu.cli.agent.given import checked_config
 from nomad_nvidia_vgpu.config.options import all_options
 from scripts.option_table import BEGIN, PAGE, option_table, with_table
-from scripts.pictures import HEIGHT, PLANNED, on_terminal, pictures
+from scripts.pictures import HEIGHT, PICTURES, PLANNED, on_terminal
 
 SOURCE = ROOT / "src" / "nomad_nvidia_vgpu"
 
@@ -113,10 +113,10 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
-@pytest.mark.parametrize("path", sorted(pictures()), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(PICTURES), ids=lambda p: p.name)
 def test_pictures_show_what_the_program_shows(path: Path) -> None:
     """`make docs` would draw the same."""
-    assert path.read_text(encoding="utf-8") == pictures()[path]
+    assert path.read_text(encoding="utf-8") == PICTURES[path]()
 
 
 def test_a_plan_of_eight_gpus_with_mps_fits_on_a_screen() -> None:

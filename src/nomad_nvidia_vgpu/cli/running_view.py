@@ -47,7 +47,7 @@ class RunningView(NamedTuple):
         )
 
     def among(self, uuids: Iterable[str]) -> dict[str, str]:
-        """Those of these GPUs."""
+        """What is held back of these GPUs."""
         return {uuid: self.held_back[uuid] for uuid in uuids if uuid in self.held_back}
 
 

@@ -40,11 +40,11 @@ class GpuStats(NamedTuple):
 
     summary: Stat
     stats: Mapping[str, Stat]
-    """Those of the GPU: one and the same object for all its vGPUs, so that messages are built
+    """The figures of the GPU: one and the same object for all its vGPUs, so that messages are built
     once."""
     taken_at: datetime
     own: Mapping[str, Stat] = {}
-    """Those of the vGPUs themselves."""
+    """The figures of the vGPUs themselves."""
 
 
 class GroupStats(NamedTuple):

@@ -145,7 +145,7 @@ class StderrHandler(logging.Handler):
 
 
 def _lost_lines(number: int) -> logging.LogRecord:
-    text = "%d log lines were lost: whoever started the plugin did not read its standard error"
+    text = "%d log lines were lost: the program that started the plugin did not read its standard error"
     return logging.LogRecord(__name__, logging.WARNING, "", 0, text, (number,), None)
 
 

@@ -43,6 +43,11 @@ class Bulletin:
             self._inventory, self._complete = inventory, complete
             self._sink.take_inventory(inventory, complete=complete)
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether good news waits for that of other GPUs: it is to be told when its time is up."""
+        return self._held_since is not None
+
     def say(self, about: str, problem: Problem) -> None:
         """Logs a problem once; NOTHING: it is none (any more)."""
         if problem and self._problems.get(about) != problem:

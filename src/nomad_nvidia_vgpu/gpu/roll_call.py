@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """Who makes calls into the driver, and who answers at which of its indexes; state alone.
 
-Each index is asked by a thread of its own, for one may hang. Such a thread is not replaced, and
+Each index is asked by a thread of its own because one may hang. Such a thread is not replaced, and
 its index is asked again when it has come back.
 """
 

@@ -23,6 +23,7 @@ from nomad_nvidia_vgpu.gpu.bulletin import Bulletin
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import MOST_GPUS, NO_GPU, Stock, too_many
 from nomad_nvidia_vgpu.gpu.model import GpuSource
+from nomad_nvidia_vgpu.gpu.pace import Turn, next_beat
 from nomad_nvidia_vgpu.gpu.roll_call import Finder, Keeper, RollCall, Worker
 from nomad_nvidia_vgpu.gpu.sink import Sink
 
@@ -86,6 +87,7 @@ class GpuWatch:
         self._intervals_s: list[float] = []
         self._stopped = False
         self._bulletin = Bulletin(sink, clock)
+        self._turn = Turn()
 
     def start(self) -> None:
         """Starts the threads; they are daemons, because a hung thread can never be joined."""
@@ -116,16 +118,19 @@ class GpuWatch:
         with self._changed:
             now = self._clock()
             late = now - self._give_up_s
-            if self._driver.busy_longer_than(late):
+            stuck = self._driver.busy_longer_than(late)
+            hung = [uuid for uuid, k in self._keepers.items() if k.busy_longer_than(late)]
+            silent = self._roll_call.give_up(late)
+            if stuck:
                 self._driver_failed(NO_ANSWER)
-            for uuid, keeper in self._keepers.items():
-                if keeper.busy_longer_than(late):
-                    keeper.answered = True
-                    self._stock.failed(uuid, HUNG, now)
-            for index in self._roll_call.give_up(late):
+            for uuid in hung:
+                self._keepers[uuid].answered = True
+                self._stock.failed(uuid, HUNG, now)
+            for index in silent:
                 self._stock.nameless(index, HUNG)
                 self._called()
-            self._publish()
+            if stuck or hung or silent or self._bulletin.holds_back:
+                self._publish()
 
     # What the threads run
 
@@ -163,7 +168,7 @@ class GpuWatch:
                 next_look = sampled_at + self._next_look_s(uuid)
             with self._changed:
                 interval_s = self._interval_s()
-                next_sample = next_look if interval_s is None else sampled_at + interval_s
+                next_sample = next_look if interval_s is None else next_beat(sampled_at, interval_s)
                 look_at = keeper.look_at
                 self._changed.wait_for(
                     lambda: (
@@ -284,7 +289,7 @@ class GpuWatch:
         """The answer, or None: the next look says what is wrong."""
         began = self._clock()
         try:
-            with self._busy(keeper):
+            with self._turn.taken(), self._busy(keeper):
                 return query(uuid)
         except Exception as error:  # noqa: BLE001  see above
             _log.debug("%s: %s: %r", uuid, lacking, error)
@@ -309,8 +314,7 @@ class GpuWatch:
             for event in events:
                 self._stock.happened(event, now)
                 # What lasts of it is in the driver by now, and the way back begins with a look.
-                keeper = self._keepers.get(event.physical_uuid)
-                if keeper is not None:
+                if (keeper := self._keepers.get(event.physical_uuid)) is not None:
                     keeper.heed(now)
             self._changed.notify_all()
             self._publish()
@@ -330,8 +334,7 @@ class GpuWatch:
         for keeper in self._keepers.values():
             keeper.due |= returned or keeper.suspects_driver
         self._changed.notify_all()
-        if count is None:
-            count = self._counted
+        count = self._counted if count is None else count
         if count < 0:
             return
         self._bulletin.say("most", too_many(count) if count > MOST_GPUS else NOTHING)

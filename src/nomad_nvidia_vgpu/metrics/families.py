@@ -239,7 +239,7 @@ class _Page:
         made.add_metric([label or "" for label in labels], value)
 
     def families(self) -> list[Metric]:
-        """Those that have a series, in the order of their declaration."""
+        """The families that have a series, in the order of their declaration."""
         return [self._families[f.name] for f in FAMILIES if f.name in self._families]
 
 

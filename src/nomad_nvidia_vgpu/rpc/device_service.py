@@ -49,8 +49,8 @@ class DeviceService:
 
     def Stats(  # noqa: N802  Nomad's name
         self, request: device_pb2.StatsRequest, context: grpc.ServicerContext
-    ) -> Iterator[device_pb2.StatsResponse]:
-        """Streams the figures of every vGPU until the host hangs up."""
+    ) -> Iterator[bytes]:
+        """Streams the figures of every vGPU, serialised, until the host hangs up."""
         hang_up = _hang_up(context)
         asked_s = device_messages.interval_s(request)
         for groups in _unending(lambda: self._plugin.stats(hang_up, asked_s), hang_up):
@@ -74,7 +74,7 @@ def handlers(plugin: Plugin) -> Handlers:
         "Stats": grpc.unary_stream_rpc_method_handler(
             service.Stats,
             request_deserializer=device_pb2.StatsRequest.FromString,
-            response_serializer=device_pb2.StatsResponse.SerializeToString,
+            response_serializer=bytes,
         ),
     }
 

@@ -160,7 +160,7 @@ class Usage(NamedTuple):
 
     @property
     def shares(self) -> tuple[Share, ...]:
-        """Those of all GPUs."""
+        """The shares of all GPUs."""
         return tuple(share for use in self.gpus.values() for share in use.shares)
 
     @property

@@ -188,7 +188,7 @@ class Attributor:
     # Who runs, and where
 
     def _running(self, pids: Iterable[int]) -> dict[int, tuple[Identity, _Home]]:
-        """Those of `pids` that run, each with where it belongs."""
+        """The processes of `pids` that run, each with where it belongs."""
         found = {}
         for pid in pids:
             standing = self._proc.standing(pid)

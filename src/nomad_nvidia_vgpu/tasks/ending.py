@@ -124,7 +124,7 @@ def end(
 
 
 def _still_running(asked: Sequence[Doomed], grace_s: float) -> Sequence[Doomed]:
-    """Those that have not ended after the grace."""
+    """The processes that have not ended after the grace."""
     until = time.monotonic() + grace_s
     running = [victim for victim in asked if not victim.ended()]
     while running and time.monotonic() < until:

@@ -85,6 +85,11 @@ def sent(message: Any) -> Any:
     return arrived
 
 
+def sent_stats(message: bytes) -> Any:
+    """Gives the stats that arrive at the host, after checking their texts."""
+    return sent(device_pb2.StatsResponse.FromString(message))
+
+
 def check_stat(stat: Any) -> None:
     """Checks that a figure has one kind of value, and that JSON could carry it."""
     kinds = [
@@ -111,7 +116,7 @@ def test_any_groups_can_be_sent(groups: list[DeviceGroup]) -> None:
 @given(st.lists(GROUP_STATS, max_size=3))
 def test_any_stats_can_be_sent(groups: list[GroupStats]) -> None:
     """Whatever a driver reports, each vGPU has a summary, figures and a time, all of them set."""
-    for group in sent(device_messages.stats(groups)).groups:
+    for group in sent_stats(device_messages.stats(groups)).groups:
         for stats in group.instance_stats.values():
             assert stats.HasField("summary")
             assert stats.HasField("stats")
@@ -201,7 +206,7 @@ def one_stat(stat: Stat) -> Any:
     """Gives a figure as it arrives."""
     figures = GpuStats(stat, {}, NOON)
     group = GroupStats("v", "gpu", "n", ((("id",), figures),))
-    return sent(device_messages.stats([group])).groups[0].instance_stats["id"].summary
+    return sent_stats(device_messages.stats([group])).groups[0].instance_stats["id"].summary
 
 
 def test_a_figure_of_two_integers() -> None:
@@ -248,7 +253,10 @@ def test_the_vgpus_of_a_gpu_show_the_same() -> None:
     """Each vGPU of one GPU has all of that GPU's figures."""
     plan = make_plan(PluginConfig(vgpus=3), inventory(gpu("GPU-a")))
     groups = group_stats(plan, "letmutx", {"GPU-a": FULL_SAMPLE}, NOON)
-    (arrived,) = sent(device_messages.stats(groups)).groups
+    message = device_messages.stats(groups)
+    response = sent_stats(message)
+    assert response.ByteSize() == len(message)  # nothing is in it twice
+    (arrived,) = response.groups
     assert set(arrived.instance_stats) == {"GPU-a-0", "GPU-a-1", "GPU-a-2"}
     first, *others = arrived.instance_stats.values()
     assert all(other == first for other in others)
@@ -265,7 +273,7 @@ def test_what_a_vgpu_uses_itself_stands_beside_the_gpus_figures() -> None:
     }
     samples = dict.fromkeys(("GPU-a", "GPU-b"), FULL_SAMPLE)
     groups = group_stats(plan, "letmutx", samples, NOON, Usage(NOON, uses))
-    (arrived,) = sent(device_messages.stats(groups)).groups
+    (arrived,) = sent_stats(device_messages.stats(groups)).groups
     for gpu_uuid, mib in (("GPU-a", 100), ("GPU-b", 200)):
         unused, used = (arrived.instance_stats[f"{gpu_uuid}-{number}"] for number in (0, 1))
         assert set(used.stats.attributes) - set(unused.stats.attributes) == {
@@ -280,11 +288,25 @@ def test_what_a_vgpu_uses_itself_stands_beside_the_gpus_figures() -> None:
         assert used.timestamp == unused.timestamp
 
 
+def test_the_summary_of_a_vgpu_is_no_neighbour_s() -> None:
+    """A vGPU whose own memory is not known sums up its GPU, in whatever order they are told."""
+    plan = make_plan(PluginConfig(vgpus=2), inventory(gpu("GPU-a")))
+    own = {"GPU-a-0": VgpuUse(100, 500, 3), "GPU-a-1": VgpuUse(None, None, 3)}
+    usage = Usage(NOON, {"GPU-a": GpuUse("GPU-a", 0.0, own, (), ())})
+    (group,) = group_stats(plan, "letmutx", {"GPU-a": FULL_SAMPLE}, NOON, usage)
+    for entries in (group.gpus, group.gpus[::-1]):
+        message = device_messages.stats([group._replace(gpus=entries)])
+        (arrived,) = sent_stats(message).groups
+        known, unknown = (arrived.instance_stats[f"GPU-a-{number}"] for number in (0, 1))
+        assert known.summary == known.stats.attributes["vGPU memory"]
+        assert unknown.summary == unknown.stats.attributes["Memory state"]
+
+
 def test_a_clock_before_the_epoch_is_the_epoch() -> None:
     """A node whose clock is not set yet stamps its figures with the epoch."""
     before = datetime(1970, 1, 1, tzinfo=timezone.utc) - timedelta(days=1)
     group = GroupStats("v", "gpu", "n", ((("id",), GpuStats(Stat("x"), {}, before)),))
-    arrived = sent(device_messages.stats([group])).groups[0].instance_stats["id"]
+    arrived = sent_stats(device_messages.stats([group])).groups[0].instance_stats["id"]
     assert arrived.HasField("timestamp")
     assert arrived.timestamp.seconds == 0
 

@@ -49,7 +49,8 @@ def test_stats_are_streamed(service: DeviceService) -> None:
     next(service.Fingerprint(device_pb2.FingerprintRequest(), FakeContext().as_context()))
     context = FakeContext()
     stream = service.Stats(device_pb2.StatsRequest(), context.as_context())
-    assert set(next(stream).groups[0].instance_stats) == {f"{L4}-0", f"{L4}-1"}
+    response = device_pb2.StatsResponse.FromString(next(stream))
+    assert set(response.groups[0].instance_stats) == {f"{L4}-0", f"{L4}-1"}
     context.hang_up()
     assert list(stream) == []
 

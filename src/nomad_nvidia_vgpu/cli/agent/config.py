@@ -218,7 +218,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _strings(parsed: Body, *names: str) -> Iterator[tuple[str, str]]:
-    """Those of the values that are set: an empty one sets nothing."""
+    """The names and values that are set: an empty one sets nothing."""
     found = literals(parsed)
     for name in names:
         value = found.get(name)

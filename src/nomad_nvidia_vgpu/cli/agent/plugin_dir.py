@@ -114,7 +114,8 @@ def problems(found: PluginDir) -> list[Problem]:
         elif program.kind in (Kind.OURS, Kind.ORIGINAL) and program.name != LABEL:
             said.append(
                 Problem(
-                    f"{path} is {program.kind.value}, and would offer the same GPUs a second time",
+                    f"{path} is {program.kind.value}; of it and {LABEL} Nomad runs one alone, the"
+                    " newer (of equal ones either), with the options for that file's name",
                     "remove it",
                 )
             )

@@ -38,11 +38,11 @@ def rights(facts: Facts) -> Iterator[Verdict]:
 
 def _kill_mode(facts: Facts, agent: RunningAgent) -> Iterator[Verdict]:
     """Where systemd would end the daemons, which are in the agent's cgroup, together with it."""
-    program = facts.node.which(_SYSTEMCTL)
+    program = facts.which(_SYSTEMCTL)
     if agent.unit is None or program is None or not facts.config.shares_by("mps"):
         return
     try:
-        said = facts.node.output(
+        said = facts.output(
             [program, "show", "-p", "KillMode", "-p", "ControlGroup", "--", agent.unit]
         )
     except OSError:

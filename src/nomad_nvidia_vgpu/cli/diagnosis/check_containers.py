@@ -12,7 +12,6 @@ from nomad_nvidia_vgpu.cli.diagnosis import check_cdi
 from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import counted
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Verdict, error, ok, warning
-from nomad_nvidia_vgpu.cli.diagnosis.node import Node
 from nomad_nvidia_vgpu.host.toolkit import (
     VERSION_COMMAND,
     Toolkit,
@@ -40,7 +39,7 @@ def toolkit(facts: Facts) -> Iterator[Verdict]:
         yield warning(f"{path} cannot be read: {why}", "run this command as root")
         return
     if given is None:
-        there = facts.node.which(PROGRAM) is not None
+        there = facts.which(PROGRAM) is not None
         how = "as it was delivered" if there else "not on this node"
         yield ok(f"NVIDIA's container runtime is {how}")
         return
@@ -91,13 +90,13 @@ def adds_devices_late(facts: Facts) -> bool:
         mode = (_toolkit_settings(facts) or {}).get("mode", "auto")
     except (OSError, UnicodeDecodeError):
         return False
-    version = _version(facts.node)
+    version = _version(facts)
     return mode == "legacy" or (mode == "auto" and version is not None and version < _BY_CDI)
 
 
 def memory_limits(facts: Facts) -> Iterator[Verdict]:
     """Whether the driver can hold containers to their share, if it is to (`memory_isolation`)."""
-    known = Toolkit(_version(facts.node), has_unified_cgroups(facts.node.sys))
+    known = Toolkit(_version(facts), has_unified_cgroups(facts.node.sys))
     problems = container_limit.lacking(facts.config, known)
     if facts.config.memory_isolation != container_limit.CGROUP:
         could = "could not" if problems else "could"
@@ -109,15 +108,15 @@ def memory_limits(facts: Facts) -> Iterator[Verdict]:
         yield ok("toolkit and kernel let the driver hold containers to their share")
 
 
-def _version(node: Node) -> tuple[int, ...] | None:
+def _version(facts: Facts) -> tuple[int, ...] | None:
     try:
-        return version_in(node.output(VERSION_COMMAND))
+        return version_in(facts.output(VERSION_COMMAND))
     except OSError:
         return None
 
 
 def _toolkit_settings(facts: Facts) -> Mapping[str, str] | None:
-    """Those that are not commented out; None: there is no file. OSError, UnicodeDecodeError."""
+    """The settings that are not commented out; None: there is no file. OSError, UnicodeDecodeError."""
     try:
         return dict(_SETTING.findall(_config(facts).read_text()))
     except FileNotFoundError:
@@ -130,7 +129,7 @@ def _config(facts: Facts) -> Path:
 
 def podman(facts: Facts) -> Iterator[Verdict]:
     """Whether podman, which knows GPUs by CDI alone, has a specification that names their UUIDs."""
-    where = facts.node.which("podman")
+    where = facts.which("podman")
     specs = check_cdi.found(facts).specs
     if where is None:
         yield ok("podman is not on this node")

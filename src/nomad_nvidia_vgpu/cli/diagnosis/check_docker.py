@@ -180,7 +180,7 @@ def _is_nvidias(facts: Facts, runtime: str) -> bool:
 def _there(facts: Facts, program: str) -> bool:
     if program.startswith("/"):
         return Path(program).exists()
-    return facts.node.which(program) is not None
+    return facts.which(program) is not None
 
 
 def _undefault(facts: Facts, default: str) -> str:
@@ -212,4 +212,4 @@ def _daemon_json(facts: Facts) -> Path:
 
 def _has_dockerd(facts: Facts) -> bool:
     files = (Path(facts.docker.socket), _daemon_json(facts))
-    return facts.node.which("dockerd") is not None or any(file.exists() for file in files)
+    return facts.which("dockerd") is not None or any(file.exists() for file in files)

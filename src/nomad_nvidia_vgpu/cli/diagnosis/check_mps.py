@@ -36,14 +36,13 @@ _MAX_BYTES = 1 << 16
 
 def tools(facts: Facts) -> Iterator[Verdict]:
     """Whether the driver's MPS tools are there, where they are needed."""
-    where = facts.node.which(PROGRAM)
+    where = facts.node.which(PROGRAM, None)
     agent = facts.running.agent
     needed = facts.config.shares_by("mps") and not facts.driver.simulated
-    seen = where if agent is None or agent.path is None else located(agent.path)
+    seen = where if facts.path is None else located(facts.path)
     if seen is not None:
         yield ok(f"{PROGRAM} is {seen}")
-        path = None if agent is None else agent.path
-        if needed and facts.node.mps_server(seen, path) is None:
+        if needed and facts.node.mps_server(seen, facts.path) is None:
             yield error(
                 f"no {SERVER_PROGRAM} is beside {seen}, in the agent's PATH, /usr/bin or /usr/sbin,"
                 " where an MPS daemon looks for it, so no task can use a GPU shared by MPS",
@@ -57,11 +56,15 @@ def tools(facts: Facts) -> Iterator[Verdict]:
         )
     elif needed:
         yield error(
-            f"{PROGRAM} is not in PATH, so no GPU can be shared by MPS",
+            f"{PROGRAM} is not in PATH{_whose(facts)}, so no GPU can be shared by MPS",
             'install the MPS tools of the NVIDIA driver, or set sharing to "time-slicing"',
         )
     else:
         yield ok(f"{PROGRAM} is not there, and not needed")
+
+
+def _whose(facts: Facts) -> str:
+    return "" if facts.path is None else f" of the Nomad agent that runs ({facts.path})"
 
 
 def compute_modes(facts: Facts) -> Iterator[Verdict]:

@@ -14,7 +14,7 @@ def validation(facts: Facts) -> Iterator[Verdict]:
     agent = facts.configured.agent
     if agent is None:
         return
-    program = facts.node.which("nomad")
+    program = facts.which("nomad")
     if program is None:
         yield ok("no nomad is in PATH, so `nomad config validate` was not asked")
         return

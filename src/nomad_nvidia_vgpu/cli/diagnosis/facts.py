@@ -59,7 +59,7 @@ class Facts:
     configured: Configured
     driver: DriverLook
     daemons: tuple[DaemonView, ...] | str
-    """Those under `mps.root`; or why they are not known, as half a sentence."""
+    """The daemons under `mps.root`; or why they are not known, as half a sentence."""
     nomad: NomadLook
     running: Running = NOBODY
     docker: DockerLook = NOT_ASKED
@@ -72,6 +72,20 @@ class Facts:
         """
         agent = self.running.agent
         return 0 if agent is not None and agent.uid == 0 else self.node.uid
+
+    @property
+    def path(self) -> str | None:
+        """The agent's PATH, which its plugin has too: what counts on this node; None: not known."""
+        agent = self.running.agent
+        return None if agent is None else agent.path
+
+    def which(self, program: str) -> str | None:
+        """Where a program is for the agent; where that is not known, for this command."""
+        return self.node.which(program, self.path)
+
+    def output(self, command: Sequence[str]) -> str:
+        """What a program prints when the agent starts it, or where that is not known we; OSError."""
+        return self.node.output(command, self.path)
 
     @property
     def daemon_views(self) -> tuple[DaemonView, ...]:

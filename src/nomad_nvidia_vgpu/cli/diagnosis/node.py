@@ -26,16 +26,18 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LABEL = "security.selinux"
 
 
-def _which(program: str) -> str | None:
-    return shutil.which(program) or shutil.which(program, path=_SYSTEM_PATH)
+def _which(program: str, path: str | None) -> str | None:
+    return shutil.which(program, path=path) or shutil.which(program, path=_SYSTEM_PATH)
 
 
-def _output(command: Sequence[str]) -> str:
+def _output(command: Sequence[str], path: str | None) -> str:
     """What a program prints; OSError if it cannot be run, does not end, or fails."""
+    if path is None:
+        path = os.environ.get("PATH", _SYSTEM_PATH)
     try:
         done = subprocess.run(  # noqa: S603  the callers' own words
             command,
-            env={"PATH": os.environ.get("PATH", _SYSTEM_PATH)},
+            env={"PATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -67,10 +69,10 @@ class Node:
     name: str = field(default_factory=platform.node)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     uid: int = field(default_factory=os.geteuid)
-    which: Callable[[str], str | None] = _which
-    """Where a program is."""
-    output: Callable[[Sequence[str]], str] = _output
-    """What a program prints; OSError."""
+    which: Callable[[str, str | None], str | None] = _which
+    """Where a program is for a process with this PATH (None: ours), or where systems have theirs."""
+    output: Callable[[Sequence[str], str | None], str] = _output
+    """What a program prints when a process with this PATH (None: ours) starts it; OSError."""
     label: Callable[[Path], str | None] = _label
     """The SELinux label of a file."""
     driver: Callable[[Sequence[SimulatedGpus]], DriverLook] = look_at_driver

@@ -58,7 +58,7 @@ class NomadLook(NamedTuple):
     early: bool = False
     """Whether it may be that the agent has only just started."""
     docker_runtimes: tuple[str, ...] | None = None
-    """Those that Nomad's docker driver has found; None: it has found no docker, or does not say."""
+    """The runtimes that Nomad's docker driver has found; None: it has found no docker, or does not say."""
     allocations: Mapping[str, str] | None = None
     """The node's allocations, each with how its client has it; None: it does not say."""
     all_allocations: bool = False
@@ -129,7 +129,7 @@ def _node(api: Connection, node_id: str) -> Any:
 
 
 def _allocations(api: Connection, node_id: str) -> Mapping[str, str] | None:
-    """Those of all namespaces that the token may see; None if it may not ask."""
+    """The allocations of all namespaces that the token may see; None if it may not ask."""
     try:
         listed = api.get(f"/v1/node/{quote(node_id)}/allocations", READ_NODES)
     except NomadError:

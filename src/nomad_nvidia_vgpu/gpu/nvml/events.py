@@ -29,7 +29,7 @@ class NvmlEvents:
         self._lock = threading.Lock()  # guards the handles; the rest is the waiting thread's
         self._handles: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
-        """Those of them that are not registered yet."""
+        """The handles that are not registered yet."""
         self._set: Any = None
         self._uuids: dict[int, str] = {}
         """By address of the handle: a lost GPU does not tell its UUID any more."""

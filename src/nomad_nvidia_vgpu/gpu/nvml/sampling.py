@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from nomad_nvidia_vgpu.gpu.figures import FIGURES, Query
+from nomad_nvidia_vgpu.gpu.figures import FIGURES, Figure, Query
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
 from nomad_nvidia_vgpu.gpu.nvml.asking import Asker, plausible
 
@@ -14,33 +16,54 @@ _ANOTHER_FORM = {"nvmlMemory_v2"}
 """Constants that choose a newer form of a query: without them it has an older one."""
 
 
-def take_sample(ask: Asker, physical: Any, own: Any, limit_w: int | None) -> GpuSample:
-    """`physical` knows power and temperature, `own` (a MIG device, or the same) the memory."""
-    answers: dict[tuple[str, tuple[str, ...]], Any] = {}
-    found: dict[str, int | Ratio | None] = {}
-    for figure in FIGURES:
-        query = figure.query
-        key = (query.function, query.constants)
-        if key not in answers:
-            answers[key] = _answer(ask, query, physical if figure.of_board else own)
-        found[figure.field] = _value(query, answers[key])
-    if isinstance(power_w := found["power_w"], int):
-        found["power_w"] = Ratio(power_w, limit_w)
-    return GpuSample(datetime.now(tz=timezone.utc), **found)
+class _Call(NamedTuple):
+    """One call into the driver, and the figures that come of its answer."""
+
+    function: Callable[..., Any]
+    constants: tuple[Any, ...]
+    of_board: bool
+    has_older_form: bool
+    figures: list[Figure]
 
 
-def _answer(ask: Asker, query: Query, handle: Any) -> Any:
-    nvml = ask.nvml
-    function = getattr(nvml, query.function)
-    answer = ask(function, handle, *(getattr(nvml, name) for name in query.constants))
-    if answer is None and _ANOTHER_FORM.intersection(query.constants):
-        answer = ask(function, handle)
-    return answer
+class Sampler:
+    """Asks for the moving figures; what to call is looked up once."""
+
+    def __init__(self, nvml: ModuleType) -> None:
+        """Calls nothing."""
+        calls: dict[tuple[str, tuple[str, ...]], _Call] = {}
+        for figure in FIGURES:
+            query = figure.query
+            call = calls.setdefault(
+                (query.function, query.constants),
+                _Call(
+                    getattr(nvml, query.function),
+                    tuple(getattr(nvml, name) for name in query.constants),
+                    figure.of_board,
+                    not _ANOTHER_FORM.isdisjoint(query.constants),
+                    [],
+                ),
+            )
+            call.figures.append(figure)
+        self._calls = tuple(calls.values())
+
+    def take(self, ask: Asker, physical: Any, own: Any, limit_w: int | None) -> GpuSample:
+        """`physical` knows power and temperature, `own` (a MIG device, or the same) the memory."""
+        found: dict[str, int | Ratio | None] = {}
+        for call in self._calls:
+            handle = physical if call.of_board else own
+            answer = ask(call.function, handle, *call.constants)
+            if answer is None and call.has_older_form:
+                answer = ask(call.function, handle)
+            if answer is not None:
+                for figure in call.figures:
+                    found[figure.field] = _value(figure.query, answer)
+        if isinstance(power_w := found.get("power_w"), int):
+            found["power_w"] = Ratio(power_w, limit_w)
+        return GpuSample(datetime.now(tz=timezone.utc), **found)
 
 
 def _value(query: Query, answer: Any) -> int | Ratio | None:
-    if answer is None:
-        return None
     value = _part(answer, query.part)
     if query.total is None:
         number = plausible(value, query.most)

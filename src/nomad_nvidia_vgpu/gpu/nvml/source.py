@@ -32,7 +32,7 @@ from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
 from nomad_nvidia_vgpu.gpu.nvml.events import NvmlEvents, address_of
 from nomad_nvidia_vgpu.gpu.nvml.library import LoadedLibrary, loaded_library
 from nomad_nvidia_vgpu.gpu.nvml.processes import Instance, ProcessLists
-from nomad_nvidia_vgpu.gpu.nvml.sampling import take_sample
+from nomad_nvidia_vgpu.gpu.nvml.sampling import Sampler
 
 _LIBRARY = "libnvidia-ml.so.1"
 _CLOSE_PATIENCE_S = 2.0  # events are waited for a second at a time
@@ -83,6 +83,7 @@ class NvmlSource:
         self._library: LoadedLibrary | None = None
         self._events: NvmlEvents | None = None
         self._lists: ProcessLists | None = None
+        self._sampler: Sampler | None = None
 
     def open(self) -> None:
         """Starts an NVML session unless one is running."""
@@ -113,6 +114,7 @@ class NvmlSource:
                 self._handles = {}
             self._events = NvmlEvents(self._nvml)
             self._lists = ProcessLists(self._nvml)
+            self._sampler = Sampler(self._nvml)
             self._ready = True
 
     def count(self) -> int:
@@ -188,8 +190,9 @@ class NvmlSource:
             if handle is None or known is None:
                 return {}
             ask = Asker(nvml, uuid, self._told)
+            sampler = self._sampler or Sampler(nvml)
             found = {
-                part.gpu.uuid: take_sample(ask, handle, part.handle, known.gpu.power_limit_w)
+                part.gpu.uuid: sampler.take(ask, handle, part.handle, known.gpu.power_limit_w)
                 for part in known.parts
             }
             if ask.found_invalid:

@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """How a daemon was started; kept beside it, for whoever adopts it."""
+    """How a daemon was started; kept beside it for the process that adopts it."""
 
     uuid: str
     multi_user_asked: bool

@@ -26,7 +26,7 @@ JOURNAL = "compute-modes.json"
 CONTROL_LOCK = f"{PIPE}/control_lock"
 """The daemon holds a lock on it for as long as it lives, in every version."""
 TURN = "turn"
-"""Held by whoever of us speaks to the daemon, which answers one at a time."""
+"""Held by the process of ours that speaks to the daemon, which answers one at a time."""
 LONGEST_PIPE_BYTES = 87
 """A longer path leaves no room for the names of the daemon's sockets: it ends without a word."""
 

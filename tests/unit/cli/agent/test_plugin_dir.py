@@ -94,7 +94,10 @@ def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             Program("vgpu", Kind.OURS),
         ),
     )
-    twice = ", and would offer the same GPUs a second time: remove it"
+    twice = (
+        "; of it and nvidia-vgpu Nomad runs one alone, the newer (of equal ones either), with the"
+        " options for that file's name: remove it"
+    )
     assert problems(found) == [
         "plugin_dir /p is mounted noexec, so that Nomad can start nothing there: set another",
         "/p belongs to uid 7, and Nomad would start what they put there: chown root /p",

@@ -35,7 +35,7 @@ def node(root: Path, programs: Iterable[str] = (), **ways: Any) -> Node:
         "dev": root / "dev",
         "name": "n1",
         "environment": {},
-        "which": lambda program: f"/usr/bin/{program}" if program in there else None,
+        "which": lambda program, _path: f"/usr/bin/{program}" if program in there else None,
         "label": lambda _path: None,
         "refusal": lambda _program, _paths: None,
         "mps_server": lambda tool, _path: f"{tool}-server",

@@ -23,7 +23,7 @@ def by_systemd(
 ) -> Facts:
     """A node whose agent is a unit of systemd, which says so of it."""
 
-    def output(command: Sequence[str]) -> str:
+    def output(command: Sequence[str], _path: str | None) -> str:
         asked = ["-p", "KillMode", "-p", "ControlGroup", "--", UNIT]
         assert list(command) == ["/usr/bin/systemctl", "show", *asked]
         if isinstance(said, OSError):

@@ -108,10 +108,10 @@ def test_an_old_toolkit_adds_devices_late(
     assert adds_devices_late(facts(tmp_path, on=on)) is late
 
 
-def answering(said: str | OSError) -> Callable[[Sequence[str]], str]:
+def answering(said: str | OSError) -> Callable[[Sequence[str], str | None], str]:
     """Any program says this, or cannot be run."""
 
-    def output(_command: Sequence[str]) -> str:
+    def output(_command: Sequence[str], _path: str | None) -> str:
         if isinstance(said, OSError):
             raise said
         return said

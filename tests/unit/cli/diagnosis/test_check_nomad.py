@@ -50,7 +50,7 @@ def test_a_current_nomad_is_ok(tmp_path: Path) -> None:
 def test_without_the_api_the_program_tells_its_version(tmp_path: Path) -> None:
     """Whatever else it prints."""
 
-    def output(command: Sequence[str]) -> str:
+    def output(command: Sequence[str], _path: str | None) -> str:
         assert list(command) == ["/usr/bin/nomad", "version"]
         return "Nomad v1.10.2\nRevision abc\n"
 
@@ -73,11 +73,11 @@ def test_a_nomad_without_device_plugins_is_an_error(tmp_path: Path) -> None:
 def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
     """No program, one that fails, or one that says something else."""
 
-    def fails(_command: Sequence[str]) -> str:
+    def fails(_command: Sequence[str], _path: str | None) -> str:
         raise OSError(0, "no")
 
     one(version, facts(tmp_path), Level.WARNING, "is not known")
-    for output in (fails, lambda _command: "hello"):
+    for output in (fails, lambda _command, _path: "hello"):
         found = facts(tmp_path, on=node(tmp_path, ["nomad"], output=output))
         one(version, found, Level.WARNING, "is not known")
 

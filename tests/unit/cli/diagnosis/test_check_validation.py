@@ -28,7 +28,9 @@ def test_nomads_own_judgement_is_quoted(
     """What it cannot read is an error; what else it misses the command line may say."""
     known = facts(tmp_path)
     asked = dataclasses.replace(
-        known.node, which=lambda _: "/usr/bin/nomad", refusal=lambda _program, _paths: refusal
+        known.node,
+        which=lambda _program, _path: "/usr/bin/nomad",
+        refusal=lambda _program, _paths: refusal,
     )
     one(validation, dataclasses.replace(known, node=asked), level, words)
 
@@ -36,5 +38,5 @@ def test_nomads_own_judgement_is_quoted(
 def test_without_nomad_in_path_nothing_is_asked(tmp_path: Path) -> None:
     """Which is no fault."""
     known = facts(tmp_path)
-    asked = dataclasses.replace(known.node, which=lambda _: None)
+    asked = dataclasses.replace(known.node, which=lambda _program, _path: None)
     one(validation, dataclasses.replace(known, node=asked), Level.OK, "no nomad is in PATH")

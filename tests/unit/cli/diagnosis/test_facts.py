@@ -19,6 +19,7 @@ from nomad_nvidia_vgpu.config.blocks import MpsConfig
 from nomad_nvidia_vgpu.gpu.profiles import SimulatedGpus
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
 from unit.cli.diagnosis.nodes import NO_NOMAD, agent, driver, group, node, offered, written
+from unit.cli.diagnosis.nodes import facts as made
 from unit.example_gpus import gpu
 
 PATIENCE_S = 100.0
@@ -219,3 +220,23 @@ def test_an_agent_is_not_waited_for_when_it_is_old_enough(
     known = gathered(answering(tmp_path, nomad=nomad), [started(tmp_path, age_s)], PATIENCE_S)
     assert nomad.times > 1
     assert known.nomad.groups == ()
+
+
+def test_programs_are_those_of_the_agent_that_runs(tmp_path: Path) -> None:
+    """By its PATH, which may lack what a shell has; without one it is our own."""
+    asked: list[str | None] = []
+
+    def which(program: str, path: str | None) -> str | None:
+        asked.append(path)
+        return program
+
+    def output(_command: Sequence[str], path: str | None) -> str:
+        asked.append(path)
+        return ""
+
+    on = node(tmp_path, which=which, output=output)
+    for running in (Running(agent(path="/opt/bin")), Running()):
+        known = made(tmp_path, on=on, running=running)
+        known.which("nomad")
+        known.output(["nvidia-ctk"])
+    assert asked == ["/opt/bin", "/opt/bin", None, None]

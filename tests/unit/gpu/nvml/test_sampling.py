@@ -11,7 +11,7 @@ import pytest
 from nomad_nvidia_vgpu.gpu.figures import FIGURES
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio
 from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
-from nomad_nvidia_vgpu.gpu.nvml.sampling import take_sample
+from nomad_nvidia_vgpu.gpu.nvml.sampling import Sampler
 from unit.gpu.nvml import scripted_nvml
 from unit.gpu.nvml.scripted_nvml import NVMLError, ScriptedNvml, memory
 
@@ -32,7 +32,8 @@ GOOD: dict[str, Any] = {
 
 def sample_of(**answers: Any) -> GpuSample:
     """Gives the sample of a GPU with these answers."""
-    return take_sample(Asker(ScriptedNvml(**answers)), "handle", "handle", 72)
+    nvml = ScriptedNvml(**answers)
+    return Sampler(nvml).take(Asker(nvml), "handle", "handle", 72)
 
 
 def test_a_good_sample_is_whole() -> None:
