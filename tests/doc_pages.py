@@ -27,6 +27,7 @@ _AROUND = {
     "group": 'job "docs" {{\ndatacenters = ["dc1"]\n{}}}\n',
 }
 """What a part of a job stands in."""
+_TASK = _AROUND["env"].format("")
 
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
@@ -56,6 +57,8 @@ class Block(NamedTuple):
         """The whole job around this HCL; None if it is of no job."""
         text, names = self.text, self.names
         while len(names) == 1 and (around := _AROUND.get(*names)):
+            if names == {"group"} and "task " not in text:
+                text = f"{text.rstrip().removesuffix('}')}{_TASK}}}\n"
             text = around.format(text)
             names = {text.split(maxsplit=1)[0]}
         return text if names == {"job"} else None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 from nomad_nvidia_vgpu.rpc.client import Refused
@@ -118,6 +119,37 @@ def test_nothing_that_lives_on_holds_the_agents_pipes(
     for reader in readers:
         reader.join(30.0)
         assert not reader.is_alive()
+    assert machine.daemon()
+
+
+def test_a_tool_that_hangs_ends_though_its_plugin_was_killed(
+    machine: MpsMachine, start: Start
+) -> None:
+    """Nobody is left who could end it, and each restart of the agent would leave more of them."""
+    host = start(machine.node, **machine.config())
+    until(host.fingerprints(), 2)
+    plugin = psutil.Process(host.plugin.process.pid)
+    hung: list[psutil.Process] = []
+
+    def caught() -> bool:
+        """Whether the plugin, which stands still then, waits for a tool."""
+        plugin.suspend()
+        hung[:] = [child for child in plugin.children(recursive=True) if runs(child)]
+        if not hung:
+            plugin.resume()
+        return bool(hung)
+
+    def runs(tool: psutil.Process) -> bool:
+        try:
+            return str(machine.fake.control) in tool.cmdline()  # that of a zombie is empty
+        except psutil.NoSuchProcess:
+            return False
+
+    machine.fake.hang()
+    eventually(caught)
+    kill(host)
+    assert any(map(runs, hung)), "it outlives the plugin at first"
+    eventually(lambda: not any(map(runs, hung)))
     assert machine.daemon()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """How the tools of three drivers differ; all else they have in common.
 
-Seen without a GPU with 535.261.03, 550.163.01 and 555.58.02. `test_language.py` holds the fake and
-the real programs to this table.
+Seen without a GPU with 535.261.03, 550.163.01 and 555.58.02. `test_conversations.py`
+and `test_language.py` hold the fake and the real programs to this table.
 """
 
 from typing import NamedTuple

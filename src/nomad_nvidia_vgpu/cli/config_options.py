@@ -12,7 +12,7 @@ import click
 
 from nomad_nvidia_vgpu.cli.agent import config as agent_config
 from nomad_nvidia_vgpu.cli.agent.config import PluginBlock, read_agent_config
-from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, moved_inside, read_config_file
+from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, moved_inside, read_config_file, where
 from nomad_nvidia_vgpu.cli.agent.given import (
     checked_config,
     config_problems,
@@ -130,7 +130,10 @@ class Given:
             return checked_config(complete(self.options))
         except ConfigError as error:
             of_file = set(config_problems(complete(self.in_file)))
-            said = [f"{self.file}: {p}" if p in of_file else p for p in error.problems]
+            said = [
+                f"{where(self.file, p)}: {p}" if self.file and p in of_file else p
+                for p in error.problems
+            ]
             remedy = [_OTHER_FILES] if self.unasked and of_file.intersection(error.problems) else []
             raise ConfigError([*said, *remedy]) from error
 
@@ -217,7 +220,7 @@ def _our_block(paths: Sequence[Path]) -> PluginBlock | None:
 
 def _options(block: PluginBlock) -> dict[str, object]:
     if block.outside:
-        raise ConfigError([Problem(f"{block.file}", f"{moved_inside(block.outside)}")])
+        raise ConfigError([moved_inside(block.outside).about(block.where)])
     return block.options
 
 

@@ -215,8 +215,8 @@ def test_what_is_wrong_in_a_file_is_told_with_the_file(tmp_path: Path, named: st
     with pytest.raises(ConfigError) as refused:
         given.checked()
     period, vgpus, vendor = refused.value.problems
-    assert period.startswith(f"{file}: fingerprint_periodd is not an option")
-    assert vgpus.startswith(f"{file}: vgpus must be")
+    assert period.startswith(f"{file} line 3: fingerprint_periodd is not an option")
+    assert vgpus.startswith(f"{file} line 4: vgpus must be")
     assert vendor.startswith("vendor must be")
 
 

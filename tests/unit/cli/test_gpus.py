@@ -60,6 +60,6 @@ def test_a_slip_in_the_agents_files_hides_no_gpu(
         assert run(["gpus", "--simulate", "l4"]) == 0
         shown = capsys.readouterr()
         assert "NVIDIA L4" in shown.out
-        assert f"shown without the agent's options: {file}: " in shown.err
+        assert f"shown without the agent's options: {file} line " in shown.err
         assert run(["gpus", "--simulate", "l4", "--config", str(file)]) == 1
         capsys.readouterr()

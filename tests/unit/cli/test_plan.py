@@ -143,7 +143,7 @@ def test_a_slip_in_files_that_nobody_named_says_how_to_do_without(
     file.write_text('plugin "nvidia-vgpu" {\n config {\n vgpus = 3\n vendr = "x"\n }\n}\n')
     assert run(["plan", "--vgpus", "2", "--simulate", "t4"]) == 1
     said = capsys.readouterr().err
-    assert f"{file}: vendr is not an option" in said
+    assert f"{file} line 4: vendr is not an option" in said
     assert "--config names other files than those in" in said
     others = ["--config", "/dev/null"]
     assert run(["plan", "--vgpus", "2", "--simulate", "t4", *others]) == 0

@@ -98,6 +98,35 @@ def others_options(plugin: Plugin) -> dict[str, Any]:
         return {}
 
 
+def where(path: Path, problem: Problem) -> str:
+    """File and line of the option that a problem begins with; the file alone where that is not known."""
+    lines = _option_lines(path) if path.is_file() else {}  # of a pipe nothing is left
+    named = [name for name in lines if problem.startswith((f"{name} ", f"{name}."))]
+    return f"{path} line {lines[max(named, key=len)]}" if named else str(path)
+
+
+def _option_lines(path: Path) -> dict[str, int]:
+    """The line of each option that counts, by its name as problems have it: `gpu "*L4*".vgpus`."""
+    try:
+        parsed = parsed_file(path)
+        ours = [block.body for block in plugins_in(path, parsed) if block.label == LABEL]
+    except ConfigError:
+        return {}  # changed since it was read
+    config = (ours[-1] if ours else parsed).of("config")
+    return dict(_lines(config or parsed))
+
+
+def _lines(body: Body, path: str = "") -> Iterator[tuple[str, int]]:
+    for item in body:
+        name = path
+        if item.keys:
+            option, *labels = item.keys
+            name = " ".join([f"{path}{option}", *(f'"{label}"' for label in labels)])
+            yield name, item.line
+        if isinstance(item.value, Body):
+            yield from _lines(item.value, f"{name}." if item.keys else path)
+
+
 def within(file: Path, read: Callable[[], _T]) -> _T:
     """What `read` finds in a file; ConfigError naming file and line if that is not as it must be."""
     try:

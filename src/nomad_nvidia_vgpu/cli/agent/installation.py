@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.cli.agent.config import ENABLE_CLIENT, AgentConfig, PluginBlock
-from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, OFFICIAL, moved_inside
+from nomad_nvidia_vgpu.cli.agent.config_file import LABEL, OFFICIAL, moved_inside, where
 from nomad_nvidia_vgpu.cli.agent.given import (
     checked_config,
     config_problems,
@@ -180,8 +180,8 @@ def _block_problems(agent: AgentConfig, given: Mapping[str, Any]) -> Sequence[st
             return ["it is not set how GPUs are divided: say --vgpus or --vgpu-memory"]
         return config_problems(given) or _text_problems(given)
     if ours.outside:
-        return [moved_inside(ours.outside).about(str(ours.file))]
-    said = [f"{ours.file}: {problem}" for problem in config_problems(ours.options)]
+        return [moved_inside(ours.outside).about(ours.where)]
+    said = [f"{where(ours.file, each)}: {each}" for each in config_problems(ours.options)]
     said += config_problems(with_any_size(given)) if given else []
     return said or _empty(ours, given)
 

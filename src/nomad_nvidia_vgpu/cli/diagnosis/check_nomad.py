@@ -10,6 +10,7 @@ from pathlib import Path
 from nomad_nvidia_vgpu.cli.agent import plugin_dir
 from nomad_nvidia_vgpu.cli.agent.config import ENABLE_CLIENT, AgentConfig
 from nomad_nvidia_vgpu.cli.agent.config_file import BUILT_IN, LABEL, OFFICIAL, moved_inside
+from nomad_nvidia_vgpu.cli.agent.config_file import where as option_place
 from nomad_nvidia_vgpu.cli.agent.plugin_dir import Kind, PluginDir
 from nomad_nvidia_vgpu.cli.diagnosis import nomad_bugs
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
@@ -121,11 +122,13 @@ def agent_config(facts: Facts) -> Iterator[Verdict]:
     where = f'plugin "{LABEL}" in {ours.file}'
     if ours.outside:
         said = error_of(moved_inside(ours.outside))
-        yield error(f"{where}: {said.sentence}", f"{said.remedy}; {_RESTART}")
+        place = f'plugin "{LABEL}" in {ours.where}'
+        yield error(f"{place}: {said.sentence}", f"{said.remedy}; {_RESTART}")
         return
     for problem in configured.option_problems:
         said = error_of(problem)
-        yield error(f"{where}: {said.sentence}, so the agent does not start", said.remedy)
+        place = f'plugin "{LABEL}" in {option_place(ours.file, problem)}'
+        yield error(f"{place}: {said.sentence}, so the agent does not start", said.remedy)
     if configured.option_problems:
         return
     if not facts.config.enabled:

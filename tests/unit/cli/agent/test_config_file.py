@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file
+from nomad_nvidia_vgpu.cli.agent.config_file import read_config_file, where
 from nomad_nvidia_vgpu.config.decode import decode
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.errors import ConfigError
+from nomad_nvidia_vgpu.errors import ConfigError, Problem
 
 FULL_HCL = """
 # an agent's file
@@ -293,3 +293,51 @@ def test_any_file_is_options_or_a_config_error(tmp_path: Path, content: bytes) -
     path.write_bytes(content)
     with contextlib.suppress(ConfigError):
         assert isinstance(read_config_file(path), dict)
+
+
+WRONG = """\
+plugin "nvidia-vgpu" {
+  config {
+    vgpus = 1
+    vgpus = 0
+    health {
+      end_tasks = "x"
+    }
+    gpu "*L4*" { vgpus = 0 }
+    gpu "*T4*" {
+      vgpus = 0
+    }
+  }
+}
+"""
+AS_JSON = """\
+{"plugin": {"nvidia-vgpu": {"config": {
+  "vgpus": 0, "sharing": 1,
+  "gpu": {"*T4*": {
+    "vgpus": 0}}
+}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said", "line"),
+    [
+        ("a.hcl", WRONG, "vgpus must be", 4),
+        ("a.hcl", WRONG, "health.end_tasks must be", 6),
+        ("a.hcl", WRONG, 'gpu "*L4*".vgpus must be', 8),
+        ("a.hcl", WRONG, 'gpu "*T4*".vgpus must be', 10),
+        ("a.hcl", WRONG, 'gpu "*T4*" must be', 9),
+        ("a.hcl", WRONG, "vgpus_and must be", None),
+        ("a.hcl", "\nvgpus = 0\n", "vgpus must be", 2),
+        ("a.json", AS_JSON, "sharing must be", 2),
+        ("a.json", AS_JSON, 'gpu "*T4*".vgpus must be', 4),
+        ("a.hcl", "plugin {", "vgpus must be", None),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_line(
+    tmp_path: Path, name: str, text: str, said: str, line: int | None
+) -> None:
+    """That of the option which counts; of what stands nowhere the file alone."""
+    file = tmp_path / name
+    file.write_text(text)
+    assert where(file, Problem(said)) == (f"{file} line {line}" if line else str(file))

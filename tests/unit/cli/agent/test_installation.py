@@ -131,7 +131,7 @@ def test_options_outside_of_the_config_block_are_refused() -> None:
     """What is in the block is named, and where it belongs."""
     stray = PluginBlock("nvidia-vgpu", FILE, has_config=False, options={}, outside=("vgpus",))
     (said,) = refused(agent(None, stray), GOOD, SINGLE, {})
-    assert said.startswith(f"{FILE}: vgpus stands outside of the config block: move it")
+    assert said.startswith(f"{FILE} line 1: vgpus stands outside of the config block: move it")
 
 
 def test_what_has_no_effect_is_noted() -> None:
