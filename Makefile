@@ -52,7 +52,7 @@ contract: setup mps-tool ## the installed program, spoken to as Nomad would
 
 e2e: setup nomad ## real Nomad agents; of another version: NOMAD=/usr/bin/nomad
 	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) NVIDIA_VGPU_NOMAD=$(abspath $(NOMAD)) \
-	  $(BIN)/pytest tests/e2e --timeout 600
+	  $(BIN)/pytest -n $(E2E_JOBS) --dist loadfile tests/e2e --timeout 600
 
 nomad:           ## builds Nomad and its launcher for e2e, unless there is no Go
 	@NOMAD_DIR=$(NOMAD_DIR) scripts/build-nomad.sh

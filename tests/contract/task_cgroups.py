@@ -81,6 +81,17 @@ class RealTask:
 
 
 @contextlib.contextmanager
+def any_task() -> Iterator[RealTask]:
+    """A task in a cgroup of the version that can be made here; NoCgroupsError if neither can."""
+    with contextlib.ExitStack() as stack:
+        try:
+            task = stack.enter_context(real_task("v2"))
+        except NoCgroupsError:
+            task = stack.enter_context(real_task("v1"))
+        yield task
+
+
+@contextlib.contextmanager
 def real_task(version: str) -> Iterator[RealTask]:
     """A task in a cgroup of version `v1` or `v2`; NoCgroupsError where there can be none."""
     if not Proc().sees_host_pids():

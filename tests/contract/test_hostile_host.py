@@ -55,9 +55,14 @@ def test_shutdown_is_obeyed_under_a_limit_of_memory(start: Start) -> None:
     next(stats)
     pid = host.plugin.process.pid
     size = psutil.Process(pid).memory_info().vms
-    resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
+    # Room for the call itself, and none for the stack of a thread.
+    most = size + (2 << 20)
+    resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
     more = [host.stats(60.0) for _ in range(2)]  # they take what threads are free
-    assert host.end() in (0, -signal.SIGABRT)
+    # The answer may be lost for want of memory; that the plugin ends is what Nomad waits for.
+    with contextlib.suppress(grpc.RpcError):
+        host.end()
+    assert host.plugin.process.wait(PATIENCE_S) in (0, -signal.SIGABRT)
     del more
 
 

@@ -18,6 +18,7 @@ from nomad_nvidia_vgpu.rpc.client import Refused
 
 from .conftest import PROGRAM, Start, fact
 from .fingerprints import Groups, first_in, healthy, reasons
+from .task_cgroups import any_task
 
 A100 = "NVIDIA A100-SXM4-40GB"
 
@@ -197,19 +198,13 @@ def test_what_old_tasks_hold_is_not_offered(node: FakeDriver, start: Start) -> N
     node.load("h100x8")
     uuid = fact(node, "gpu 0", "uuid")
     before = start(node, vgpus=16).reserve([f"{uuid}-3", f"{uuid}-12"]).envs
-    task = subprocess.Popen(
-        ["/bin/cat"],
-        env={**before, "NOMAD_ALLOC_ID": "5c9a", "NOMAD_TASK_NAME": "old"},
-        stdin=subprocess.PIPE,
-    )
-    try:
+    with any_task() as task:
+        task.start({**before, "NOMAD_ALLOC_ID": task.allocation, "NOMAD_TASK_NAME": "train"})
         stream = start(node, vgpus=8).fingerprints()
         instances = {i.id: i for g in next(stream) for i in g.instances}
         held = {id_ for id_, instance in instances.items() if not instance.healthy}
         assert held == {f"{uuid}-3"}  # two sixteenths are an eighth
         assert "divided or grouped otherwise" in instances[f"{uuid}-3"].health_description
-    finally:
-        task.communicate()
     first_in(stream, lambda groups: not reasons(groups))
 
 

@@ -50,7 +50,7 @@ class Workers(Executor):
         try:
             self._start(self._work, f"rpc-{self._threads}")
             self._threads += 1
-        except RuntimeError:  # can't start new thread
+        except (RuntimeError, MemoryError):  # can't start new thread
             self._needed.release()
         return future
 

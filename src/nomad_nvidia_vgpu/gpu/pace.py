@@ -2,7 +2,8 @@
 """When the threads of the GPUs take their samples: at the same moment, and one after the other.
 
 A thread that wakes alone finds the caches cold, and threads that call the driver at once take
-Python's lock from each other at each call. Together and in turn they cost a third less.
+Python's lock from each other at each call. Together and in turn they cost less: a fifth to a third,
+as measured on two busy cores.
 """
 
 from __future__ import annotations
