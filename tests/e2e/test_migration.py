@@ -197,7 +197,7 @@ def test_both_plugins_run_for_different_gpus(
     machine.type(let_in)
     assert agent.api.eligible()
     assert {v: len(of) for v, of in _devices(agent).items()} == {"letmutx": 8, "nvidia": 7}
-    assert "no GPU is offered by two device groups" in machine.type("nvidia-vgpu doctor")
+    assert "no GPU is offered by two device groups" in machine.type("nvidia-vgpu doctor --all")
     share = running(agent, agent.api.submit(staying_job("share", device())))
     whole = running(agent, agent.api.submit(staying_job("whole", device(name="nvidia/gpu"))))
     assert share.gpu == ours[0]
