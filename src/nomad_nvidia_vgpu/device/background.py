@@ -7,10 +7,9 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
-from nomad_nvidia_vgpu.device.upkeep import Upkeep
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, GpuSource
 from nomad_nvidia_vgpu.gpu.sink import Sink
@@ -20,11 +19,11 @@ from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
 from nomad_nvidia_vgpu.state.catalog import Catalog
 from nomad_nvidia_vgpu.state.tally import Tally
 from nomad_nvidia_vgpu.tasks.accountant import Accountant, Tools
-from nomad_nvidia_vgpu.tasks.attribution import Attributor
-from nomad_nvidia_vgpu.tasks.guard import Guard
-from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch
-from nomad_nvidia_vgpu.tasks.load import LoadWatch
-from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder
+
+if TYPE_CHECKING:
+    from nomad_nvidia_vgpu.device.upkeep import Upkeep
+    from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch
+    from nomad_nvidia_vgpu.tasks.load import LoadWatch
 
 METRICS_SAMPLE_S = 10.0
 """How often the GPUs are sampled for Prometheus; Nomad's own interval is a second as a rule."""
@@ -105,6 +104,9 @@ def background_of(
         )
     background = Background(catalog, watch, accountant, lists_always=acts, metrics=metrics)
     if config.publish_load:
+        # Imported late, as all below: the first fingerprint of most nodes would wait for it in vain.
+        from nomad_nvidia_vgpu.tasks.load import LoadWatch  # noqa: PLC0415
+
         load = LoadWatch(
             catalog.take_load,
             config.publish_load_interval_s,
@@ -115,6 +117,8 @@ def background_of(
     # Simulated GPUs have the same UUIDs in every agent, and nothing is kept on them.
     if config.simulate:
         return background
+    from nomad_nvidia_vgpu.tasks.holdings import HoldingsWatch  # noqa: PLC0415
+
     return background._replace(
         upkeep=_upkeep(config, catalog, source),
         holdings=HoldingsWatch(catalog, config.fingerprint_period_s, proc),
@@ -132,6 +136,10 @@ def policy_of(config: PluginConfig) -> HealthPolicy:
 
 
 def _tools(config: PluginConfig, proc: Proc) -> Tools:
+    # In the thread of the passes, two seconds later.
+    from nomad_nvidia_vgpu.tasks.attribution import Attributor  # noqa: PLC0415
+    from nomad_nvidia_vgpu.tasks.guard import Guard  # noqa: PLC0415
+
     attributor = Attributor(proc, config.mps.root)
     return Tools(attributor, Guard(config.memory_guard, attributor.still_belongs))
 
@@ -139,6 +147,8 @@ def _tools(config: PluginConfig, proc: Proc) -> Tools:
 def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
     if not config.health.end_tasks:
         return catalog
+    from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder  # noqa: PLC0415
+
     ender = TaskEnder(
         catalog,
         accountant.last_use,
@@ -166,6 +176,8 @@ def _upkeep(config: PluginConfig, catalog: Catalog, source: GpuSource) -> Upkeep
     enforcers = enforcers_of(config, _ToldModes(source, catalog))
     if not enforcers:
         return None
+    from nomad_nvidia_vgpu.device.upkeep import Upkeep  # noqa: PLC0415
+
     return Upkeep(catalog, enforcers, config.fingerprint_period_s)
 
 

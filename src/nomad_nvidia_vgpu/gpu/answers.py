@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from nomad_nvidia_vgpu.errors import (
     NOTHING,
@@ -22,14 +21,11 @@ NO_ANSWER = Problem("the driver does not answer", "check dmesg, drain the node a
 HUNG = Cause(NO_ANSWER, "the time of a call")
 _GETTER = "a getter's error"
 
-_T = TypeVar("_T")
 
-
-@dataclass(frozen=True)
-class Answer(Generic[_T]):
+class Answer(NamedTuple):
     """What came of one call."""
 
-    value: _T | None = None
+    value: Any = None
     cause: Cause | None = None
     """Why there is no value, if that is the fault of the GPU that was asked."""
     blames_driver: bool = False
@@ -38,7 +34,7 @@ class Answer(Generic[_T]):
     """Whether there is no such GPU where it was looked for."""
 
 
-def answer_of(call: Callable[[], _T], name: str) -> Answer[_T]:
+def answer_of(call: Callable[[], Any], name: str) -> Answer:
     """Makes the call, which may block; whatever it raises is an answer. `name` is who is asked."""
     try:
         return Answer(call())

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 VERSION_COMMAND = ("nvidia-ctk", "--version")
@@ -24,7 +23,7 @@ class Toolkit(NamedTuple):
     """Whether the node has cgroup v2 and nothing else."""
 
 
-def look_at_toolkit(sys: Path = Path("/sys")) -> Toolkit:
+def look_at_toolkit(sys: str | os.PathLike[str] = "/sys") -> Toolkit:
     """What this node has; takes some seconds at most."""
     # Imported late: few nodes ask for it, and every start would wait for it.
     import subprocess  # noqa: PLC0415
@@ -51,6 +50,7 @@ def version_in(said: str) -> tuple[int, ...] | None:
     return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
-def has_unified_cgroups(sys: Path) -> bool:
+def has_unified_cgroups(sys: str | os.PathLike[str]) -> bool:
     """Whether `sys` is that of a node with cgroup v2 and nothing else."""
-    return (sys / _UNIFIED).exists()
+    # Not pathlib, which every start would pay for.
+    return os.path.exists(f"{os.fspath(sys)}/{_UNIFIED}")  # noqa: PTH110

@@ -368,7 +368,8 @@ def test_the_first_fingerprint_imports_only_what_it_needs() -> None:
         [sys.executable, "-c", FIRST_FINGERPRINT], capture_output=True, text=True, check=True
     )
     late = ("cdi.delivery", "gpu.nvml.source", "metrics.families", "sharing.mps.enforcer")
-    unwanted = {"prometheus_client", "http.server", "pynvml", "yaml"}
+    late += ("device.upkeep", "tasks.attribution", "tasks.guard", "tasks.holdings", "tasks.sick_gpu")
+    unwanted = {"prometheus_client", "http.server", "pathlib", "pynvml", "yaml"}
     unwanted |= {f"nomad_nvidia_vgpu.{module}" for module in late}
     assert all(importlib.util.find_spec(module) for module in unwanted)
     assert not unwanted & set(done.stdout.split())
