@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_SIMULATED = 64
@@ -47,12 +46,12 @@ class GpuProfile(NamedTuple):
     """Whether error correction is on, so that errors are counted."""
 
 
-@dataclass(frozen=True)
-class SimulatedGpus:
+class SimulatedGpus(NamedTuple):
     """One entry of `simulate`."""
 
     profile: str
-    count: int
+    number: int
+    """How many such GPUs."""
     mig: tuple[str, ...] = ()
     """MIG devices that each of these GPUs is cut into; empty: not in MIG mode."""
 

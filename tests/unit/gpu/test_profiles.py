@@ -160,7 +160,7 @@ def test_any_text_is_an_entry_or_refused(text: str) -> None:
     except ValueError:
         return
     assert found.profile in PROFILES
-    assert 1 <= found.count <= MAX_SIMULATED
+    assert 1 <= found.number <= MAX_SIMULATED
 
 
 @pytest.mark.parametrize(

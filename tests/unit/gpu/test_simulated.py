@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuSample, Ratio
 from nomad_nvidia_vgpu.gpu.profiles import PROFILES, parse_simulated
-from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource
+from nomad_nvidia_vgpu.gpu.simulated import SimulatedSource, _uuid
 from unit.manual_clock import ManualClock
 
 PINNED_UUIDS = [
@@ -168,3 +170,9 @@ def test_a_card_without_ecc_counts_no_errors() -> None:
 def test_nothing_runs_on_a_simulated_gpu() -> None:
     """Its processes are not known, which is not the same as having none."""
     assert source("l4").processes(source("l4").find(0)) == {}
+
+
+def test_uuids_are_of_version_5() -> None:
+    """As the library makes them, so that they stay the same over versions of this program."""
+    space = uuid.UUID("6f0a1c5e-8b0d-5d0e-9b63-1d2a6c1c7a50")
+    assert _uuid("GPU", "l4/0") == f"GPU-{uuid.uuid5(space, 'l4/0')}"
