@@ -227,8 +227,8 @@ def test_whatever_keeps_the_driver_from_starting_is_named_and_retried(
     assert next(stream) == ()
     node.clear("driver", "init_error")
     until(stream, 8)
-    (warning,) = host.logged_in_all("warn")
-    assert f"({code})" in warning
+    # On a busy machine other things may be said beside it, such as a GPU that answers late.
+    assert len([line for line in host.logged_in_all("warn") if f"({code})" in line]) == 1
 
 
 def test_a_library_that_appears_later_is_used(
