@@ -126,7 +126,7 @@ def levels(look: Callable[[Facts], Iterable[Verdict]], known: Facts) -> list[Lev
     return [level for level, _ in said(look, known)]
 
 
-def one(
+def assert_one(
     look: Callable[[Facts], Iterable[Verdict]], known: Facts, level: Level, *words: str
 ) -> None:
     """The only verdict is of this level, and has these words."""

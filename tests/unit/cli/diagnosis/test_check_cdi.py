@@ -13,7 +13,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.driver_look import DriverLook
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.errors import Problem
-from unit.cli.diagnosis.nodes import driver, facts, one, said, written
+from unit.cli.diagnosis.nodes import assert_one, driver, facts, said, written
 from unit.example_gpus import gpu
 
 NONE, CDI = "vgpus = 4", 'vgpus = 4\ndevice_nodes = "cdi"'
@@ -41,20 +41,20 @@ def on(tmp_path: Path, cdi: CdiNode, options: str, look: DriverLook = RUNNING) -
 
 def test_no_specification_is_ok_where_none_is_needed(tmp_path: Path) -> None:
     """Docker's runtime makes its own."""
-    one(specification, facts(tmp_path, look=RUNNING), Level.OK, "none is needed")
+    assert_one(specification, facts(tmp_path, look=RUNNING), Level.OK, "none is needed")
 
 
 def test_no_specification_is_an_error_where_tasks_need_one(tmp_path: Path) -> None:
     """In the words by which a task would fail, with the command that writes one."""
     words = ("no CDI specification", "GPU-a", "nvidia-ctk cdi generate")
-    one(specification, facts(tmp_path, options=CDI, look=RUNNING), Level.ERROR, *words)
+    assert_one(specification, facts(tmp_path, options=CDI, look=RUNNING), Level.ERROR, *words)
 
 
 @pytest.mark.parametrize("place", ["etc/cdi/nvidia.yaml", "run/cdi/nvidia.yml"])
 def test_the_usual_places_are_looked_at(tmp_path: Path, place: str) -> None:
     """Where nvidia-ctk writes, and the toolkit's service."""
     path = written(tmp_path / place, YAML)
-    one(specification, facts(tmp_path, look=RUNNING), Level.OK, str(path))
+    assert_one(specification, facts(tmp_path, look=RUNNING), Level.OK, str(path))
 
 
 @pytest.mark.parametrize(("options", "level"), [(NONE, Level.WARNING), (CDI, Level.ERROR)])
@@ -72,7 +72,7 @@ def test_a_specification_of_an_older_driver_is_found(
 def test_without_a_driver_its_age_is_not_judged(tmp_path: Path) -> None:
     """There is nothing to compare with."""
     written(tmp_path / "etc/cdi/nvidia.yaml", YAML)
-    one(specification, facts(tmp_path, look=driver(problem=Problem("x", "y"))), Level.OK)
+    assert_one(specification, facts(tmp_path, look=driver(problem=Problem("x", "y"))), Level.OK)
 
 
 @pytest.mark.parametrize(("options", "level"), [(NONE, Level.WARNING), (CDI, Level.ERROR)])

@@ -15,7 +15,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.check_containers import (
     toolkit,
 )
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from unit.cli.diagnosis.nodes import driver, facts, node, one, said, written
+from unit.cli.diagnosis.nodes import assert_one, driver, facts, node, said, written
 from unit.example_gpus import gpu
 
 RUNTIME = "nvidia-container-runtime"
@@ -42,19 +42,19 @@ def test_the_toolkit_listens_to_our_variable(
     """A hardened node takes GPUs from mounts alone, which Nomad does not give."""
     if text is not None:
         written(tmp_path / "etc/nvidia-container-runtime/config.toml", text)
-    one(toolkit, facts(tmp_path, on=node(tmp_path, [RUNTIME])), level, words)
+    assert_one(toolkit, facts(tmp_path, on=node(tmp_path, [RUNTIME])), level, words)
 
 
 def test_a_node_without_the_toolkit_is_ok(tmp_path: Path) -> None:
     """It may need none; whether docker misses it is another check's."""
-    one(toolkit, facts(tmp_path), Level.OK, "not on this node")
+    assert_one(toolkit, facts(tmp_path), Level.OK, "not on this node")
 
 
 def test_settings_that_are_no_text_are_a_warning(tmp_path: Path) -> None:
     """Nothing is guessed."""
     path = written(tmp_path / "etc/nvidia-container-runtime/config.toml", "")
     path.write_bytes(b"\xff\xfe")
-    one(toolkit, facts(tmp_path), Level.WARNING, "cannot be read")
+    assert_one(toolkit, facts(tmp_path), Level.WARNING, "cannot be read")
 
 
 def test_with_device_nodes_the_toolkit_may_refuse_but_not_show_more(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_with_device_nodes_the_toolkit_may_refuse_but_not_show_more(tmp_path: Pa
     path = tmp_path / "etc/nvidia-container-runtime/config.toml"
     written(path, "accept-nvidia-visible-devices-envvar-when-unprivileged = false\n")
     by_files = facts(tmp_path, options='vgpus = 2\ndevice_nodes = "cdi"')
-    one(toolkit, by_files, Level.OK, "takes no GPUs from the environment")
+    assert_one(toolkit, by_files, Level.OK, "takes no GPUs from the environment")
     written(path, "accept-nvidia-visible-devices-as-volume-mounts = true\n")
-    one(toolkit, by_files, Level.WARNING, "can name every GPU")
+    assert_one(toolkit, by_files, Level.WARNING, "can name every GPU")
 
 
 def test_what_a_limit_of_memory_lacks_is_a_warning(tmp_path: Path) -> None:
@@ -77,15 +77,17 @@ def test_what_a_limit_of_memory_lacks_is_a_warning(tmp_path: Path) -> None:
     assert "cgroup v2" in found[1][1]
     written(tmp_path / "sys/fs/cgroup/cgroup.controllers", "")
     on = node(tmp_path, output=answering("CLI version 1.20.1"))
-    one(memory_limits, facts(tmp_path, options=wanted, on=on), Level.OK, "let the driver hold")
+    assert_one(
+        memory_limits, facts(tmp_path, options=wanted, on=on), Level.OK, "let the driver hold"
+    )
     both = f'{wanted}\ndevice_nodes = "cdi"'
-    one(memory_limits, facts(tmp_path, options=both, on=on), Level.WARNING, "device_nodes")
+    assert_one(memory_limits, facts(tmp_path, options=both, on=on), Level.WARNING, "device_nodes")
 
 
 def test_a_limit_that_nobody_asks_for_is_ok(tmp_path: Path) -> None:
     """And it is said whether the node could."""
     silent = node(tmp_path, output=answering(OSError("no such file")))
-    one(memory_limits, facts(tmp_path, on=silent), Level.OK, "could not do")
+    assert_one(memory_limits, facts(tmp_path, on=silent), Level.OK, "could not do")
 
 
 @pytest.mark.parametrize(
@@ -121,12 +123,12 @@ def answering(said: str | OSError) -> Callable[[Sequence[str], str | None], str]
 
 def test_podman_needs_a_specification(tmp_path: Path) -> None:
     """It knows no other way to GPUs."""
-    one(podman, facts(tmp_path), Level.OK, "not on this node")
+    assert_one(podman, facts(tmp_path), Level.OK, "not on this node")
     found = facts(tmp_path, on=node(tmp_path, ["podman"]))
-    one(podman, found, Level.WARNING, "nvidia-ctk cdi generate")
+    assert_one(podman, found, Level.WARNING, "nvidia-ctk cdi generate")
     text = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: []\n"
     written(tmp_path / "etc/cdi/nvidia.yaml", text)
-    one(podman, found, Level.OK, "1 CDI specification")
+    assert_one(podman, found, Level.OK, "1 CDI specification")
 
 
 def test_podman_needs_the_uuids_of_the_gpus(tmp_path: Path) -> None:
@@ -136,11 +138,11 @@ def test_podman_needs_the_uuids_of_the_gpus(tmp_path: Path) -> None:
     text = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n"
     edits = "  containerEdits: {}\n"
     path = written(tmp_path / "etc/cdi/nvidia.yaml", f"{text}- name: '0'\n{edits}")
-    one(podman, found, Level.WARNING, "GPU-a or GPU-b")
+    assert_one(podman, found, Level.WARNING, "GPU-a or GPU-b")
     path.write_text(f"{text}- name: GPU-a\n{edits}")
     remedy = "| nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml --device-name-strategy=uuid"
-    one(podman, found, Level.WARNING, "a device of the name GPU-b", remedy)
+    assert_one(podman, found, Level.WARNING, "a device of the name GPU-b", remedy)
     path.write_text(f"{text}- name: GPU-a\n{edits}- name: GPU-b\n{edits}")
-    one(podman, found, Level.OK)
+    assert_one(podman, found, Level.OK)
     simulated = facts(tmp_path, look=driver(gpu("GPU-z", simulated=True)), on=on)
-    one(podman, simulated, Level.OK)
+    assert_one(podman, simulated, Level.OK)

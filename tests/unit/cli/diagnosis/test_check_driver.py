@@ -12,7 +12,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.check_gpus import division
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running, RunningPlugin
 from nomad_nvidia_vgpu.errors import Problem
-from unit.cli.diagnosis.nodes import agent, driver, facts, levels, one, said, written
+from unit.cli.diagnosis.nodes import agent, assert_one, driver, facts, levels, said, written
 from unit.example_gpus import gpu
 
 FILE = "/usr/lib/libnvidia-ml.so.590.48.01"
@@ -23,7 +23,7 @@ OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  590.48.01  Rele
 def test_the_file_that_was_loaded_is_named(tmp_path: Path) -> None:
     """A node may have several, in a container or from CUDA."""
     known = facts(tmp_path, look=driver(gpu(), library=FILE, version="590.48.01"))
-    one(library, known, Level.OK, FILE, "driver 590.48.01")
+    assert_one(library, known, Level.OK, FILE, "driver 590.48.01")
 
 
 OTHER = "/opt/cuda/stubs/libnvidia-ml.so.1"
@@ -81,36 +81,38 @@ def test_the_agents_way_to_libraries_counts_where_no_plugin_runs(tmp_path: Path)
 def test_a_driver_that_cannot_be_used_is_an_error_with_its_remedy(tmp_path: Path) -> None:
     """With the file, if one was loaded: a stub of CUDA is one."""
     look = driver(problem=Problem("NVML says 'x' (9)", "load the kernel module"), library=FILE)
-    one(library, facts(tmp_path, look=look), Level.ERROR, "'x' (9)", FILE, "| load the kernel")
+    assert_one(
+        library, facts(tmp_path, look=look), Level.ERROR, "'x' (9)", FILE, "| load the kernel"
+    )
 
 
 def test_simulated_gpus_need_no_driver(tmp_path: Path) -> None:
     """That they are none is told once, by what is divided."""
     known = facts(tmp_path, look=driver(gpu(simulated=True), simulated=True))
-    one(division, known, Level.WARNING, "simulated")
-    one(library, known, Level.OK)
-    one(module, known, Level.OK)
+    assert_one(division, known, Level.WARNING, "simulated")
+    assert_one(library, known, Level.OK)
+    assert_one(module, known, Level.OK)
 
 
 @pytest.mark.parametrize("text", [CLOSED, OPEN])
 def test_module_and_library_are_of_one_version(tmp_path: Path, text: str) -> None:
     """NVIDIA's module and its open one."""
     written(tmp_path / "proc/driver/nvidia/version", text)
-    one(module, facts(tmp_path, look=driver(library=FILE)), Level.OK, "590.48.01")
+    assert_one(module, facts(tmp_path, look=driver(library=FILE)), Level.OK, "590.48.01")
 
 
 def test_a_driver_that_was_upgraded_in_place_is_an_error(tmp_path: Path) -> None:
     """The library says nothing then but the number of its file."""
     written(tmp_path / "proc/driver/nvidia/version", CLOSED.replace("590.48.01", "580.95.05"))
     look = driver(library=FILE, problem=Problem("NVML says 'mismatch' (18)", "reload it"))
-    one(module, facts(tmp_path, look=look), Level.ERROR, "580.95.05", "590.48.01", "reload")
+    assert_one(module, facts(tmp_path, look=look), Level.ERROR, "580.95.05", "590.48.01", "reload")
 
 
 def test_a_module_that_is_not_loaded_is_an_error(tmp_path: Path) -> None:
     """Unless the driver works without telling, as in some containers."""
     look = driver(library=FILE, problem=Problem("x", "y"))
-    one(module, facts(tmp_path, look=look), Level.ERROR, "modprobe nvidia")
-    one(module, facts(tmp_path, look=driver(gpu())), Level.OK)
+    assert_one(module, facts(tmp_path, look=look), Level.ERROR, "modprobe nvidia")
+    assert_one(module, facts(tmp_path, look=driver(gpu())), Level.OK)
 
 
 def test_without_a_driver_its_module_is_not_asked_for(tmp_path: Path) -> None:
@@ -121,4 +123,4 @@ def test_without_a_driver_its_module_is_not_asked_for(tmp_path: Path) -> None:
 def test_an_odd_version_file_is_a_warning(tmp_path: Path) -> None:
     """Nothing is guessed."""
     written(tmp_path / "proc/driver/nvidia/version", "hello\n")
-    one(module, facts(tmp_path, look=driver(gpu())), Level.WARNING)
+    assert_one(module, facts(tmp_path, look=driver(gpu())), Level.WARNING)

@@ -15,7 +15,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.finding import Level, Verdict
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.model import SeenGpu
 from nomad_nvidia_vgpu.gpu.nvml.record import FailedQuery
-from unit.cli.diagnosis.nodes import driver, facts, levels, one
+from unit.cli.diagnosis.nodes import assert_one, driver, facts, levels
 from unit.example_gpus import LOST, gpu, mig
 
 ALL = [
@@ -30,7 +30,7 @@ ALL = [
 @pytest.mark.parametrize("check", ALL)
 def test_good_gpus_are_ok(tmp_path: Path, check: Callable[[Facts], Iterable[Verdict]]) -> None:
     """One verdict each, and no remedy."""
-    one(check, facts(tmp_path, look=driver(gpu("GPU-a"), gpu("GPU-b"))), Level.OK)
+    assert_one(check, facts(tmp_path, look=driver(gpu("GPU-a"), gpu("GPU-b"))), Level.OK)
 
 
 @pytest.mark.parametrize("check", ALL)
@@ -52,14 +52,14 @@ def test_a_gpu_that_does_not_say_who_it_is_is_an_error(tmp_path: Path) -> None:
 
 def test_no_gpu_is_a_warning(tmp_path: Path) -> None:
     """A node of a fleet may have none."""
-    one(check_gpus.answers, facts(tmp_path), Level.WARNING, "lists no GPU")
+    assert_one(check_gpus.answers, facts(tmp_path), Level.WARNING, "lists no GPU")
     assert all(Level.OK not in levels(check, facts(tmp_path)) for check in ALL)
 
 
 def test_an_unhealthy_gpu_is_an_error_with_its_reason(tmp_path: Path) -> None:
     """Cause and remedy are those of the plugin."""
     look = driver(SeenGpu(gpu("GPU-x"), LOST))
-    one(
+    assert_one(
         check_gpus.health,
         facts(tmp_path, look=look),
         Level.ERROR,
@@ -73,27 +73,29 @@ def test_a_query_that_fails_is_a_warning_that_names_it(tmp_path: Path) -> None:
     broken = PhysicalGpu("GPU-a", ("GPU-a",), (FailedQuery("nvmlDeviceGetPowerUsage", "Unknown"),))
     look = driver(gpu("GPU-a"), physical=(broken,))
     known = facts(tmp_path, look=look)
-    one(check_gpus.queries, known, Level.WARNING, "GPU-a", "nvmlDeviceGetPowerUsage (Unknown)")
+    assert_one(
+        check_gpus.queries, known, Level.WARNING, "GPU-a", "nvmlDeviceGetPowerUsage (Unknown)"
+    )
     silent = look._replace(physical=(PhysicalGpu("GPU-a", ("GPU-a",), sampled=False),))
-    one(check_gpus.queries, facts(tmp_path, look=silent), Level.WARNING, "figures")
+    assert_one(check_gpus.queries, facts(tmp_path, look=silent), Level.WARNING, "figures")
 
 
 def test_a_gpu_without_known_memory_is_a_warning(tmp_path: Path) -> None:
     """No share can be told of it."""
     known = facts(tmp_path, look=driver(gpu(memory_mib=None)))
-    one(check_gpus.queries, known, Level.WARNING, "memory")
+    assert_one(check_gpus.queries, known, Level.WARNING, "memory")
 
 
 def test_mig_devices_are_counted(tmp_path: Path) -> None:
     """By physical GPU."""
     known = facts(tmp_path, look=driver(mig("MIG-a"), mig("MIG-b")))
-    one(check_gpus.mig, known, Level.OK, "GPU-p is cut into 2 MIG devices")
+    assert_one(check_gpus.mig, known, Level.OK, "GPU-p is cut into 2 MIG devices")
 
 
 def test_mig_mode_without_devices_is_a_warning(tmp_path: Path) -> None:
     """The GPU vanishes from Nomad without a word."""
     look = driver(physical=(PhysicalGpu("GPU-p", ()),))
-    one(check_gpus.mig, facts(tmp_path, look=look), Level.WARNING, "GPU-p", "offers nothing")
+    assert_one(check_gpus.mig, facts(tmp_path, look=look), Level.WARNING, "GPU-p", "offers nothing")
 
 
 def test_a_mode_that_waits_for_a_reset_is_a_warning(tmp_path: Path) -> None:
@@ -105,13 +107,13 @@ def test_a_mode_that_waits_for_a_reset_is_a_warning(tmp_path: Path) -> None:
 def test_a_gpu_that_cannot_be_divided_so_is_an_error(tmp_path: Path) -> None:
     """MPS takes 48 clients."""
     known = facts(tmp_path, options='vgpus = 100\nsharing = "mps"', look=driver(gpu()))
-    one(check_gpus.division, known, Level.ERROR, "100 vGPUs", "set vgpus to at most 48")
+    assert_one(check_gpus.division, known, Level.ERROR, "100 vGPUs", "set vgpus to at most 48")
 
 
 def test_what_is_odd_in_the_config_is_a_warning(tmp_path: Path) -> None:
     """A UUID that no GPU has is a slip of the pen."""
     options = 'vgpus = 2\nignored_gpu_ids = ["GPU-zzz"]'
-    one(
+    assert_one(
         check_gpus.division,
         facts(tmp_path, options=options, look=driver(gpu())),
         Level.WARNING,
@@ -122,4 +124,4 @@ def test_what_is_odd_in_the_config_is_a_warning(tmp_path: Path) -> None:
 def test_a_fault_is_not_told_twice(tmp_path: Path) -> None:
     """An unhealthy GPU is no matter of its division."""
     look = driver(SeenGpu(gpu("GPU-x"), LOST))
-    one(check_gpus.division, facts(tmp_path, look=look), Level.OK)
+    assert_one(check_gpus.division, facts(tmp_path, look=look), Level.OK)

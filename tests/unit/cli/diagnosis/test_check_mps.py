@@ -20,7 +20,7 @@ from nomad_nvidia_vgpu.sharing.mps import daemon as mps_daemon
 from nomad_nvidia_vgpu.sharing.mps.daemon import Record
 from nomad_nvidia_vgpu.sharing.mps.layout import JOURNAL
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
-from unit.cli.diagnosis.nodes import agent, driver, facts, levels, node, one, said, written
+from unit.cli.diagnosis.nodes import agent, assert_one, driver, facts, levels, node, said, written
 from unit.example_gpus import gpu
 
 CONTROL = "nvidia-cuda-mps-control"
@@ -86,9 +86,9 @@ def test_sharing_of_one_gpu_alone_counts(tmp_path: Path) -> None:
     """The whole node may share otherwise."""
     options = 'vgpus = 4\ngpu "*L4*" {\n sharing = "mps"\n}'
     known_here = facts(tmp_path, options=options, look=EXCLUSIVE)
-    one(tools, known_here, Level.ERROR)
-    one(daemons, known_here, Level.ERROR, "GPU-a has no MPS daemon")
-    one(compute_modes, known_here, Level.OK)
+    assert_one(tools, known_here, Level.ERROR)
+    assert_one(daemons, known_here, Level.ERROR, "GPU-a has no MPS daemon")
+    assert_one(compute_modes, known_here, Level.OK)
 
 
 # compute modes
@@ -96,20 +96,22 @@ def test_sharing_of_one_gpu_alone_counts(tmp_path: Path) -> None:
 
 def test_each_sharing_has_its_mode(tmp_path: Path, mps_root: Path) -> None:
     """EXCLUSIVE_PROCESS for MPS, any number of processes else."""
-    one(compute_modes, known(tmp_path, mps_root), Level.OK)
+    assert_one(compute_modes, known(tmp_path, mps_root), Level.OK)
     look = driver(gpu("GPU-a", compute_mode="DEFAULT"))
-    one(compute_modes, known(tmp_path, mps_root, look=look, sharing="time-slicing"), Level.OK)
+    assert_one(
+        compute_modes, known(tmp_path, mps_root, look=look, sharing="time-slicing"), Level.OK
+    )
 
 
 def test_a_whole_gpu_may_be_exclusive(tmp_path: Path, mps_root: Path) -> None:
     """One vGPU is one task, which an operator may want to have but one process."""
-    one(compute_modes, known(tmp_path, mps_root, sharing="time-slicing", vgpus=1), Level.OK)
+    assert_one(compute_modes, known(tmp_path, mps_root, sharing="time-slicing", vgpus=1), Level.OK)
 
 
 def test_mps_without_exclusive_mode_is_a_warning(tmp_path: Path, mps_root: Path) -> None:
     """A process can run beside the server."""
     look = driver(gpu("GPU-a", compute_mode="DEFAULT"))
-    one(compute_modes, known(tmp_path, mps_root, look=look), Level.WARNING, "without limits")
+    assert_one(compute_modes, known(tmp_path, mps_root, look=look), Level.WARNING, "without limits")
 
 
 def test_a_mode_that_this_plugin_left_behind_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -117,15 +119,15 @@ def test_a_mode_that_this_plugin_left_behind_is_an_error(tmp_path: Path, mps_roo
     written(mps_root / "compute-modes.json", json.dumps({"GPU-a": "DEFAULT"}))
     found = known(tmp_path, mps_root, sharing="time-slicing")
     remedy = f"run nvidia-vgpu release --mps-root {mps_root}, start"
-    one(compute_modes, found, Level.ERROR, "left in EXCLUSIVE_PROCESS", remedy)
+    assert_one(compute_modes, found, Level.ERROR, "left in EXCLUSIVE_PROCESS", remedy)
 
 
 def test_a_mode_that_somebody_set_is_an_error(tmp_path: Path, mps_root: Path) -> None:
     """All tasks but one would fail."""
     found = known(tmp_path, mps_root, sharing="time-slicing")
-    one(compute_modes, found, Level.ERROR, "nvidia-smi -i GPU-a -c DEFAULT")
+    assert_one(compute_modes, found, Level.ERROR, "nvidia-smi -i GPU-a -c DEFAULT")
     look = driver(gpu("GPU-a", compute_mode="PROHIBITED"))
-    one(compute_modes, known(tmp_path, mps_root, look=look), Level.ERROR, "PROHIBITED")
+    assert_one(compute_modes, known(tmp_path, mps_root, look=look), Level.ERROR, "PROHIBITED")
 
 
 def test_a_journal_that_is_spoilt_or_of_another_gpu_is_a_warning(
@@ -133,10 +135,10 @@ def test_a_journal_that_is_spoilt_or_of_another_gpu_is_a_warning(
 ) -> None:
     """It is left as it is: only the plugin fixes it."""
     journal = written(mps_root / "compute-modes.json", "{")
-    one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "spoilt")
+    assert_one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "spoilt")
     assert journal.read_text() == "{"
     journal.write_text('{"GPU-z": "DEFAULT"}')
-    one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "GPU-z")
+    assert_one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "GPU-z")
 
 
 # daemons
@@ -150,13 +152,13 @@ def test_a_daemon_at_work_is_ok(tmp_path: Path, mps_root: Path) -> None:
     written(tmp_path / "proc/8/stat", "8 (a) name) S 7 0 0")
     process(tmp_path, 9, ["nvidia-cuda-mps-server"], pipe, parent=7)
     process(tmp_path, 10, ["sleep", "1"], None)
-    one(daemons, known(tmp_path, mps_root), Level.OK, "1 MPS daemon")
+    assert_one(daemons, known(tmp_path, mps_root), Level.OK, "1 MPS daemon")
 
 
 def test_a_node_without_mps_is_ok(tmp_path: Path, mps_root: Path) -> None:
     """Nothing runs, nothing is left."""
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
-    one(daemons, found, Level.OK, "never were")
+    assert_one(daemons, found, Level.OK, "never were")
 
 
 @pytest.mark.parametrize(
@@ -172,44 +174,46 @@ def test_a_daemon_that_does_not_work_is_an_error(
 ) -> None:
     """With what it lacks."""
     views = [DaemonView("GPU-a", state)]
-    one(daemons, known(tmp_path, mps_root, views=views), Level.ERROR, words)
+    assert_one(daemons, known(tmp_path, mps_root, views=views), Level.ERROR, words)
 
 
 def test_a_gpu_without_a_daemon_is_an_error(tmp_path: Path, mps_root: Path) -> None:
     """The plugin has not run, or could not start one."""
-    one(daemons, known(tmp_path, mps_root, views=()), Level.ERROR, "GPU-a has no MPS daemon")
+    assert_one(daemons, known(tmp_path, mps_root, views=()), Level.ERROR, "GPU-a has no MPS daemon")
 
 
 def test_a_tool_that_hangs_is_an_error(tmp_path: Path, mps_root: Path) -> None:
     """Nothing is known of the daemons then."""
     found = known(tmp_path, mps_root, views="does not answer in time")
-    one(daemons, found, Level.ERROR, "does not answer in time")
+    assert_one(daemons, found, Level.ERROR, "does not answer in time")
 
 
 def test_a_daemon_that_is_not_wanted_any_more_is_a_warning(tmp_path: Path, mps_root: Path) -> None:
     """It ends by itself when its clients have."""
     views = [READY._replace(clients=(4, 5))]
     usual = facts(tmp_path, look=EXCLUSIVE, daemons=views)
-    one(daemons, usual, Level.WARNING, "run nvidia-vgpu release, start the agent")
+    assert_one(daemons, usual, Level.WARNING, "run nvidia-vgpu release, start the agent")
     daemon_of(tmp_path, mps_root)
     found = known(tmp_path, mps_root, sharing="time-slicing", views=views)
     remedy = f"run nvidia-vgpu release --mps-root {mps_root}, start"
-    one(daemons, found, Level.WARNING, "GPU-a", "(2 clients)", remedy)
+    assert_one(daemons, found, Level.WARNING, "GPU-a", "(2 clients)", remedy)
 
 
 def test_a_daemon_without_its_directory_is_an_error(tmp_path: Path, mps_root: Path) -> None:
     """Somebody has removed it: no task finds the daemon, and it keeps the GPU."""
     daemon_of(tmp_path, mps_root)
     (mps_root / "GPU-a/pipe/control_lock").unlink()
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 7", "kill 7")
+    assert_one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 7", "kill 7")
 
 
 def test_somebody_elses_daemon_is_in_the_way_of_ours(tmp_path: Path, mps_root: Path) -> None:
     """An error beside ours, a warning where GPUs are shared by time-slicing."""
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/nvidia-mps"))
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "/tmp/nvidia-mps", "echo quit")
+    assert_one(
+        daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "/tmp/nvidia-mps", "echo quit"
+    )
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
-    one(daemons, found, Level.WARNING, "pid 30")
+    assert_one(daemons, found, Level.WARNING, "pid 30")
 
 
 def left_below(root: Path) -> Path:
@@ -229,9 +233,11 @@ def test_our_daemon_under_another_root_is_known_by_its_record(
     old = mps_root.with_name("old; reboot #")
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], left_below(old), uid=uid)
     remedy = f"run nvidia-vgpu release --mps-root '{old}', start the agent"
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "another mps.root", remedy)
+    assert_one(
+        daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30", "another mps.root", remedy
+    )
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
-    one(daemons, found, Level.WARNING, remedy)
+    assert_one(daemons, found, Level.WARNING, remedy)
 
 
 @pytest.mark.parametrize("uid", [12345, None])
@@ -241,9 +247,11 @@ def test_a_daemon_that_somebody_else_started_is_not_called_ours(
     """Whatever root it names: else its remedy would have tasks stopped for nothing."""
     pipe = left_below(mps_root.with_name("old"))
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], pipe, uid=uid)
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, "another MPS daemon (pid 30", "echo quit")
+    assert_one(
+        daemons, known(tmp_path, mps_root), Level.ERROR, "another MPS daemon (pid 30", "echo quit"
+    )
     found = known(tmp_path, mps_root, sharing="time-slicing", views=())
-    one(daemons, found, Level.WARNING, "pid 30", "not this plugin's")
+    assert_one(daemons, found, Level.WARNING, "pid 30", "not this plugin's")
 
 
 @pytest.mark.parametrize("open_to_all", ["old", "."])
@@ -254,7 +262,9 @@ def test_a_root_that_others_could_have_made_makes_no_daemon_ours(
     pipe = left_below(mps_root.with_name("old"))
     (mps_root.parent / open_to_all).chmod(0o777)
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], pipe, uid=0)
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, "another MPS daemon (pid 30", "echo quit")
+    assert_one(
+        daemons, known(tmp_path, mps_root), Level.ERROR, "another MPS daemon (pid 30", "echo quit"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -266,9 +276,9 @@ def test_a_root_of_another_user_makes_no_daemon_ours(tmp_path: Path, mps_root: P
     for uid in (0, 12345):
         process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], pipe, uid=uid)
         of_agent = dataclasses.replace(found, running=Running(agent(uid=12345)))
-        one(daemons, of_agent, Level.ERROR, "another MPS daemon (pid 30", "echo quit")
+        assert_one(daemons, of_agent, Level.ERROR, "another MPS daemon (pid 30", "echo quit")
     of_who_looks = dataclasses.replace(found, node=dataclasses.replace(found.node, uid=12345))
-    one(daemons, of_who_looks, Level.ERROR, "of this plugin (pid 30", "another mps.root")
+    assert_one(daemons, of_who_looks, Level.ERROR, "of this plugin (pid 30", "another mps.root")
 
 
 def test_a_remedy_holds_no_words_of_a_task_that_a_shell_would_run(
@@ -276,7 +286,9 @@ def test_a_remedy_holds_no_words_of_a_task_that_a_shell_would_run(
 ) -> None:
     """Whoever runs as such a daemon decides what stands in his environment."""
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path("/tmp/x; reboot #"))
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, "DIRECTORY='/tmp/x; reboot #' nvidia")
+    assert_one(
+        daemons, known(tmp_path, mps_root), Level.ERROR, "DIRECTORY='/tmp/x; reboot #' nvidia"
+    )
 
 
 @pytest.mark.parametrize("pipe", ["pipe", "/pipe"])
@@ -285,7 +297,9 @@ def test_a_pipe_directory_with_nothing_above_it_hides_no_finding(
 ) -> None:
     """Any user can start a process that is called so, with such a variable."""
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], Path(pipe))
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, f"another MPS daemon (pid 30, {pipe})")
+    assert_one(
+        daemons, known(tmp_path, mps_root), Level.ERROR, f"another MPS daemon (pid 30, {pipe})"
+    )
 
 
 def test_files_without_end_do_not_fill_the_doctors_memory(tmp_path: Path, mps_root: Path) -> None:
@@ -297,8 +311,8 @@ def test_files_without_end_do_not_fill_the_doctors_memory(tmp_path: Path, mps_ro
     places = (mps_root / f"GPU-a/pipe/{CONTROL}.pid", mps_root / JOURNAL)
     for path in (proc / "cmdline", proc / "environ", *places):
         os.truncate(path, 1 << 40)
-    one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30")
-    one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "is spoilt")
+    assert_one(daemons, known(tmp_path, mps_root), Level.ERROR, "pid 30")
+    assert_one(compute_modes, known(tmp_path, mps_root), Level.WARNING, "is spoilt")
 
 
 def test_a_server_that_outlived_its_daemon_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -313,7 +327,7 @@ def test_what_this_user_may_not_see_is_not_judged(tmp_path: Path, mps_root: Path
     """Another user's process does not say where its pipes are."""
     process(tmp_path, 30, [f"/usr/bin/{CONTROL}", "-d"], None)
     (tmp_path / "proc/31").mkdir()
-    one(daemons, known(tmp_path, mps_root), Level.OK)
+    assert_one(daemons, known(tmp_path, mps_root), Level.OK)
 
 
 # permissions
@@ -324,7 +338,7 @@ def test_open_directories_are_ok(tmp_path: Path, mps_root: Path) -> None:
     (mps_root / "GPU-a/pipe").mkdir(parents=True)
     mps_root.parent.chmod(0o755)
     assert levels(permissions, known(tmp_path, mps_root)) == [Level.OK]
-    one(permissions, known(tmp_path, mps_root / "no"), Level.OK)
+    assert_one(permissions, known(tmp_path, mps_root / "no"), Level.OK)
 
 
 def test_a_closed_directory_on_the_way_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -332,7 +346,7 @@ def test_a_closed_directory_on_the_way_is_an_error(tmp_path: Path, mps_root: Pat
     (mps_root / "GPU-a/pipe").mkdir(parents=True)
     mps_root.parent.chmod(0o755)
     (mps_root / "GPU-a").chmod(0o700)
-    one(permissions, known(tmp_path, mps_root), Level.ERROR, f"chmod o+x {mps_root}/GPU-a")
+    assert_one(permissions, known(tmp_path, mps_root), Level.ERROR, f"chmod o+x {mps_root}/GPU-a")
 
 
 def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -340,7 +354,7 @@ def test_a_root_that_others_can_write_is_an_error(tmp_path: Path, mps_root: Path
     mps_root.mkdir(parents=True)
     mps_root.parent.chmod(0o755)
     mps_root.chmod(0o777)
-    one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 0777", "fix that")
+    assert_one(permissions, known(tmp_path, mps_root), Level.ERROR, "mode 0777", "fix that")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -349,10 +363,10 @@ def test_a_root_that_others_can_replace_is_an_error(tmp_path: Path, mps_root: Pa
     mps_root.mkdir()
     os.chown(mps_root.parent, 12345, -1)
     found = known(tmp_path, mps_root)
-    one(permissions, found, Level.ERROR, "belongs to uid 12345", "set another")
+    assert_one(permissions, found, Level.ERROR, "belongs to uid 12345", "set another")
     mps_root.parent.chmod(0o755)
     claimed = dataclasses.replace(found, running=Running(agent(uid=12345)))
-    one(permissions, claimed, Level.ERROR)  # anybody can call his process the agent
+    assert_one(permissions, claimed, Level.ERROR)  # anybody can call his process the agent
 
 
 def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> None:
@@ -361,11 +375,11 @@ def test_a_root_that_is_a_link_is_an_error(tmp_path: Path, mps_root: Path) -> No
     mps_root.parent.chmod(0o755)
     mps_root.symlink_to(tmp_path / "elsewhere")
     found = known(tmp_path, mps_root, views=())
-    one(permissions, found, Level.ERROR, "is not a directory")
+    assert_one(permissions, found, Level.ERROR, "is not a directory")
 
 
 def test_simulated_gpus_have_no_daemons(tmp_path: Path, mps_root: Path) -> None:
     """Whatever sharing they are to have, it is not said that they share none."""
     found = known(tmp_path, mps_root, look=driver(simulated=True), views=())
     for look in (daemons, permissions):
-        one(look, found, Level.OK, "simulated GPUs have no MPS daemons")
+        assert_one(look, found, Level.OK, "simulated GPUs have no MPS daemons")

@@ -13,7 +13,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.running import Running
 from nomad_nvidia_vgpu.sharing.mps import control as mps_control
-from unit.cli.diagnosis.nodes import agent, driver, facts, node, one, said, written
+from unit.cli.diagnosis.nodes import agent, assert_one, driver, facts, node, said, written
 from unit.example_gpus import gpu
 
 CONTROL, SERVER = "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"
@@ -49,22 +49,22 @@ def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_tools_are_named(tmp_path: Path) -> None:
     """Where they are, as far as one knows while the agent's PATH is not seen."""
-    one(tools, known(tmp_path, path=None), Level.OK, f"/usr/bin/{CONTROL}")
+    assert_one(tools, known(tmp_path, path=None), Level.OK, f"/usr/bin/{CONTROL}")
 
 
 def test_missing_tools_are_an_error_where_they_are_needed(tmp_path: Path) -> None:
     """And nothing where GPUs are shared by time-slicing."""
-    one(tools, known(tmp_path, there=False), Level.ERROR, "install")
-    one(tools, known(tmp_path, there=False, sharing="time-slicing"), Level.OK)
+    assert_one(tools, known(tmp_path, there=False), Level.ERROR, "install")
+    assert_one(tools, known(tmp_path, there=False, sharing="time-slicing"), Level.OK)
 
 
 def test_the_agents_path_decides_where_the_tools_are(tmp_path: Path) -> None:
     """A person's own leads to more, which is no help to the plugin."""
     at = known(tmp_path, path=f"{tmp_path}/bin")
     words = (f"is /usr/bin/{CONTROL}, which", "(pid 40", "| add /usr/bin to PATH")
-    one(tools, at, Level.ERROR, *words)
+    assert_one(tools, at, Level.ERROR, *words)
     tool = program(tmp_path / "bin" / CONTROL)
-    one(tools, at, Level.OK, str(tool))
+    assert_one(tools, at, Level.OK, str(tool))
 
 
 def test_a_tool_of_the_agents_wins_over_the_shells(
@@ -74,7 +74,7 @@ def test_a_tool_of_the_agents_wins_over_the_shells(
     program(tmp_path / "shell" / CONTROL)
     monkeypatch.setenv("PATH", f"{tmp_path}/shell")
     tool = program(tmp_path / "agent" / CONTROL)
-    one(tools, known(tmp_path, path=f"{tmp_path}/agent"), Level.OK, f"{CONTROL} is {tool}")
+    assert_one(tools, known(tmp_path, path=f"{tmp_path}/agent"), Level.OK, f"{CONTROL} is {tool}")
 
 
 def looked(tmp_path: Path, sharing: str = "mps") -> list[tuple[Level, str]]:

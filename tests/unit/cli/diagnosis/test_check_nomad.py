@@ -24,12 +24,12 @@ from nomad_nvidia_vgpu.errors import Problem
 from unit.cli.diagnosis.nodes import (
     NO_NOMAD,
     agent,
+    assert_one,
     driver,
     facts,
     levels,
     node,
     offered,
-    one,
     said,
     unread,
     written,
@@ -44,7 +44,7 @@ PLUGIN = "#!/bin/sh\n# nvidia-vgpu, a Nomad device plugin\n"
 
 def test_a_current_nomad_is_ok(tmp_path: Path) -> None:
     """By its API."""
-    one(version, facts(tmp_path, nomad=offered()), Level.OK, "1.11.3")
+    assert_one(version, facts(tmp_path, nomad=offered()), Level.OK, "1.11.3")
 
 
 def test_without_the_api_the_program_tells_its_version(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_without_the_api_the_program_tells_its_version(tmp_path: Path) -> None:
         return "Nomad v1.10.2\nRevision abc\n"
 
     found = facts(tmp_path, on=node(tmp_path, ["nomad"], output=output))
-    one(version, found, Level.OK, "1.10.2")
+    assert_one(version, found, Level.OK, "1.10.2")
 
 
 def test_each_bug_is_a_warning_with_the_version_to_take(tmp_path: Path) -> None:
@@ -76,10 +76,10 @@ def test_an_unknown_version_is_a_warning(tmp_path: Path) -> None:
     def fails(_command: Sequence[str], _path: str | None) -> str:
         raise OSError(0, "no")
 
-    one(version, facts(tmp_path), Level.WARNING, "is not known")
+    assert_one(version, facts(tmp_path), Level.WARNING, "is not known")
     for output in (fails, lambda _command, _path: "hello"):
         found = facts(tmp_path, on=node(tmp_path, ["nomad"], output=output))
-        one(version, found, Level.WARNING, "is not known")
+        assert_one(version, found, Level.WARNING, "is not known")
 
 
 def test_figures_that_nomad_keeps_to_itself_are_told_of(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_mounts_are_a_bug_of_every_version(tmp_path: Path) -> None:
     """No upgrade helps."""
     for options in ('sharing = "mps"\nmps {\n mount = true\n}', 'device_nodes = "cdi"'):
         found = facts(tmp_path, options=f"vgpus = 4\n{options}", nomad=offered())
-        one(version, found, Level.WARNING, "volume_mount")
+        assert_one(version, found, Level.WARNING, "volume_mount")
 
 
 # agent's configuration
@@ -104,21 +104,25 @@ def test_mounts_are_a_bug_of_every_version(tmp_path: Path) -> None:
 
 def test_a_good_block_is_ok(tmp_path: Path) -> None:
     """With the file that it is in."""
-    one(agent_config, facts(tmp_path), Level.OK, str(tmp_path / "nomad.d/agent.hcl"))
+    assert_one(agent_config, facts(tmp_path), Level.OK, str(tmp_path / "nomad.d/agent.hcl"))
 
 
 def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     """With the option that names them."""
     problems = read_config([tmp_path / "nowhere"]).problems
-    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| say --agent-config")
+    assert_one(
+        agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| say --agent-config"
+    )
     broken = written(tmp_path / "a.hcl", "plugin {{{")
     problems = read_config([broken]).problems
-    one(agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| take it out")
+    assert_one(
+        agent_config, unread(tmp_path, *problems), Level.ERROR, "not valid HCL", "| take it out"
+    )
 
 
 def test_a_missing_block_is_an_error(tmp_path: Path) -> None:
     """With the command that writes one."""
-    one(
+    assert_one(
         agent_config, facts(tmp_path, options=None), Level.ERROR, "no plugin", "nvidia-vgpu install"
     )
 
@@ -132,7 +136,7 @@ def test_a_label_that_is_not_the_files_name_is_an_error(tmp_path: Path, block: s
     file = written(tmp_path / "nomad.d/agent.hcl", block)
     found = unread(tmp_path)
     found = type(found)(found.node, read_config([file]), found.driver, (), NO_NOMAD)
-    one(agent_config, found, Level.ERROR, "label", 'write "nvidia-vgpu"')
+    assert_one(agent_config, found, Level.ERROR, "label", 'write "nvidia-vgpu"')
 
 
 def with_config(tmp_path: Path, **files: str) -> Facts:
@@ -165,7 +169,7 @@ def test_args_are_a_warning(tmp_path: Path) -> None:
 def test_options_outside_of_the_config_block_are_an_error(tmp_path: Path) -> None:
     """They are set, and in the wrong place: that no option is set would send people astray."""
     known = with_config(tmp_path, a='plugin "nvidia-vgpu" {\n vgpus = 2\n}\n')
-    one(agent_config, known, Level.ERROR, "vgpus stands outside", "| move it into config")
+    assert_one(agent_config, known, Level.ERROR, "vgpus stands outside", "| move it into config")
 
 
 NO_CLIENT = {"client": "client {\n enabled = false\n}\n", "a": OURS.format("")}
@@ -204,7 +208,7 @@ def test_an_agent_that_runs_knows_better_whether_it_is_a_client(
 def test_a_server_without_our_plugin_need_be_no_client(tmp_path: Path) -> None:
     """That it has no block is said, and enough."""
     files = {"client": "server {\n enabled = true\n}\n"}
-    one(agent_config, with_config(tmp_path, **files), Level.ERROR, "has no plugin")
+    assert_one(agent_config, with_config(tmp_path, **files), Level.ERROR, "has no plugin")
 
 
 def test_other_plugins_blocks_are_not_meant_for_us(tmp_path: Path) -> None:
@@ -212,7 +216,7 @@ def test_other_plugins_blocks_are_not_meant_for_us(tmp_path: Path) -> None:
     file = written(tmp_path / "a.hcl", 'plugin "raw_exec" {}')
     known = unread(tmp_path)
     known = type(known)(known.node, read_config([file]), known.driver, (), NO_NOMAD)
-    one(agent_config, known, Level.ERROR, "has no plugin")
+    assert_one(agent_config, known, Level.ERROR, "has no plugin")
 
 
 def test_each_wrong_option_is_an_error(tmp_path: Path) -> None:
@@ -227,7 +231,7 @@ def test_each_wrong_option_is_an_error(tmp_path: Path) -> None:
 def test_a_file_that_only_root_reads_is_not_spoilt(tmp_path: Path) -> None:
     """Whoever looks must become root; the agent starts."""
     problem = Problem(f"{tmp_path}/a.hcl: Permission denied", "run this command as root")
-    one(
+    assert_one(
         agent_config,
         unread(tmp_path, problem),
         Level.ERROR,
@@ -237,8 +241,8 @@ def test_a_file_that_only_root_reads_is_not_spoilt(tmp_path: Path) -> None:
 
 def test_a_block_that_offers_nothing_is_said(tmp_path: Path) -> None:
     """Switched off it is a warning, forgotten an error."""
-    one(agent_config, facts(tmp_path, options="enabled = false"), Level.WARNING, "enabled")
-    one(agent_config, facts(tmp_path, options=""), Level.ERROR, "set vgpus")
+    assert_one(agent_config, facts(tmp_path, options="enabled = false"), Level.WARNING, "enabled")
+    assert_one(agent_config, facts(tmp_path, options=""), Level.ERROR, "set vgpus")
 
 
 # files in plugin_dir
@@ -247,7 +251,7 @@ def test_a_block_that_offers_nothing_is_said(tmp_path: Path) -> None:
 def test_this_plugin_in_its_place_is_ok(tmp_path: Path) -> None:
     """Under the name of the label."""
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
-    one(plugin_files, facts(tmp_path), Level.OK, f"{tmp_path}/plugins/nvidia-vgpu")
+    assert_one(plugin_files, facts(tmp_path), Level.OK, f"{tmp_path}/plugins/nvidia-vgpu")
 
 
 def test_another_name_is_an_error(tmp_path: Path) -> None:
@@ -261,11 +265,13 @@ def test_another_name_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_is_missing_or_dangling_is_an_error(tmp_path: Path) -> None:
     """And so is a folder that is missing."""
-    one(plugin_files, facts(tmp_path), Level.ERROR, "is not there")
+    assert_one(plugin_files, facts(tmp_path), Level.ERROR, "is not there")
     (tmp_path / "plugins").mkdir()
-    one(plugin_files, facts(tmp_path), Level.ERROR, "no executable file", "nvidia-vgpu install")
+    assert_one(
+        plugin_files, facts(tmp_path), Level.ERROR, "no executable file", "nvidia-vgpu install"
+    )
     (tmp_path / "plugins/nvidia-vgpu").symlink_to("/no/such")
-    one(plugin_files, facts(tmp_path), Level.ERROR, "leads nowhere")
+    assert_one(plugin_files, facts(tmp_path), Level.ERROR, "leads nowhere")
 
 
 @pytest.mark.parametrize("link", [False, True], ids=["file", "link"])
@@ -277,23 +283,25 @@ def test_a_program_that_others_can_write_is_an_error(tmp_path: Path, *, link: bo
     if link:
         entry.parent.mkdir()
         entry.symlink_to(program)
-    one(plugin_files, facts(tmp_path), Level.ERROR, f"{program} can be written", "chmod 755")
+    assert_one(plugin_files, facts(tmp_path), Level.ERROR, f"{program} can be written", "chmod 755")
     program.chmod(0o755)
-    one(plugin_files, facts(tmp_path), Level.OK)
+    assert_one(plugin_files, facts(tmp_path), Level.OK)
 
 
 def test_a_single_file_that_was_cut_off_is_an_error(tmp_path: Path) -> None:
     """It begins as it should, and Nomad could not start it."""
     whole = "built_bytes=100000  \n"
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN + whole).chmod(0o755)
-    one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it again")
+    assert_one(plugin_files, facts(tmp_path), Level.ERROR, "is damaged (", "| copy it again")
 
 
 def test_a_folder_that_others_can_write_is_an_error(tmp_path: Path) -> None:
     """Nomad starts what is there as root."""
     written(tmp_path / "plugins/nvidia-vgpu", PLUGIN).chmod(0o755)
     (tmp_path / "plugins").chmod(0o777)
-    one(plugin_files, facts(tmp_path), Level.ERROR, "mode 0777", f"| chmod go-w {tmp_path}/plugins")
+    assert_one(
+        plugin_files, facts(tmp_path), Level.ERROR, "mode 0777", f"| chmod go-w {tmp_path}/plugins"
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,7 +313,7 @@ def test_a_folder_that_cannot_be_found_is_an_error(tmp_path: Path, text: str, wo
     configured = read_config([written(tmp_path / "a.hcl", text)])
     known = unread(tmp_path)
     known = type(known)(known.node, configured, known.driver, (), NO_NOMAD)
-    one(plugin_files, known, Level.ERROR, words)
+    assert_one(plugin_files, known, Level.ERROR, words)
 
 
 def test_without_the_configuration_nothing_is_judged(tmp_path: Path) -> None:
@@ -332,14 +340,16 @@ def test_hashicorps_plugin_beside_ours_is_a_warning(tmp_path: Path) -> None:
     found = with_official(
         tmp_path, "", file=False, look=driver(problem=Problem("no driver", "install it"))
     )
-    one(plugin_files, found, Level.WARNING, f'{tmp_path}/nomad.d/b.hcl has a plugin "nomad-device')
+    assert_one(
+        plugin_files, found, Level.WARNING, f'{tmp_path}/nomad.d/b.hcl has a plugin "nomad-device'
+    )
     found = with_official(tmp_path, None, file=True, look=driver(gpu("GPU-a")))
     words = (
         f"{tmp_path}/plugins holds nomad-device-nvidia and {tmp_path}/nomad.d/b.hcl has a plugin"
     )
-    one(plugin_files, found, Level.WARNING, words, "| take it out of both")
+    assert_one(plugin_files, found, Level.WARNING, words, "| take it out of both")
     found = with_official(tmp_path, 'ignored_gpu_ids = ["GPU-b"]', file=True, look=found.driver)
-    one(plugin_files, found, Level.WARNING)
+    assert_one(plugin_files, found, Level.WARNING)
 
 
 @pytest.mark.parametrize("options", ["enabled = false", 'ignored_gpu_ids = ["gpu-A"]'])
@@ -348,7 +358,7 @@ def test_hashicorps_plugin_that_leaves_our_gpus_alone_is_ok(tmp_path: Path, opti
     look = driver(gpu("GPU-a"), gpu("GPU-b"))
     ours = 'vgpus = 2\nignored_gpu_ids = ["GPU-b"]'
     found = with_official(tmp_path, options, file=True, look=look, options=ours)
-    one(plugin_files, found, Level.OK)
+    assert_one(plugin_files, found, Level.OK)
 
 
 # API
@@ -356,24 +366,24 @@ def test_hashicorps_plugin_that_leaves_our_gpus_alone_is_ok(tmp_path: Path, opti
 
 def test_an_api_that_answers_is_ok(tmp_path: Path) -> None:
     """With the node that it takes this for."""
-    one(api, facts(tmp_path, nomad=offered()), Level.OK, "id-1")
+    assert_one(api, facts(tmp_path, nomad=offered()), Level.OK, "id-1")
 
 
 def test_an_agent_that_does_not_run_is_an_error(tmp_path: Path) -> None:
     """Or listens elsewhere."""
-    one(api, facts(tmp_path), Level.ERROR, "http://127.0.0.1:4646", "NOMAD_ADDR")
+    assert_one(api, facts(tmp_path), Level.ERROR, "http://127.0.0.1:4646", "NOMAD_ADDR")
 
 
 def test_a_problem_with_a_remedy_of_its_own_has_that(tmp_path: Path) -> None:
     """A token is no help to who has but to wait."""
     look = NO_NOMAD._replace(problem="does not know", refused=False, remedy="look again")
-    one(api, facts(tmp_path, nomad=look), Level.WARNING, "does not know", "| look again")
+    assert_one(api, facts(tmp_path, nomad=look), Level.WARNING, "does not know", "| look again")
 
 
 def test_an_api_that_says_nothing_is_a_warning(tmp_path: Path) -> None:
     """A token may be missing, which is no fault of the node."""
     look = NO_NOMAD._replace(problem="wants a token that may read nodes", refused=False)
-    one(api, facts(tmp_path, nomad=look), Level.WARNING, "wants a token", "NOMAD_TOKEN")
+    assert_one(api, facts(tmp_path, nomad=look), Level.WARNING, "wants a token", "NOMAD_TOKEN")
 
 
 def test_nomads_own_plugin_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.check_selinux import labels
 from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.sharing.mps.view import DaemonView
-from unit.cli.diagnosis.nodes import facts, node, one, written
+from unit.cli.diagnosis.nodes import assert_one, facts, node, written
 
 
 def known(tmp_path: Path, mps_root: Path, label: str | None, enforce: str = "1\n") -> Facts:
@@ -28,13 +28,13 @@ def known(tmp_path: Path, mps_root: Path, label: str | None, enforce: str = "1\n
 
 def test_a_node_without_selinux_is_ok(tmp_path: Path) -> None:
     """Most have none."""
-    one(labels, facts(tmp_path), Level.OK, "not in use")
+    assert_one(labels, facts(tmp_path), Level.OK, "not in use")
 
 
 def test_a_label_that_containers_may_not_touch_is_a_warning(tmp_path: Path, mps_root: Path) -> None:
     """The task's CUDA would say no more than that it cannot connect."""
     found = known(tmp_path, mps_root, "system_u:object_r:var_run_t:s0")
-    one(labels, found, Level.WARNING, "var_run_t", f"chcon -Rt container_file_t {mps_root}")
+    assert_one(labels, found, Level.WARNING, "var_run_t", f"chcon -Rt container_file_t {mps_root}")
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_the_right_label_or_no_force_is_ok(
     tmp_path: Path, mps_root: Path, label: str, enforce: str
 ) -> None:
     """Permissive SELinux keeps nobody out."""
-    one(labels, known(tmp_path, mps_root, label, enforce), Level.OK)
+    assert_one(labels, known(tmp_path, mps_root, label, enforce), Level.OK)

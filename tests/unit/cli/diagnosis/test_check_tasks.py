@@ -11,7 +11,7 @@ from nomad_nvidia_vgpu.cli.diagnosis.facts import Facts
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
 from nomad_nvidia_vgpu.cli.diagnosis.nomad_api import ApiGroup, NomadLook
 from nomad_nvidia_vgpu.sharing.withheld import WITHHELD
-from unit.cli.diagnosis.nodes import driver, facts, levels, offered, one, written
+from unit.cli.diagnosis.nodes import assert_one, driver, facts, levels, offered, written
 from unit.example_gpus import gpu
 
 THERE, GONE = "GPU-1", "GPU-9"
@@ -34,22 +34,24 @@ def with_task(tmp_path: Path, uuid: str, nomad: NomadLook = RUNS) -> Facts:
 def test_a_task_on_a_gpu_that_is_there_is_ok(tmp_path: Path) -> None:
     """Also where Nomad does not tell its allocations, or not all."""
     known = with_task(tmp_path, THERE)
-    one(held, known, Level.OK, "no task holds")
+    assert_one(held, known, Level.OK, "no task holds")
     for nomad in (NomadLook(""), NomadLook("", allocations={})):
         known = dataclasses.replace(known, nomad=nomad)
-        one(held, known, Level.OK, "no task holds")
+        assert_one(held, known, Level.OK, "no task holds")
 
 
 def test_a_task_on_a_gpu_that_is_gone_is_to_be_stopped(tmp_path: Path) -> None:
     """Nothing else frees what Nomad counts for it."""
     said = "task t of allocation a1 (pid 40, job j) holds vGPUs of GPU-9"
-    one(held, with_task(tmp_path, GONE), Level.ERROR, said, "| nomad alloc stop a1")
+    assert_one(held, with_task(tmp_path, GONE), Level.ERROR, said, "| nomad alloc stop a1")
 
 
 def test_a_process_that_nomad_does_not_run_is_an_orphan(tmp_path: Path) -> None:
     """Its allocation has ended, or there is none."""
     ended = RUNS._replace(allocations={"a1": "complete"})
-    one(held, with_task(tmp_path, THERE, ended), Level.WARNING, "an orphan", "| see what pid 40 is")
+    assert_one(
+        held, with_task(tmp_path, THERE, ended), Level.WARNING, "an orphan", "| see what pid 40 is"
+    )
 
 
 def test_vgpus_are_withheld_for_tasks_by_name(tmp_path: Path) -> None:
@@ -68,24 +70,28 @@ NO_CGROUPS = 'plugin "raw_exec" {\n config {\n no_cgroups = true\n }\n}\n'
 def test_what_ends_tasks_needs_their_cgroups(tmp_path: Path) -> None:
     """Under cgroup v2 Nomad makes them from 1.3.0 on, under v1 always; the remedy is one of Nomad."""
     old = offered(version="1.1.2")
-    one(attribution, facts(tmp_path, options=KILL, nomad=old), Level.OK, "proves whose")
+    assert_one(attribution, facts(tmp_path, options=KILL, nomad=old), Level.OK, "proves whose")
     written(tmp_path / "sys/fs/cgroup/cgroup.controllers", "cpu memory")
     said = 'under cgroup v2, and nothing else proves whose a process is, so memory_guard { action = "kill" } ends none'
-    one(attribution, facts(tmp_path, options=KILL, nomad=old), Level.WARNING, "Nomad 1.1.2", said)
+    assert_one(
+        attribution, facts(tmp_path, options=KILL, nomad=old), Level.WARNING, "Nomad 1.1.2", said
+    )
     new = offered(version="1.3.0")
-    one(attribution, facts(tmp_path, options=KILL, nomad=new), Level.OK, "proves whose")
+    assert_one(attribution, facts(tmp_path, options=KILL, nomad=new), Level.OK, "proves whose")
     ends = "vgpus = 4\nhealth {\n end_tasks = true\n}"
-    one(attribution, facts(tmp_path, options=ends, nomad=old), Level.WARNING, "end_tasks = true")
-    one(attribution, facts(tmp_path, nomad=old), Level.OK, "no option is set")
+    assert_one(
+        attribution, facts(tmp_path, options=ends, nomad=old), Level.WARNING, "end_tasks = true"
+    )
+    assert_one(attribution, facts(tmp_path, nomad=old), Level.OK, "no option is set")
 
 
 def test_raw_exec_may_be_told_to_make_no_cgroups(tmp_path: Path) -> None:
     """Before 1.7."""
     old, new = (offered(version=number) for number in ("1.6.3", "1.7.0"))
     known = facts(tmp_path, options=KILL, nomad=old, more=NO_CGROUPS)
-    one(attribution, known, Level.WARNING, "no_cgroups = true", "| take it out")
+    assert_one(attribution, known, Level.WARNING, "no_cgroups = true", "| take it out")
     known = facts(tmp_path, options=KILL, nomad=new, more=NO_CGROUPS)
-    one(attribution, known, Level.OK, "proves whose")
+    assert_one(attribution, known, Level.OK, "proves whose")
 
 
 def test_an_unknown_version_says_nothing_of_attribution(tmp_path: Path) -> None:

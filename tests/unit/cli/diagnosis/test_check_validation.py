@@ -11,7 +11,7 @@ import pytest
 from nomad_nvidia_vgpu.cli.agent.validation import Refusal
 from nomad_nvidia_vgpu.cli.diagnosis.check_validation import validation
 from nomad_nvidia_vgpu.cli.diagnosis.finding import Level
-from unit.cli.diagnosis.nodes import facts, one
+from unit.cli.diagnosis.nodes import assert_one, facts
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_nomads_own_judgement_is_quoted(
         which=lambda _program, _path: "/usr/bin/nomad",
         refusal=lambda _program, _paths: refusal,
     )
-    one(validation, dataclasses.replace(known, node=asked), level, words)
+    assert_one(validation, dataclasses.replace(known, node=asked), level, words)
 
 
 def test_without_nomad_in_path_nothing_is_asked(tmp_path: Path) -> None:
     """Which is no fault."""
     known = facts(tmp_path)
     asked = dataclasses.replace(known.node, which=lambda _program, _path: None)
-    one(validation, dataclasses.replace(known, node=asked), Level.OK, "no nomad is in PATH")
+    assert_one(validation, dataclasses.replace(known, node=asked), Level.OK, "no nomad is in PATH")
