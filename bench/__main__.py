@@ -131,6 +131,13 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ),
         ("who uses what", lambda: usage.attribution(effort)),
         ("Reserve", lambda: reserve.measure(installation, effort)),
+        (
+            "Reserve beside hostile processes",
+            over_fake(
+                reserve.BESIDE_CLAIMS,
+                lambda machine: reserve.beside_claims(installation, effort, machine),
+            ),
+        ),
         ("a large cluster", cluster_look.measure),
         ("scrapes", lambda: scrape.measure(installation, effort)),
         ("forms", lambda: forms.measure(installation, effort)),

@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,15 @@ class FakeMachine:
     def forget_calls(self) -> None:
         """Counts from zero again."""
         self._driver.forget_calls()
+
+    @contextmanager
+    def named(self, uuids: Sequence[str]) -> Iterator[None]:
+        """Within it the GPUs have these UUIDs, and their own again afterwards."""
+        before = [self._driver.get(f"gpu {number}", "uuid") for number in range(len(uuids))]
+        for number, uuid in enumerate(uuids):
+            self._driver.set(f"gpu {number}", "uuid", uuid)
+        try:
+            yield
+        finally:
+            for number, uuid in enumerate(before):
+                self._driver.set(f"gpu {number}", "uuid", uuid)

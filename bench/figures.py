@@ -50,14 +50,16 @@ class Effort(NamedTuple):
     flat_to: int
     messages: int
     reserves: int
+    claimed_reserves: int
+    """Calls of Reserve beside hostile processes, with a pause after each."""
     passes: int
     """Intervals over which calls of NVML are counted."""
     placements: int
     """How often a cluster is filled."""
 
 
-FULL = Effort(25, 5, 360, 3600, 300, 4000, 60, 3)
-QUICK = Effort(7, 2, 100, 400, 100, 1000, 20, 1)
+FULL = Effort(25, 5, 360, 3600, 300, 4000, 1000, 60, 3)
+QUICK = Effort(7, 2, 100, 400, 100, 1000, 200, 20, 1)
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import time
+from contextlib import suppress
 from statistics import median
+from typing import Any
 
 from bench import launch
 from bench.environment import Installation
+from bench.fake_driver import FakeMachine
 from bench.figures import Effort, Figure, percentile
+from nomad_nvidia_vgpu.rpc.client import Refused
 
 P99_BUDGET_MS = 3.0
+BESIDE_CLAIMS = "Reserve beside 400 hostile processes, slowest"
+_BESIDE_CLAIMS_BUDGET_MS = 50.0
+_PROCESSES = 400
+_PAUSE_S = 0.005
+"""Between two calls beside hostile processes: no agent asks without pause."""
 _GPUS = 8
 _VGPUS = 16
 _STATS_INTERVAL_S = 0.1
@@ -42,3 +53,48 @@ def measure(installation: Installation, effort: Effort) -> list[Figure]:
             samples=tuple(samples),
         ),
     ]
+
+
+def beside_claims(installation: Installation, effort: Effort, machine: FakeMachine) -> list[Figure]:
+    """Times of Reserve while 400 processes in a task's cgroup claim 4,096 vGPUs each."""
+    hostile: Any = importlib.import_module("contract.hostile")
+    cgroups: Any = importlib.import_module("contract.task_cgroups")
+    if os.geteuid() != 0:
+        return [Figure(BESIDE_CLAIMS, None, "ms", note="only root can act as another user")]
+    names = [f"GPU-{letter}" for letter in "abcdefgh"]
+    samples: list[float] = []
+    try:
+        with (
+            machine.named(names),
+            cgroups.any_task() as task,
+            launch.running(installation, _watching(), machine.environment(counted=False)) as host,
+            hostile.crowd(_PROCESSES, names, task.directory),
+        ):
+            stream = host.fingerprints()
+            for groups in stream:
+                if not any(vgpu.healthy for group in groups for vgpu in group.instances):
+                    break  # the claims have been read: all is withheld
+            for _ in range(effort.claimed_reserves):
+                began = time.perf_counter()
+                with suppress(Refused):
+                    host.reserve([f"{names[0]}-0"])
+                samples.append((time.perf_counter() - began) * 1e3)
+                time.sleep(_PAUSE_S)
+            stream.cancel()
+    except cgroups.NoCgroupsError as error:
+        return [Figure(BESIDE_CLAIMS, None, "ms", note=str(error))]
+    note = f"{effort.claimed_reserves} calls, median {median(samples):.1f} ms"
+    return [
+        Figure(
+            BESIDE_CLAIMS,
+            max(samples),
+            "ms",
+            _BESIDE_CLAIMS_BUDGET_MS,
+            note=note,
+            samples=tuple(samples),
+        )
+    ]
+
+
+def _watching() -> bytes:
+    return launch.config(vgpus=_VGPUS, fingerprint_period="1s", memory_guard={"action": "warn"})
