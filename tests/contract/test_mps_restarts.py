@@ -14,8 +14,6 @@ from .mps_machine import DEFAULT, EXCLUSIVE, MpsMachine, attribute, eventually
 
 TRIES = 3
 """For what has to be in time, on a machine that may be busy with something else."""
-KILL_AFTER_S = 2.0
-"""How long Nomad waits after Shutdown before it kills."""
 
 
 def kill(host: Started) -> None:
@@ -97,7 +95,6 @@ def test_shutdown_is_in_time_while_the_tool_hangs(
         if not stopped.killed:
             break
     assert not stopped.killed
-    assert stopped.seconds < KILL_AFTER_S
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["daemons", "a hanging command too"])
