@@ -22,7 +22,8 @@ from mps_control.state import lock_holder
 from mps_control.versions import VERSIONS, Version
 
 from .conftest import PROGRAM, Start
-from .fingerprints import Groups, first_in, reasons, until
+from .fingerprints import Groups, first_in, healthy, reasons, until
+from .hostile import as_root, done
 from .mps_machine import DEFAULT, EXCLUSIVE, MpsMachine, eventually
 
 PERCENTAGE = "get_default_active_thread_percentage"
@@ -219,6 +220,28 @@ def test_an_idle_prompt_of_somebody_takes_nothing_away(real: RealMps, start: Sta
         assert host.reserve(machine.ids(0))
     eventually(lambda: real.limits()[0] == "100.0")
     assert real.daemon() == before
+
+
+@as_root
+def test_a_daemon_that_a_stranger_hangs_takes_only_its_gpu_away(
+    real: RealMps, start: Start
+) -> None:
+    """Any user can fill the FIFO `log`: no second daemon comes until somebody ends the first."""
+    machine = real.machine
+    host = start(machine.node, **machine.config(**ONE_USER))
+    stream = host.fingerprints()
+    until(stream, 2)
+    before = real.daemon()
+    done(
+        f"os.write(os.open({str(machine.pipe() / 'log')!r}, os.O_RDWR | os.O_NONBLOCK), b'x' * 65536)"
+    )
+    found = first_in(stream, lambda groups: not healthy(groups)[machine.uuid()])
+    assert healthy(found)[machine.uuid(1)]
+    assert any(f"end the daemon (pid {before})" in reason for reason in reasons(found))
+    assert real.daemon() == before
+    os.kill(before, signal.SIGKILL)
+    until(stream, 2)
+    assert real.renewed(before)
 
 
 def problem(groups: Groups, text: str) -> bool:
