@@ -19,7 +19,7 @@ from nomad_nvidia_vgpu.goplugin.handshake import Handshake
 from nomad_nvidia_vgpu.goplugin.host import LogLine
 from nomad_nvidia_vgpu.rpc.client import Host
 
-from .mps_machine import MpsMachine
+from .mps_machine import MpsMachine, eventually
 
 HANDSHAKE = Handshake(COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION)
 
@@ -45,10 +45,15 @@ class Started(Host):
         """The messages of one level so far."""
         return [line.message for line in self.logs if line.level == level]
 
-    def logged_in_all(self, level: str) -> list[str]:
-        """The messages of one level, all of them: ends the plugin, for the log lags behind it."""
+    def logged_in_all(self, level: str, text: str = "") -> list[str]:
+        """All messages of one level with this text, which come at least once; ends the plugin.
+
+        The log lags behind the fingerprint, so it waits for the first of them, if text is given.
+        """
+        if text:
+            eventually(lambda: any(text in message for message in self.logged(level)))
         self.__exit__(None, None, None)
-        return self.logged(level)
+        return [message for message in self.logged(level) if text in message]
 
     def end(self, package: str = "plugin") -> int:
         """Asks the plugin to end, and waits until it has by itself; its exit status.

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,8 @@ from .mps_machine import DEFAULT, EXCLUSIVE, MpsMachine, eventually
 
 PERCENTAGE = "get_default_active_thread_percentage"
 MEMORY = "get_default_device_pinned_mem_limit 0"
+REFUSED = "set_default_active_thread_percentage 999"
+"""A command that changes nothing, and that only a test gives: it is found in the log."""
 ONE_USER = {"multi_user": False}
 """Without multi-user mode the first task starts the server: the daemon is all there is."""
 
@@ -102,11 +104,20 @@ def real(
 
 @contextmanager
 def prompt(environment: Mapping[str, str], tool: Path, log: Path) -> Iterator[None]:
-    """Holds somebody's prompt open."""
-    before = log.read_text().count("NEW UI")
-    with subprocess.Popen([tool], stdin=subprocess.PIPE, env=environment) as opened:
-        eventually(lambda: log.read_text().count("NEW UI") > before and opened.poll() is None)
-        yield
+    """Holds somebody's prompt open; tries again while the plugin itself is answered."""
+    asked = f"Cmd:{REFUSED}"
+    answered = False
+    while not answered:
+        with (
+            suppress(BrokenPipeError),  # a tool that is turned away is gone at once
+            subprocess.Popen([tool], stdin=subprocess.PIPE, env=environment, text=True) as opened,
+        ):
+            assert opened.stdin is not None
+            print(REFUSED, file=opened.stdin, flush=True)
+            eventually(lambda: asked in log.read_text() or opened.poll() is not None)
+            answered = asked in log.read_text()
+            if answered:
+                yield
 
 
 def test_a_daemon_comes_with_its_limits(real: RealMps, start: Start) -> None:
