@@ -60,6 +60,12 @@ def test_stats_have_one_column_per_gpu() -> None:
     assert rows.count("Temperature 55 C 55 C") == 1
 
 
+def test_stats_are_in_the_order_of_the_gpus() -> None:
+    """The driver's order where it is known; a GPU that is not in it comes last."""
+    shown = style._rendered(_stats_table(STATS, ["GPU-c-0", "GPU-b-0", "GPU-b-1"]))
+    assert "Figure GPU-b GPU-a" in [" ".join(line.split()) for line in shown]
+
+
 def test_the_document_has_every_vgpu() -> None:
     """For machines, every vGPU has its summary, figures and time, as numbers."""
     document = json.loads(json.dumps(_stats_document(STATS)))
