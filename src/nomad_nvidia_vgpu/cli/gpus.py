@@ -67,7 +67,7 @@ def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> 
             _row(seen, found.samples.get(seen.gpu.uuid), held.get(seen.gpu.uuid))
             for seen in sorted(found.inventory.gpus, key=lambda seen: by_index(seen.gpu))
         ]
-        style.show(style.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))
+        style.show(style.table("GPUs", _COLUMNS, rows, common_once=True), *mps_tables(daemons))
     if not as_json:
         style.note(f"nvidia-vgpu: {view.source}")
     for problem in found.problems:

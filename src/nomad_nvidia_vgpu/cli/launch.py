@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -185,10 +186,12 @@ def _log(line: LogLine) -> None:
 def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) -> Table:
     defaults = {path: option.default_shown for path, option in all_options()}
     rows = [
-        (path, kind, _given(given, path), defaults.get(path) or None)
+        (path, kind, value, defaults.get(path) or None)
         for path, kind in sorted(schema.items())
+        if (value := _given(given, path)) is not None
     ]
-    return style.table(title, ("Option", "Type", "Given", "Default"), rows)
+    rest = f"{len(schema) - len(rows)} more have their defaults: nvidia-vgpu launch --help-config"
+    return style.table(f"{title} ({rest})", ("Option", "Type", "Given", "Default"), rows)
 
 
 def _given(given: dict[str, object], path: str) -> object:
@@ -200,7 +203,7 @@ def _given(given: dict[str, object], path: str) -> object:
     value: object = given
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
-    return value
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _by_index(groups: Sequence[DeviceGroup]) -> list[str]:

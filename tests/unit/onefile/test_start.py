@@ -7,6 +7,7 @@ import ast
 import contextlib
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def test_only_a_person_is_told_of_the_unpacking(
     monkeypatch.delenv("NOMAD_PLUGIN_MAGIC_COOKIE", raising=False)
     if cookie:
         monkeypatch.setenv("NOMAD_PLUGIN_MAGIC_COOKIE", "x")
-    monkeypatch.setattr(start.sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     start.announce("/var/cache/x")
     shown = capsys.readouterr()
     assert shown.out == ""
