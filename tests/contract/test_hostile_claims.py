@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import this_run
 from libnvidia_ml.driver import FakeDriver
 
 from .conftest import Start, Started
@@ -16,7 +17,8 @@ from .hostile import NOBODY, as_root, crowd
 from .mps_machine import eventually
 from .task_cgroups import NoCgroupsError, RealTask, real_task
 
-GPUS = [f"GPU-{letter}" for letter in "abcdefgh"]
+GPUS = [f"GPU-{this_run.TOKEN[:4]}{letter}" for letter in "abcdefgh"]
+LAST = GPUS[-1]
 PROCESSES = 400
 MOST_MIB = 15
 
@@ -84,16 +86,16 @@ def test_what_400_processes_claim_costs_little(
 ) -> None:
     """Each claims 4,096 vGPUs: 15 MiB in all, one line with the uid. `make bench` times Reserve."""
     host = started(start, node)
-    looked(host, tasks[0], "GPU-h")
+    looked(host, tasks[0], LAST)
     plugin = psutil.Process(host.plugin.process.pid)
     before = plugin.memory_info().rss
     cgroup: Path | None = tasks[1].directory if where.startswith("in the") else None
     with crowd(PROCESSES, GPUS, cgroup) as pids:
         node.set("gpu 0", "compute_processes", " ".join(f"{pid}:1" for pid in pids[:50]))
         if cgroup is None:
-            looked(host, tasks[0], "GPU-h")
+            looked(host, tasks[0], LAST)
         else:
-            wait_for(host.fingerprints(), "GPU-h", 0)
+            wait_for(host.fingerprints(), LAST, 0)
         eventually(lambda: complaints(host))
         grown_mib = (plugin.memory_info().rss - before) / (1 << 20)
         offered = sum(i.healthy for g in next(host.fingerprints()) for i in g.instances)
@@ -109,7 +111,7 @@ def test_a_process_of_no_task_withholds_nothing(
 ) -> None:
     """Any user could say that he holds vGPUs of another division, and nobody would get them."""
     host = started(start, node)
-    with crowd(1, ["GPU-b"]):
-        looked(host, tasks[0], "GPU-h")
+    with crowd(1, GPUS[1:2]):
+        looked(host, tasks[0], LAST)
         stream = host.fingerprints()
         assert all(i.healthy for g in next(stream) for i in g.instances)

@@ -305,9 +305,10 @@ def test_without_the_tool_a_dead_daemon_can_be_released_and_a_living_one_not(
 ) -> None:
     """The driver's tools may have been removed since."""
     enforcer = plugins.start()
-    for one in (A, B):
-        enforcer.keep(one, 4)
+    for gpu in (A, B):
+        enforcer.keep(gpu, 4)
     node.fake.kill_daemon(node.pipe("GPU-b"))
+    node.fake.kill_server(node.pipe("GPU-b"))
     monkeypatch.setattr(mps_tool, "_USUAL_PATH", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "not in PATH" in enforcer.release("GPU-a")
