@@ -73,7 +73,7 @@ WAITING = {
     "unhealthy": Waiting(
         _job("sick", device(constraint("device.attr.model", "=", "NVIDIA A10G"))),
         "small",
-        "1 are asked for, and of 1 in NVIDIA A10G/",
+        "1 is asked for, and of 1 in NVIDIA A10G/",
         "do as the reason says",
     ),
     "withheld": Waiting(

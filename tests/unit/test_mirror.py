@@ -40,6 +40,7 @@ OF_NO_MODULE = {
     "test_dashboard.py": "examples/grafana-dashboard.json and the queries in docs/metrics.md",
     "test_alerts.py": "examples/alerts.yml",
     "test_ci_skips.py": "tests/conftest.py",
+    "test_logging_and_locks.py": "the text of all modules, and held_locks.py beside it",
     "onefile/test_start.py": "scripts/onefile/__main__.py",
     "onefile/test_unpack.py": "scripts/onefile/unpack.py",
     "onefile/test_build.py": "scripts/onefile/build.py",

@@ -52,11 +52,14 @@ class Plugin:
         """
         self._leave = leave
         self._source_of = source_of
-        self._config = _decided(config)
+        self._config, self._untold = _decided(config)
         self._catalog = Catalog(self._config)
         self._nodes = node_source(self._config)
         self._tally = Tally()
-        self._lock = threading.Lock()  # guards what follows
+        self._changed = threading.Condition()  # guards what follows
+        self._beginning = False
+        """Whether a thread builds the background; it holds no lock meanwhile."""
+        self._stopped = False
         self._background: Background | None = None
         self._problem = ""
 
@@ -105,9 +108,11 @@ class Plugin:
 
     def stop(self) -> None:
         """Tells the threads of the background to end."""
-        with self._lock:
-            if self._background is not None:
-                self._background.stop()
+        with self._changed:
+            self._stopped = True
+            background = self._background
+        if background is not None:
+            background.stop()
 
     def _begun(self) -> bool:
         try:
@@ -118,18 +123,39 @@ class Plugin:
 
     def _begin(self) -> GpuWatch | None:
         """The watch over the hardware, begun if it is not yet; None if nothing is to be offered."""
-        with self._lock:
-            if self._background is None and self._config.configured:
-                try:
-                    source = self._source_of(self._config.simulate)
-                    background = background_of(
-                        self._config, self._catalog, self._tally, source, self._leave
-                    )
-                    background.start()
-                except Exception as error:
-                    raise self._not_begun(error) from error
-                self._background = background
-            return self._background.watch if self._background is not None else None
+        with self._changed:
+            self._changed.wait_for(lambda: not self._beginning)
+            if self._background is not None:
+                return self._background.watch
+            self._beginning = True
+        background = None
+        try:
+            background = self._started()
+        finally:
+            with self._changed:
+                self._background, self._beginning = background, False
+                self._changed.notify_all()
+                stopped = self._stopped
+        if background is not None and stopped:
+            background.stop()
+        return background and background.watch
+
+    def _started(self) -> Background | None:
+        """The background, which runs; None if nothing is to be offered; NotBegunError."""
+        untold, self._untold = self._untold, ()
+        for sentence in untold:
+            _log.warning("%s", sentence)
+        if not self._config.configured:
+            return None
+        try:
+            source = self._source_of(self._config.simulate)
+            background = background_of(
+                self._config, self._catalog, self._tally, source, self._leave
+            )
+            background.start()
+        except Exception as error:
+            raise self._not_begun(error) from error
+        return background
 
     def _not_begun(self, error: Exception) -> NotBegunError:
         """What is raised for this error; logs it if it was not the last one, too."""
@@ -147,18 +173,17 @@ class Plugin:
         )
 
 
-def _decided(config: PluginConfig) -> PluginConfig:
-    """The config with what this node cannot do taken out; the log says what."""
+def _decided(config: PluginConfig) -> tuple[PluginConfig, Sequence[str]]:
+    """The config with what this node cannot do taken out, and for each a sentence for the log."""
     config, problems = within_means(config)
-    for problem in problems:
-        _log.warning("%s", problem)
-    if config.memory_guard.action != "kill" or Proc().sees_host_pids():
-        return config
-    _log.warning(
-        'memory_guard.action is "kill", but this program does not see the pids of the host, which'
-        " are the driver's, so it only warns: run the Nomad agent in the host's PID namespace"
-    )
-    return config._replace(memory_guard=config.memory_guard._replace(action="warn"))
+    sentences = [str(problem) for problem in problems]
+    if config.memory_guard.action == "kill" and not Proc().sees_host_pids():
+        config = config._replace(memory_guard=config.memory_guard._replace(action="warn"))
+        sentences.append(
+            'memory_guard.action is "kill", but this program does not see the pids of the host, which'
+            " are the driver's, so it only warns: run the Nomad agent in the host's PID namespace"
+        )
+    return config, sentences
 
 
 class HangUp:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.gpu.model import Gpu
+from nomad_nvidia_vgpu.outbox import Outbox
 from nomad_nvidia_vgpu.periodic import PeriodicThread
 from nomad_nvidia_vgpu.sharing.enforcement import IN_FORCE, STARTING, Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan
@@ -65,6 +66,7 @@ class Upkeep:
         self._since: dict[str, float] = {}
         """When the pass began that is under way, by GPU; `time.monotonic`."""
         self._told: dict[str, str] = {}
+        self._outbox = Outbox()
         self._number = -1
         """Of the edition that was followed last."""
         self._thread = PeriodicThread(
@@ -115,6 +117,7 @@ class Upkeep:
                             )
                         ),
                     )
+        self._outbox.deliver()
 
     def _take_aim(self, edition: Edition) -> None:
         wanted = _targets(edition.plan)
@@ -150,10 +153,15 @@ class Upkeep:
                 enforcement = self._enforce(uuid, target)
             with self._changed:
                 del self._since[uuid]
-                if target == self._targets[uuid] == _NOTHING and not enforcement.problem:
+                kept = target != _NOTHING or target != self._targets[uuid] or enforcement.problem
+                if kept:
+                    self._publish(uuid, enforcement)
+                else:
                     self._forget(uuid)
-                    return
-                self._publish(uuid, enforcement)
+            self._outbox.deliver()
+            if not kept:
+                return
+            with self._changed:
                 self._changed.wait_for(
                     lambda: self._thread.stopped or self._targets[uuid] != target,  # noqa: B023
                     timeout=self._interval_s,
@@ -163,19 +171,19 @@ class Upkeep:
         """Ends with a GPU that is gone and has nothing left on it; the lock is held."""
         del self._targets[uuid]
         self._told.pop(uuid, None)
-        self._catalog.take_enforcement(uuid, None)
+        self._outbox.put(partial(self._catalog.take_enforcement, uuid, None))
 
     def _publish(self, uuid: str, enforcement: Enforcement) -> None:
-        """Tells the catalog, and the log what is new; the lock is held."""
+        """Puts into the outbox what the catalog, and the log if it is new, are told; the lock is held."""
         told, problem = self._told.get(uuid, ""), enforcement.problem
         self._told[uuid] = problem
         if problem != told:
             say = partial(_log.log, extra=fields(gpu=uuid))
             if problem:
-                say(logging.WARNING, "%s", problem)
+                self._outbox.put(partial(say, logging.WARNING, "%s", problem))
             else:
-                say(logging.INFO, "%s can be shared again", uuid)
-        self._catalog.take_enforcement(uuid, enforcement)
+                self._outbox.put(partial(say, logging.INFO, "%s can be shared again", uuid))
+        self._outbox.put(partial(self._catalog.take_enforcement, uuid, enforcement))
 
     def _enforce(self, uuid: str, target: _Target) -> Enforcement:
         """One pass for one GPU: whatever goes wrong, the next pass comes."""

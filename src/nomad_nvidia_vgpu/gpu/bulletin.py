@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from functools import partial
 
 from nomad_nvidia_vgpu.errors import Problem
 from nomad_nvidia_vgpu.gpu.health import Cause
 from nomad_nvidia_vgpu.gpu.inventory import Stock
 from nomad_nvidia_vgpu.gpu.model import Inventory
 from nomad_nvidia_vgpu.gpu.sink import Sink
+from nomad_nvidia_vgpu.outbox import Outbox
 
 TOGETHER_S = 2.0
 """How long a GPU that is well again waits for others that are about to be."""
@@ -19,7 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 class Bulletin:
-    """Tells of changes alone; not thread-safe."""
+    """Finds what is new, and tells it when `deliver` is called; but for that not thread-safe.
+
+    The lock under which it finds that is not held while a sink or the log takes its time.
+    """
 
     def __init__(self, sink: Sink, clock: Callable[[], float]) -> None:
         """Has told nothing yet."""
@@ -30,18 +35,20 @@ class Bulletin:
         self._causes: dict[str, Cause] = {}
         self._problems: dict[str, Problem] = {}
         self._held_since: float | None = None
+        self._outbox = Outbox()
+        self.deliver = self._outbox.deliver
 
     def publish(
         self, stock: Stock, *, complete: bool, hurry: Callable[[Collection[str]], None]
     ) -> None:
-        """Tells what is new; `hurry` has these GPUs looked at, for whose good news others wait."""
+        """Finds what is new; `hurry` has these GPUs looked at, for whose good news others wait."""
         inventory, complete = stock.inventory(), complete or self._complete
         if self._waits_for_others(stock, inventory, hurry):
             return
         self._log_causes(stock.causes())
         if inventory != self._inventory or complete != self._complete:
             self._inventory, self._complete = inventory, complete
-            self._sink.take_inventory(inventory, complete=complete)
+            self._outbox.put(partial(self._sink.take_inventory, inventory, complete=complete))
 
     @property
     def holds_back(self) -> bool:
@@ -51,7 +58,7 @@ class Bulletin:
     def say(self, about: str, problem: Problem) -> None:
         """Logs a problem once; NOTHING: it is none (any more)."""
         if problem and self._problems.get(about) != problem:
-            _log.warning("%s", problem)
+            self._outbox.put(partial(_log.warning, "%s", problem))
         self._problems[about] = problem
 
     def _waits_for_others(
@@ -86,7 +93,9 @@ class Bulletin:
         """One line for each change of a cause, never one per look."""
         for name, cause in causes.items():
             if self._causes.get(name) != cause:
-                _log.warning("%s cannot be used (says %s): %s", name, cause.signal, cause.problem)
+                text = "%s cannot be used (says %s): %s"
+                told = partial(_log.warning, text, name, cause.signal, cause.problem)
+                self._outbox.put(told)
         if well := sorted(self._causes.keys() - causes.keys()):
-            _log.info("%s can be used again", ", ".join(well))
+            self._outbox.put(partial(_log.info, "%s can be used again", ", ".join(well)))
         self._causes = causes

@@ -27,10 +27,7 @@ from nomad_nvidia_vgpu.gpu.sample_rounds import SampleRounds
 from nomad_nvidia_vgpu.gpu.sink import Sink
 
 GIVE_UP_S = 9.0
-"""How long a call may take before its GPU counts as not answering.
-
-Just below the 10 s after which the first fingerprint is sent with the GPUs that have answered.
-"""
+"""How long a call may take: just below the 10 s for which the first fingerprint waits for its GPU."""
 
 EVENT_REST_S = 10.0
 """The least time between two looks because of events: a task can cause as many as it likes."""
@@ -56,10 +53,9 @@ class GpuWatch:
         give_up_s: float = GIVE_UP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts nothing yet.
+        """Starts nothing yet; `period_s` is the time between two looks.
 
-        `period_s` is the time between two looks; `leave` is called when only a new process can
-        use the driver.
+        `leave` is called when only a new process can use the driver.
         """
         self._source = source
         self._sink = sink
@@ -121,6 +117,7 @@ class GpuWatch:
                 self._called()
             if stuck or hung or silent or self._bulletin.holds_back:
                 self._publish()
+        self._bulletin.deliver()
 
     # What the threads run
 
@@ -189,6 +186,7 @@ class GpuWatch:
             else:
                 self._driver_counted(counted.gpus)
             self._publish()
+        self._bulletin.deliver()
         if counted.stale:
             self._left = True
             self._leave()
@@ -203,14 +201,14 @@ class GpuWatch:
             cause = None
             self._ask_for_a_count()
         finder.suspects_driver = answer.blames_driver
-        uuid = answer.value
         with self._changed:
-            if uuid is not None:
-                self._keep(uuid, index)
+            if answer.value is not None:
+                self._keep(answer.value, index)
             self._stock.nameless(index, cause)
             if self._roll_call.answered(finder):
                 self._called()
             self._publish()
+        self._bulletin.deliver()
 
     def _look(self, uuid: str, keeper: Keeper) -> None:
         began_in = self._roll_call.rounds
@@ -242,6 +240,7 @@ class GpuWatch:
                 keeper.answered = True
             keeper.answered |= answer.value is not None or cause is not None
             self._publish()
+        self._bulletin.deliver()
         if answer.value is not None:
             self._samples.sample(uuid, keeper)
             self._samples.add(uuid, keeper)
@@ -277,9 +276,10 @@ class GpuWatch:
                     keeper.heed(now)
             self._changed.notify_all()
             self._publish()
+        self._bulletin.deliver()
         return True
 
-    # State; the lock is held
+    # State; the lock is held, so what is to be told waits in the bulletin
 
     def _driver_failed(self, problem: Problem, *, away: bool = False) -> None:
         self._driver_works = False

@@ -7,10 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.model import GpuProcess, GpuSample, Inventory, SeenGpu, XidEvent
+from nomad_nvidia_vgpu.outbox import Outbox
 from nomad_nvidia_vgpu.sharing.enforcement import Enforcement
 from nomad_nvidia_vgpu.sharing.plan import Plan, make_plan
 from nomad_nvidia_vgpu.sharing.vgpu import VgpuId
@@ -74,7 +76,7 @@ class Catalog:
         self._held_of: frozenset[str] | None = None
         """The GPUs of which it is known what tasks hold; None: nobody finds that out."""
         self._load: frozenset[VgpuId] = frozenset()
-        self._untold: list[str] = []
+        self._outbox = Outbox()
 
     @property
     def edition(self) -> Edition:
@@ -138,7 +140,7 @@ class Catalog:
                 if self._set_modes[gpu.uuid][0] != gpu.compute_mode:
                     del self._set_modes[gpu.uuid]
             self._plan_again()
-        self._tell()
+        self._outbox.deliver()
 
     def take_enforcement(self, uuid: str, enforcement: Enforcement | None) -> None:
         """What is in force on one GPU; plans again if it has changed; called by the upkeep.
@@ -153,7 +155,7 @@ class Catalog:
             else:
                 self._enforced[uuid] = enforcement
             self._plan_again()
-        self._tell()
+        self._outbox.deliver()
 
     def take_compute_mode(self, uuid: str, mode: str) -> None:
         """The mode that this program has set on a GPU: the last look at it is out of date.
@@ -175,7 +177,7 @@ class Catalog:
             if (self._holdings, self._held_of) != (holdings, of):
                 self._holdings, self._held_of = holdings, of
                 self._plan_again()
-        self._tell()
+        self._outbox.deliver()
 
     def take_load(self, load: frozenset[VgpuId]) -> None:
         """Which vGPUs tasks have; plans again if it has changed."""
@@ -183,10 +185,10 @@ class Catalog:
             if self._load != load:
                 self._load = load
                 self._plan_again()
-        self._tell()
+        self._outbox.deliver()
 
     def _plan_again(self) -> None:
-        """Replaces the edition; the lock is held, so what is new for the log is kept for `_tell`."""
+        """Replaces the edition; the lock is held, so the log is told later."""
         before = self._edition
         plan = make_plan(
             self._config,
@@ -204,7 +206,9 @@ class Catalog:
         self._edition = Edition(before.number + 1, complete, plan, uuids, been_complete)
         self._changed.notify_all()
         if complete:
-            self._untold += [w for w in plan.warnings if w not in self._told]
+            for warning in plan.warnings:
+                if warning not in self._told:
+                    self._outbox.put(partial(_log.warning, "%s", warning))
             self._told = frozenset(plan.warnings)
 
     def _with_set_mode(self, seen: SeenGpu) -> SeenGpu:
@@ -213,13 +217,6 @@ class Catalog:
             return seen
         _, mode = self._set_modes[seen.gpu.uuid]
         return seen._replace(gpu=seen.gpu._replace(compute_mode=mode))
-
-    def _tell(self) -> None:
-        """Logs what is new; the lock is not held."""
-        with self._changed:
-            untold, self._untold = self._untold, []
-        for warning in untold:
-            _log.warning("%s", warning)
 
     def take_samples(self, samples: Mapping[str, GpuSample]) -> None:
         """Replaces the samples of these GPUs; called by the watch."""

@@ -45,6 +45,7 @@ class Telling:
             self.hurried += uuids
 
         self.bulletin.publish(self.stock, complete=True, hurry=hurry)
+        self.bulletin.deliver()
 
     def healthy(self) -> int:
         """How many are, as it was told."""
@@ -92,4 +93,5 @@ def test_a_sentence_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     bulletin = Bulletin(RecordingSink(), ManualClock())
     for problem in (Problem("odd"), Problem("odd"), NOTHING, Problem("odd")):
         bulletin.say("count", problem)
+        bulletin.deliver()
     assert caplog.messages == ["odd", "odd"]

@@ -194,25 +194,3 @@ def test_who_uses_what_is_replaced_as_a_whole() -> None:
     catalog.take_guard_counts({("warned", "GPU-a"): 1})
     assert catalog.usage is usage
     assert catalog.guard_counts == {("warned", "GPU-a"): 1}
-
-
-def test_no_line_is_logged_while_the_lock_is_held() -> None:
-    """A log that takes its time would hold up every call that reads the catalog."""
-    catalog = Catalog(CONFIG)
-    free: list[bool] = []
-
-    class Reader(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002  the base's
-            asking = threading.Thread(target=lambda: catalog.listings, daemon=True)
-            asking.start()
-            asking.join(DEADLINE_S)
-            free.append(not asking.is_alive())
-
-    handler = Reader()
-    logger = logging.getLogger("nomad_nvidia_vgpu.state.catalog")
-    logger.addHandler(handler)
-    try:
-        catalog.take_inventory(inventory(gpu(simulated=True)), complete=True)
-    finally:
-        logger.removeHandler(handler)
-    assert free == [True]

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
+
+from nomad_nvidia_vgpu.outbox import Outbox
 
 _NOT_AVAILABLE = (2**32 - 1, 2**63, 2**64 - 1)
 """What libraries write in the place of a number that they do not have."""
@@ -40,13 +43,18 @@ class Asker:
         nvml: ModuleType,
         who: str = "the driver",
         told: set[tuple[str, str, int]] | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
-        """`who` is asked about; `told` is what the log has been told already, by all askers."""
+        """`who` is asked about; `told` is what the log has been told already, by all askers.
+
+        `outbox` gets what is for the log, of a caller that holds a lock.
+        """
         self.nvml = nvml
         self.who = who
         self.found_invalid = False
         """Whether an argument was called invalid: there is no such value, or the handle is stale."""
         self._told = set() if told is None else told
+        self._outbox = outbox
         self._whole = tuple(getattr(nvml, name) for name in _WHOLE)
 
     def __call__(self, query: Callable[..., Any], *args: object) -> Any:
@@ -82,9 +90,12 @@ class Asker:
             return
         self._told.add((who, name, code))
         level = logging.INFO if code == _INVALID_ARGUMENT else logging.WARNING
-        _log.log(
-            level, "%s: %s answers %r (%d): that value is left out", self.who, name, text, code
-        )
+        message = "%s: %s answers %r (%d): that value is left out"
+        say = partial(_log.log, level, message, self.who, name, text, code)
+        if self._outbox is None:
+            say()
+        else:
+            self._outbox.put(say)
 
 
 def plausible(value: Any, most: int, least: int = 0) -> int | None:

@@ -33,6 +33,7 @@ from nomad_nvidia_vgpu.gpu.nvml.events import NvmlEvents, address_of
 from nomad_nvidia_vgpu.gpu.nvml.library import LoadedLibrary, loaded_library
 from nomad_nvidia_vgpu.gpu.nvml.processes import Instance, ProcessLists
 from nomad_nvidia_vgpu.gpu.nvml.sampling import Sampler
+from nomad_nvidia_vgpu.outbox import Outbox
 
 _LIBRARY = "libnvidia-ml.so.1"
 _CLOSE_PATIENCE_S = 2.0  # events are waited for a second at a time
@@ -68,6 +69,7 @@ class NvmlSource:
         self._binding = binding
         self._lock = threading.Lock()  # of the session; never held during a query of a GPU
         self._idle = threading.Condition()  # guards the number of calls under way
+        self._outbox = Outbox()
         self._calls = 0
         self._inits = 0
         self._nvml: ModuleType | None = None
@@ -88,34 +90,8 @@ class NvmlSource:
     def open(self) -> None:
         """Starts an NVML session unless one is running."""
         with self._lock:
-            if self._ready:
-                return
-            if self._nvml is None:
-                import pynvml  # noqa: PLC0415  see the module's docstring
-
-                self._nvml = self._binding(pynvml)
-            self._close()
-            try:
-                self._nvml.nvmlInitWithFlags(_INIT_NO_GPUS)
-            except self._nvml.NVMLError as error:
-                if self._library is not None and self._library.replaced():
-                    raise StaleLibraryError(
-                        f"the driver was replaced by another version ({error})",
-                        "this process leaves, and Nomad starts one that loads the new library",
-                    ) from error
-                raise _init_error(self._nvml, error) from error
-            self._inits += 1
-            self._library = self._library or loaded_library(_LIBRARY)
-            try:
-                self._system = facts.read_system(Asker(self._nvml, told=self._told))
-            except self._nvml.NVMLError as error:
-                raise _init_error(self._nvml, error) from error
-            with self._naming:
-                self._handles = {}
-            self._events = NvmlEvents(self._nvml)
-            self._lists = ProcessLists(self._nvml)
-            self._sampler = Sampler(self._nvml)
-            self._ready = True
+            self._open()
+        self._outbox.deliver()
 
     def count(self) -> int:
         """How many GPUs the driver counts, lost ones included."""
@@ -235,6 +211,38 @@ class NvmlSource:
             handle = self._handles.get(uuid) or nvml.nvmlDeviceGetHandleByUUID(uuid)
             nvml.nvmlDeviceSetComputeMode(handle, number)
 
+    def _open(self) -> None:
+        """The lock is held."""
+        if self._ready:
+            return
+        if self._nvml is None:
+            import pynvml  # noqa: PLC0415  see the module's docstring
+
+            self._nvml = self._binding(pynvml)
+        self._close()
+        try:
+            self._nvml.nvmlInitWithFlags(_INIT_NO_GPUS)
+        except self._nvml.NVMLError as error:
+            if self._library is not None and self._library.replaced():
+                raise StaleLibraryError(
+                    f"the driver was replaced by another version ({error})",
+                    "this process leaves, and Nomad starts one that loads the new library",
+                ) from error
+            raise _init_error(self._nvml, error) from error
+        self._inits += 1
+        self._library = self._library or loaded_library(_LIBRARY)
+        ask = Asker(self._nvml, told=self._told, outbox=self._outbox)
+        try:
+            self._system = facts.read_system(ask)
+        except self._nvml.NVMLError as error:
+            raise _init_error(self._nvml, error) from error
+        with self._naming:
+            self._handles = {}
+        self._events = NvmlEvents(self._nvml)
+        self._lists = ProcessLists(self._nvml)
+        self._sampler = Sampler(self._nvml)
+        self._ready = True
+
     # Who is who
 
     def _handle(self, nvml: ModuleType, uuid: str) -> Any:
@@ -285,11 +293,9 @@ class NvmlSource:
         known = self._handles.get(uuid)
         if known is None or address_of(known) == address_of(handle):
             return None
-        try:
+        with contextlib.suppress(nvml.NVMLError):  # the handle of a GPU that was reset, or has gone
             if str(nvml.nvmlDeviceGetUUID(known)) == uuid:
                 return int(nvml.nvmlDeviceGetIndex(known))
-        except nvml.NVMLError:
-            pass  # the handle of a GPU that was reset, or has gone
         return None
 
     @contextlib.contextmanager

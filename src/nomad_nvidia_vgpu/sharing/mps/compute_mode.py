@@ -11,11 +11,13 @@ import json
 import logging
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 from nomad_nvidia_vgpu.goplugin.logs import fields
 from nomad_nvidia_vgpu.gpu.model import DEFAULT, EXCLUSIVE_PROCESS, ComputeModes
 from nomad_nvidia_vgpu.host.files import read_bounded
+from nomad_nvidia_vgpu.outbox import Outbox
 
 _MAX_BYTES = 1 << 20
 
@@ -30,11 +32,14 @@ class ComputeModeJournal:
         self._path = path
         self._modes = modes
         self._lock = threading.Lock()  # of the file: one journal for all GPUs
+        self._outbox = Outbox()
 
     def uuids(self) -> list[str]:
         """The GPUs whose mode was changed and not yet restored."""
         with self._lock:
-            return sorted(self._read())
+            found = sorted(self._read())
+        self._outbox.deliver()
+        return found
 
     def set_exclusive(self, uuid: str) -> None:
         """Puts a GPU into EXCLUSIVE_PROCESS, unless it is already; HardwareError, OSError."""
@@ -43,6 +48,7 @@ class ComputeModeJournal:
             return  # not ours, or ours and in the journal already
         with self._lock:
             self._write({**self._read(), uuid: now})
+        self._outbox.deliver()
         self._modes.set_compute_mode(uuid, EXCLUSIVE_PROCESS)
         _log.info(
             "%s was in compute mode %s, is now in %s",
@@ -56,6 +62,7 @@ class ComputeModeJournal:
         """Gives a GPU back the mode that it had, if it is still in ours; HardwareError, OSError."""
         with self._lock:
             before = self._read().get(uuid)
+        self._outbox.deliver()
         if before is None:
             return
         if self._modes.compute_mode(uuid) == EXCLUSIVE_PROCESS:
@@ -74,11 +81,12 @@ class ComputeModeJournal:
         except (ValueError, AttributeError) as error:
             spoilt = self._path.with_suffix(".spoilt")
             self._path.replace(spoilt)
-            _log.warning(
+            text = (
                 "%s is spoilt (%s) and was moved to %s: GPUs that this plugin put into %s stay so;"
-                " put them back with nvidia-smi -i <UUID> -c %s where MPS is not used",
-                *(self._path, error, spoilt, EXCLUSIVE_PROCESS, DEFAULT),
+                " put them back with nvidia-smi -i <UUID> -c %s where MPS is not used"
             )
+            seen = (self._path, error, spoilt, EXCLUSIVE_PROCESS, DEFAULT)
+            self._outbox.put(partial(_log.warning, text, *seen))
             return {}
 
     def _write(self, entries: dict[str, str]) -> None:

@@ -151,7 +151,7 @@ def test_every_wrong_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_agent_config([tmp_path, tmp_path / "absent"])
     first, second, third, fourth = caught.value.problems
-    assert "absent cannot be read: No such file or directory: say --agent-config" in first
+    assert "absent cannot be read: No such file or directory: pass --config" in first
     assert "a.hcl is not valid HCL" in second
     assert "b.json is not valid JSON" in third
     assert fourth == f'{tmp_path}/c.hcl line 1: gpu "*" is there twice: make one block of them'

@@ -34,7 +34,7 @@ def test_all_nodes_and_their_sum(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown() == 0
     out = capsys.readouterr().out
     assert names(out) == ["n0", "n1", "n2"]
-    assert "all 3" in out
+    assert "all nodes (3)" in out
 
 
 @pytest.mark.parametrize(

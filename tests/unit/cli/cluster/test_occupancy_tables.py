@@ -41,7 +41,7 @@ def test_a_cluster_is_a_row_for_each_node_and_one_for_all() -> None:
     first, last = cells(cluster_table([row], [row, row]))
     assert first == ["b (b-0000-0)", "ready", "1", "4", "1", "2", "1", "0", "100 / 5120",
                      "2 of letmutx/gpu/NVIDIA L4, 10240 MiB; 2 on the node"]  # fmt: skip
-    assert last[:8] == ["all 2", "-", "2", "8", "2", "4", "2", "0"]
+    assert last[:8] == ["all nodes (2)", "-", "2", "8", "2", "4", "2", "0"]
 
 
 def test_a_node_is_a_row_for_each_gpu_and_task() -> None:

@@ -58,7 +58,7 @@ def test_each_gpu_has_a_row_that_says_why(capsys: pytest.CaptureFixture[str]) ->
             ' vgpu_memory = 10240 MiB (gpu "GPU-b"), name (gpu "GPU-b")'
         ),
         "GPU-c NVIDIA L4 0000:07:00.0 - - - - - ignored (ignored_gpu_ids)",
-        (f"GPU-t Tesla T4 0000:07:00.0 1 15360 MiB time-slicing of its own {why} {why}"),
+        (f"GPU-t Tesla T4 0000:07:00.0 1 15360 MiB time-slicing its own {why} {why}"),
     ]
 
 
