@@ -88,10 +88,10 @@ def background_of(
     `leave` is called when only a new process can go on.
     """
     proc = Proc()
-    accountant = Accountant(catalog, lambda: _tools(config, proc), LIST_EVERY_S)
+    accountant = Accountant(catalog, lambda: tools_of(config, proc), LIST_EVERY_S)
     watch = GpuWatch(
         source,
-        _sink(config, catalog, accountant),
+        sink_of(config, catalog, accountant),
         period_s=config.fingerprint_period_s,
         policy=policy_of(config),
         leave=leave,
@@ -135,7 +135,8 @@ def policy_of(config: PluginConfig) -> HealthPolicy:
     )
 
 
-def _tools(config: PluginConfig, proc: Proc) -> Tools:
+def tools_of(config: PluginConfig, proc: Proc) -> Tools:
+    """What attributes processes to tasks, and what guards their memory."""
     # In the thread of the passes, two seconds later.
     from nomad_nvidia_vgpu.tasks.attribution import Attributor  # noqa: PLC0415
     from nomad_nvidia_vgpu.tasks.guard import Guard  # noqa: PLC0415
@@ -144,7 +145,8 @@ def _tools(config: PluginConfig, proc: Proc) -> Tools:
     return Tools(attributor, Guard(config.memory_guard, attributor.still_belongs))
 
 
-def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
+def sink_of(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
+    """What is told of the GPUs: the catalog, behind what ends tasks if the config has that."""
     if not config.health.end_tasks:
         return catalog
     from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder  # noqa: PLC0415
