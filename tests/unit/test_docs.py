@@ -115,7 +115,7 @@ def test_the_source_says_where_its_facts_come_from() -> None:
 def anchors(page: Path) -> set[str]:
     """The names by which GitHub finds the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("path", sorted(PICTURES), ids=lambda p: p.name)

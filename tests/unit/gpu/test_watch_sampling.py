@@ -209,9 +209,9 @@ def test_processes_are_listed_less_often_than_figures_are_taken() -> None:
 
 def test_processes_reach_the_sink() -> None:
     """The processes of each GPU are handed on under its UUID."""
-    one = GpuProcess(17, 512, "compute")
-    with Watching(A, B, listed={"GPU-b": (one,)}) as on:
-        on.sink.wait_until(lambda: on.sink.processes == {"GPU-a": (), "GPU-b": (one,)})
+    process = GpuProcess(17, 512, "compute")
+    with Watching(A, B, listed={"GPU-b": (process,)}) as on:
+        on.sink.wait_until(lambda: on.sink.processes == {"GPU-a": (), "GPU-b": (process,)})
 
 
 def test_processes_that_cannot_be_listed_take_nothing_away() -> None:

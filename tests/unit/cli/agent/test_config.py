@@ -99,9 +99,9 @@ def test_a_block_that_has_no_effect_is_named_once(tmp_path: Path) -> None:
     second = OURS.count("\n") + 1
     last_of_all = f"{last} line 1"
     assert read_agent_config([tmp_path]).without_effect == [
-        f'plugin "nvidia-vgpu" stands in {one} and in {last_of_all}, and Nomad takes the latter alone:'
-        f" take out the one in {one}"
-        for one in (f"{first} line 1", f"{first} line {second}")
+        f'plugin "nvidia-vgpu" stands in {place} and in {last_of_all}, and Nomad takes the latter alone:'
+        f" take out the one in {place}"
+        for place in (f"{first} line 1", f"{first} line {second}")
     ]
     (said,) = read_agent_config([first]).without_effect
     assert said.endswith(f"takes the latter alone: take out the one in {first} line 1")

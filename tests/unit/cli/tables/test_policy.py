@@ -64,7 +64,10 @@ def test_each_gpu_has_a_row_that_says_why(capsys: pytest.CaptureFixture[str]) ->
 
 def test_machines_get_the_same() -> None:
     """A document has numbers, and null where nothing is published."""
-    documents = {str(one["uuid"]): one for one in json.loads(json.dumps(policy_documents(made())))}
+    documents = {
+        str(document["uuid"]): document
+        for document in json.loads(json.dumps(policy_documents(made())))
+    }
     assert documents["GPU-b"]["vgpus"] == 2
     assert documents["GPU-b"]["share_mib"] == 11517
     assert documents["GPU-b"]["group"] == "big"
