@@ -30,7 +30,7 @@ from libnvidia_ml.driver import FakeDriver
 from nomad_nvidia_vgpu.config.blocks import HealthConfig, MemoryGuardConfig
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.device.background import policy_of, sink_of, tools_of
-from nomad_nvidia_vgpu.gpu import watch as gpu_watch
+from nomad_nvidia_vgpu.gpu import sample_rounds
 from nomad_nvidia_vgpu.gpu.nvml.source import NvmlSource
 from nomad_nvidia_vgpu.gpu.watch import GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
@@ -218,7 +218,7 @@ class Plugin:
 
     def __init__(self) -> None:
         """Starts all of it."""
-        gpu_watch.LIST_EVERY_S = LIST_S
+        sample_rounds.LIST_EVERY_S = LIST_S
         self._catalog = Catalog(CONFIG)
         accountant = Accountant(self._catalog, lambda: tools_of(CONFIG, Proc()), PASS_S)
         self.watch = GpuWatch(

@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import grpc
@@ -106,7 +107,7 @@ def test_a_host_that_reads_no_log_blocks_no_call(start: Start) -> None:
 def test_socket_directories_of_the_killed_are_swept(start: Start, tmp_path: Path) -> None:
     """Where nobody listens and they are ours; those of others, and of who lives, stay."""
     place = Path("/tmp")
-    names = ["plugin-" + f"{number:x}" * 16 for number in range(10, 15)]
+    names = [f"plugin-{uuid.uuid4().hex[:16]}" for _ in range(5)]
     dead, starting, strangers, alive, empty = (place / name for name in names)
     listening = socket.socket(socket.AF_UNIX)
     try:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, GpuSource
+from nomad_nvidia_vgpu.gpu.sample_rounds import LIST_EVERY_S
 from nomad_nvidia_vgpu.gpu.sink import Sink
-from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch
+from nomad_nvidia_vgpu.gpu.watch import GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
 from nomad_nvidia_vgpu.state.catalog import Catalog

@@ -10,7 +10,7 @@ import pytest
 
 from nomad_nvidia_vgpu.errors import DriverError, GpuError
 from nomad_nvidia_vgpu.gpu.model import GpuProcess
-from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S
+from nomad_nvidia_vgpu.gpu.sample_rounds import LIST_EVERY_S
 from unit.example_gpus import look
 from unit.gpu.watching import A, B, Watching
 from unit.manual_clock import ManualClock
@@ -77,7 +77,7 @@ def test_the_smallest_interval_ends_with_who_asked_for_it() -> None:
         before = on.source.calls["sample 0"]
         for _ in range(32):
             clock.advance(INTERVAL_S)
-            clock.wait_for_reads("gpu-0", 3)
+            clock.wait_for_reads("gpu-samples-0", 3)
         assert 3 <= on.source.calls["sample 0"] - before <= 6
 
 
