@@ -132,6 +132,13 @@ def _measure(installation: Installation, effort: Effort) -> list[Figure]:
         ("who uses what", lambda: usage.attribution(effort)),
         ("Reserve", lambda: reserve.measure(installation, effort)),
         (
+            "Reserve beside a GPU that hangs",
+            over_fake(
+                reserve.BESIDE_HANG,
+                lambda machine: reserve.beside_hang(installation, effort, machine),
+            ),
+        ),
+        (
             "Reserve beside hostile processes",
             over_fake(
                 reserve.BESIDE_CLAIMS,

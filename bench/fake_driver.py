@@ -66,3 +66,13 @@ class FakeMachine:
         finally:
             for number, uuid in enumerate(before):
                 self._driver.set(f"gpu {number}", "uuid", uuid)
+
+    @contextmanager
+    def hanging(self, number: int) -> Iterator[str]:
+        """Within it each call that asks this GPU who it is hangs; gives its UUID."""
+        gpu, key = f"gpu {number}", "hang.nvmlDeviceGetUUID"
+        self._driver.set(gpu, key, 1)
+        try:
+            yield self._driver.get(gpu, "uuid")
+        finally:
+            self._driver.clear(gpu, key)

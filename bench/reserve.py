@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from statistics import median
 from typing import Any
@@ -14,11 +15,12 @@ from bench import launch
 from bench.environment import Installation
 from bench.fake_driver import FakeMachine
 from bench.figures import Effort, Figure, percentile
-from nomad_nvidia_vgpu.rpc.client import Refused
+from nomad_nvidia_vgpu.rpc.client import Host, Refused
 
 P99_BUDGET_MS = 3.0
 BESIDE_CLAIMS = "Reserve beside 400 hostile processes, slowest"
 _BESIDE_CLAIMS_BUDGET_MS = 50.0
+BESIDE_HANG = "Reserve while another GPU's driver calls hang, 99th percentile"
 _PROCESSES = 400
 _PAUSE_S = 0.005
 """Between two calls beside hostile processes: no agent asks without pause."""
@@ -30,29 +32,51 @@ _STATS_INTERVAL_S = 0.1
 
 def measure(installation: Installation, effort: Effort) -> list[Figure]:
     """Times of Reserve, called without pause for one vGPU after the other while stats run."""
-    samples = []
     with launch.running(installation, launch.simulated(_GPUS, _VGPUS)) as host:
         stream = host.fingerprints()
         ids = [instance.id for group in next(stream) for instance in group.instances]
         with launch.streaming_stats(host, _STATS_INTERVAL_S):
-            for number in range(effort.reserves):
-                wanted = ids[number % len(ids)]
-                began = time.perf_counter()
-                host.reserve([wanted])
-                samples.append((time.perf_counter() - began) * 1e3)
+            samples = _timed(host, ids, effort.reserves)
         stream.cancel()
-    calls = f"{effort.reserves} calls, slowest {max(samples):.1f} ms"
     return [
         Figure("Reserve, median", median(samples), "ms"),
-        Figure(
-            "Reserve, 99th percentile",
-            percentile(samples, 99),
-            "ms",
-            P99_BUDGET_MS,
-            note=calls,
-            samples=tuple(samples),
-        ),
+        _p99("Reserve, 99th percentile", samples),
     ]
+
+
+def beside_hang(installation: Installation, effort: Effort, machine: FakeMachine) -> list[Figure]:
+    """The same for vGPUs of seven GPUs, before and after the eighth, which hangs, is given up."""
+    given = launch.config(vgpus=_VGPUS, fingerprint_period="1s")
+    environment = machine.environment(counted=False)
+    with launch.running(installation, given, environment) as host:
+        stream = host.fingerprints()
+        listed = {vgpu.id for group in next(stream) for vgpu in group.instances}
+        with machine.hanging(_GPUS - 1) as uuid, launch.streaming_stats(host, _STATS_INTERVAL_S):
+            ids = sorted(vgpu for vgpu in listed if not vgpu.startswith(uuid))
+            samples = _timed(host, ids, effort.reserves // 2)
+            for groups in stream:
+                if not all(vgpu.healthy for group in groups for vgpu in group.instances):
+                    break
+            samples += _timed(host, ids, effort.reserves // 2)
+        stream.cancel()
+    return [_p99(BESIDE_HANG, samples)]
+
+
+def _timed(host: Host, ids: Sequence[str], calls: int) -> list[float]:
+    """Milliseconds of each of so many calls."""
+    samples = []
+    for number in range(calls):
+        wanted = ids[number % len(ids)]
+        began = time.perf_counter()
+        host.reserve([wanted])
+        samples.append((time.perf_counter() - began) * 1e3)
+    return samples
+
+
+def _p99(name: str, samples: Sequence[float]) -> Figure:
+    note = f"{len(samples)} calls, slowest {max(samples):.1f} ms"
+    measured = percentile(samples, 99)
+    return Figure(name, measured, "ms", P99_BUDGET_MS, note=note, samples=tuple(samples))
 
 
 def beside_claims(installation: Installation, effort: Effort, machine: FakeMachine) -> list[Figure]:

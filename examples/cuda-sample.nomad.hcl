@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 # Runs NVIDIA's vectorAdd sample on one vGPU. Where CUDA works in the container, the last two lines of its log are
-# "Test PASSED" and "Done"; else the task fails and its log says why. A simulated GPU cannot run it.
+# "Test PASSED" and "Done"; else the task fails and its log says why. A simulated GPU cannot run it. Not run here: this
+# project has had no GPU for it.
 # The client needs docker and the NVIDIA Container Toolkit. The agent: agent.hcl.
 
 job "cuda-sample" {

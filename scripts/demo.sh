@@ -71,14 +71,19 @@ fail() {
   exit 1
 }
 
-await() { # what, command ...: waits until it succeeds
-  local what=$1 deadline=$((SECONDS + patience_s))
+await() { # what, command ...: waits until it succeeds, and says so on a terminal
+  local what=$1 begin=$SECONDS deadline=$((SECONDS + patience_s)) told=
   shift
   until "$@" >/dev/null 2>&1; do
+    if [ -t 2 ]; then
+      told=yes
+      printf '\r  waiting for %s: %s s ' "$what" $((SECONDS - begin)) >&2
+    fi
     if ! kill -0 "$agent" 2>/dev/null; then fail "the agent ended before $what"; fi
-    if [ "$SECONDS" -ge "$deadline" ]; then fail "no $what within $patience_s s"; fi
+    if [ "$SECONDS" -ge "$deadline" ]; then fail "waited $patience_s s for $what"; fi
     sleep 0.2
   done
+  if [ -n "$told" ]; then printf '\r\033[K' >&2; fi
 }
 
 free_ports() { # three, below those that the kernel gives to outgoing connections meanwhile
@@ -152,7 +157,7 @@ sed -n '/^plugin "nvidia-vgpu"/,/^}/p' examples/agent-simulated.hcl
   -config "$OLDPWD/examples/agent-simulated.hcl" -config "$work/places.hcl") \
   >"$work/agent.log" 2>&1 &
 agent=$!
-await "node" node_is_ready
+await "the node" node_is_ready
 
 title "What the node offers: each GPU as 16 vGPUs (nomad node status)"
 "$nomad" node status -self -t '{{range .NodeResources.Devices}}{{.Vendor}}/{{.Type}}/{{.Name}}: {{len .Instances}} vGPUs of {{with index .Attributes "vgpu_memory"}}{{.IntVal}} {{.Unit}}{{end}}, such as {{with index .Instances 0}}{{.ID}}{{end}}
@@ -160,15 +165,15 @@ title "What the node offers: each GPU as 16 vGPUs (nomad node status)"
 
 title "The example job, and what its task was told: examples/gpu-test.nomad.hcl"
 "$nomad" job run -detach examples/gpu-test.nomad.hcl >/dev/null
-await "end of the job" has_allocations gpu-test complete 1
+await "the end of the job" has_allocations gpu-test complete 1
 task=$(allocations gpu-test complete)
-await "output of the job" told "$task" smi
+await "the output of the job" told "$task" smi
 told "$task" smi
 
 vgpu=$(told "$task" smi | sed -n 's/^NVIDIA_VGPU_IDS=//p')
 title "Figures of that vGPU's GPU, each time they change (nomad node status -stats)"
 for _ in 1 2 3; do
-  await "change of the figures" has_moved
+  await "a change of the figures" has_moved
   echo "$seen"
 done
 
@@ -177,7 +182,7 @@ title "Two tasks that share one GPU: examples/shared-gpu.nomad.hcl"
 await "two running tasks" has_allocations shared-gpu running 2
 allocations shared-gpu running >"$work/sharers"
 while read -r task; do
-  await "output of the task" told "$task" sharer
+  await "the output of the task" told "$task" sharer
   echo "task ${task%%-*}"
   told "$task" sharer | sed 's/^/  /'
 done <"$work/sharers"

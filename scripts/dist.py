@@ -30,25 +30,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", choices=PYTHONS, action="append", help="not all of them")
     asked = parser.parse_args(arguments)
     asked.out.mkdir(parents=True, exist_ok=True)
+    architectures = asked.architecture or ARCHITECTURES
+    _progress("building the wheel")
     ours = build_wheel(asked.out)
+    wheels: list[dict[Target, list[Path]]] = []
     try:
-        wheels = [
-            contents(ours, [Target(python, architecture) for python in asked.python or PYTHONS])
-            for architecture in asked.architecture or ARCHITECTURES
-        ]
+        for architecture in architectures:
+            pythons = asked.python or PYTHONS
+            _progress(f"getting the wheels of {architecture} for Python {', '.join(pythons)}")
+            wheels.append(contents(ours, [Target(python, architecture) for python in pythons]))
     except DownloadError as error:
         print(error, file=sys.stderr)
         return 1
     every = {target: paths for some in wheels for target, paths in some.items()}
+    _progress(f"writing the bill of materials of {ours.name}")
     bills = {ours: sbom.of_wheel(ours, every)}
-    for some in wheels:
+    for architecture, some in zip(architectures, wheels, strict=True):
+        _progress(f"packing the file for {architecture}")
         file = build_file(asked.out, some)
         bills[file] = sbom.of_file(file, some)
     for path, bill in bills.items():
         path.with_name(f"{path.name}.cdx.json").write_text(bill, encoding="utf-8")
     made = sorted(f"{path.name}{suffix}" for path in bills for suffix in ("", ".cdx.json"))
-    print(write_sums(asked.out, made), end="")
+    print(write_sums(asked.out, made), end="", flush=True)
+    _progress(f"done, in {asked.out}")
     return 0
+
+
+def _progress(step: str) -> None:
+    """Names the step that begins; standard output has the sums alone."""
+    print(f"dist: {step}", file=sys.stderr, flush=True)
 
 
 def build_wheel(out: Path, source: Path = ROOT) -> Path:

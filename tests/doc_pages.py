@@ -99,10 +99,13 @@ def blocks(*languages: str, page: Path | None = None, heading: str | None = None
     """The blocks in these languages, or in any: of all pages, or below one heading of one page."""
     return [
         Block(
-            one, _line(text, match.start()) + 1, match["language"], textwrap.dedent(match["text"])
+            source,
+            _line(text, match.start()) + 1,
+            match["language"],
+            textwrap.dedent(match["text"]),
         )
-        for one in ([page] if page else PAGES)
-        for text in [one.read_text()]
+        for source in ([page] if page else PAGES)
+        for text in [source.read_text()]
         for match in _FENCE.finditer(text)
         if not languages or match["language"] in languages
         if heading in (None, _heading(text, match.start()))

@@ -37,6 +37,13 @@ _LAZY = 2  # MNT_DETACH
 _KEPT = "k"
 
 
+def join() -> None:
+    """Belongs to the run that has started this process, so that its guard ends what we start."""
+    global TOKEN  # noqa: PLW0603  a program does so once, before all else
+    TOKEN = os.environ.get("VGPU_TEST_RUN", TOKEN)
+    MARK["VGPU_TEST_RUN"] = TOKEN
+
+
 def short_folder() -> Path:
     """A folder of this run for sockets, whose names can have 107 bytes; all users may pass it."""
     place = _short_folder(TOKEN)

@@ -175,6 +175,7 @@ def unpacked(archive: str, candidates: "list[str]", name: str, tag: str) -> str:
             real = unpack.prepare(place)
             reason = objection(real)
             if reason is None:
+                announce(real)
                 unpack.unpack(archive, real, name, tag)
                 contents = enter("{}/{}".format(real, name))
                 if contents is not None:
@@ -189,6 +190,13 @@ def unpacked(archive: str, candidates: "list[str]", name: str, tag: str) -> str:
         "nvidia-vgpu finds no directory to unpack itself into ({}): make one of them writable, "
         "or set {} to one that is".format("; ".join(reasons), CHOSEN)
     )
+
+
+def announce(place: str) -> None:
+    """Tells a person at a terminal why the first start takes seconds; Nomad's log is not told."""
+    if "NOMAD_PLUGIN_MAGIC_COOKIE" not in os.environ and sys.stderr.isatty():
+        sys.stderr.write("nvidia-vgpu: first start, unpacking into {}\n".format(place))
+        sys.stderr.flush()
 
 
 def fail(sentence: str) -> "NoReturn":

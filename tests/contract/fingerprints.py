@@ -54,6 +54,7 @@ def silent(stream: Stream[Groups], known: Groups, seconds: float) -> bool:
 def first_figures(host: Host) -> dict[str, dict[str, InstanceStats]]:
     """The first stats in which every vGPU has figures, by group and vGPU."""
     groups = first_in(
-        host.stats(0.1), lambda g: all(one.stats for group in g.values() for one in group.values())
+        host.stats(0.1),
+        lambda g: all(vgpu.stats for group in g.values() for vgpu in group.values()),
     )
     return {name: dict(group) for name, group in groups.items()}

@@ -92,8 +92,8 @@ def test_a_plan_shows_the_files_or_why_a_task_would_not_start(
     """Before there is a task it is known what it will be given, or refused for, to scripts too."""
 
     def planned(*ignored: str) -> tuple[int, dict[str, Any]]:
-        words = [word for one in cdi.directories for word in ("--cdi-spec-dirs", one)]
-        words += [word for one in ignored for word in ("--ignored-gpu-ids", one)]
+        words = [word for directory in cdi.directories for word in ("--cdi-spec-dirs", directory)]
+        words += [word for uuid in ignored for word in ("--ignored-gpu-ids", uuid)]
         done = subprocess.run(
             [PROGRAM, "plan", "--json", "--vgpus", "2", "--device-nodes", "cdi", *words],
             env={**os.environ, **node.environment()},

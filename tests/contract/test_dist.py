@@ -71,17 +71,21 @@ def test_the_bills_have_every_pin_with_a_licence(made: Path) -> None:
     pinned = pins((REQUIREMENTS / "run.txt").read_text())
     wanted = {(p.name, p.version) for p in Target(PYTHON, "x86_64").needed(pinned)}
     for name, bill in bills(made).items():
-        found = {(one["name"], one["version"]) for one in bill["components"]}
-        assert wanted == {one for one in found if one[0] != "nomad-nvidia-vgpu"}, name
-        assert all(one["licenses"] for one in bill["components"]), name
+        found = {(component["name"], component["version"]) for component in bill["components"]}
+        assert wanted == {
+            component for component in found if component[0] != "nomad-nvidia-vgpu"
+        }, name
+        assert all(component["licenses"] for component in bill["components"]), name
 
 
 def test_every_licence_text_is_handed_on(made: Path) -> None:
     """In bills and single files; of a wheel without such a file, too."""
     for name, bill in bills(made).items():
-        for one in bill["components"]:
-            texts = [each["license"]["text"]["content"] for each in one["evidence"]["licenses"]]
-            assert all(len(text) > 200 for text in texts), (name, one["name"])
+        for component in bill["components"]:
+            texts = [
+                each["license"]["text"]["content"] for each in component["evidence"]["licenses"]
+            ]
+            assert all(len(text) > 200 for text in texts), (name, component["name"])
     target = Target(PYTHON, "x86_64")
     wheels = build.contents(next(made.glob("*.whl")), [target])[target]
     tree = build.merged(target, wheels)
@@ -101,16 +105,20 @@ def test_the_digests_in_the_bills_are_the_pinned_ones(made: Path) -> None:
     files = {name: bill for name, bill in bills(made).items() if name != ours.name}
     assert len(files) == 2
     for bill in files.values():
-        assert {f"sha256:{one['hashes'][0]['content']}" for one in bill["components"]} < hashes
+        assert {
+            f"sha256:{component['hashes'][0]['content']}" for component in bill["components"]
+        } < hashes
 
 
 def test_the_graph_leads_to_everything(made: Path) -> None:
     """Nothing is in it that nothing needs."""
     for bill in bills(made).values():
-        needs = {one["ref"]: one.get("dependsOn", []) for one in bill["dependencies"]}
+        needs = {
+            component["ref"]: component.get("dependsOn", []) for component in bill["dependencies"]
+        }
         reached = {bill["metadata"]["component"]["bom-ref"]}
         for _ in needs:
-            reached |= {need for one in reached for need in needs[one]}
+            reached |= {need for ref in reached for need in needs[ref]}
         assert reached == set(needs)
 
 

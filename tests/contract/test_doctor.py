@@ -45,17 +45,17 @@ class Diagnosis:
     def of(self, check: str) -> list[tuple[str, str]]:
         """Level and sentence of each finding of one check, `subject/check`."""
         return [
-            (one["level"], one["sentence"])
-            for one in self._findings
-            if f"{one['subject']}/{one['check']}" == check
+            (finding["level"], finding["sentence"])
+            for finding in self._findings
+            if f"{finding['subject']}/{finding['check']}" == check
         ]
 
     def bad(self, *subjects: str) -> dict[str, str]:
         """What is not ok of these subjects, by check: the last sentence and its remedy."""
         return {
-            f"{one['subject']}/{one['check']}": f"{one['sentence']}: {one['remedy']}"
-            for one in self._findings
-            if one["subject"] in subjects and one["level"] != "ok"
+            f"{finding['subject']}/{finding['check']}": f"{finding['sentence']}: {finding['remedy']}"
+            for finding in self._findings
+            if finding["subject"] in subjects and finding["level"] != "ok"
         }
 
 

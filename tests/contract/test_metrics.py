@@ -211,8 +211,8 @@ def test_slow_scrapers_do_not_hold_up_the_plugin(start: Start, port: int) -> Non
     slow = [socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S) for _ in range(20)]
     assert host.reserve([group.instances[0].id]).envs
     status = host.end()
-    for one in slow:
-        one.close()
+    for client in slow:
+        client.close()
     assert status == 0
 
 

@@ -138,7 +138,7 @@ def shown_by_top(machine: MpsMachine, root: Path) -> dict[str, Any]:
         check=True,
     )
     gpus = json.loads(done.stdout)["gpus"]
-    (usage,) = (one["usage"] for one in gpus if one["uuid"] == machine.uuid())
+    (usage,) = (gpu["usage"] for gpu in gpus if gpu["uuid"] == machine.uuid())
     assert isinstance(usage, dict)
     return usage
 

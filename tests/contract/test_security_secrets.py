@@ -83,12 +83,12 @@ def test_no_secret_of_the_agent_reaches_a_child(machine: MpsMachine, start: Star
     """MPS daemons outlive the agent, their servers work for tasks, the tool is asked all the time."""
     start(machine.node, **machine.config()).fingerprints().next_within(60.0)
     eventually(lambda: len(machine.fake.servers()) == 2)
-    for one in (*machine.fake.daemons(), *machine.fake.servers()):
-        assert SECRET not in str(psutil.Process(one.pid).environ())
+    for process in (*machine.fake.daemons(), *machine.fake.servers()):
+        assert SECRET not in str(psutil.Process(process.pid).environ())
     asked = machine.fake.commands()
     assert asked
-    assert not any(one.names & SECRETS.keys() for one in asked)
-    assert not any(one.names & SECRETS.keys() for one in machine.fake.starts())
+    assert not any(call.names & SECRETS.keys() for call in asked)
+    assert not any(call.names & SECRETS.keys() for call in machine.fake.starts())
 
 
 @pytest.mark.usefixtures("secrets")
@@ -129,7 +129,7 @@ def test_the_doctor_quotes_no_secret(node: FakeDriver, tmp_path: Path) -> None:
         timeout=PATIENCE_S,
         check=False,
     )
-    checks = {one["check"] for one in json.loads(done.stdout)["findings"]}
+    checks = {finding["check"] for finding in json.loads(done.stdout)["findings"]}
     assert {"agent-config", "api"} <= checks
     assert SECRET not in done.stdout + done.stderr
 

@@ -218,11 +218,11 @@ def test_stats_show_the_eleven_figures_with_their_units(node: FakeDriver, start:
     ((name, instances),) = first_figures(host).items()
     assert name == "NVIDIA H100 80GB HBM3"
     assert len(instances) == 16
-    one = instances[f"{fact(node, 'gpu 0', 'uuid')}-1"]
-    assert {figure: stat.unit for figure, stat in one.stats.items()} == OFFICIAL_FIGURES
-    assert one.stats["Power usage"][:2] == (356, 700)
-    assert one.summary[:3] == (4096, 81559, "MiB")
-    assert abs(one.taken_at_s - time.time()) < 600  # an epoch, not a process's age
+    vgpu = instances[f"{fact(node, 'gpu 0', 'uuid')}-1"]
+    assert {figure: stat.unit for figure, stat in vgpu.stats.items()} == OFFICIAL_FIGURES
+    assert vgpu.stats["Power usage"][:2] == (356, 700)
+    assert vgpu.summary[:3] == (4096, 81559, "MiB")
+    assert abs(vgpu.taken_at_s - time.time()) < 600  # an epoch, not a process's age
 
 
 def test_stats_come_every_interval_and_a_dead_gpu_is_unavailable(

@@ -253,7 +253,7 @@ def test_first_starts_at_the_same_time_share_one_unpacking(plugin: Path, unpacke
         subprocess.Popen([plugin, "--version"], env=environment, stdout=subprocess.PIPE)
         for _ in range(4)
     ]
-    said = [one.communicate()[0].decode() for one in together]
+    said = [process.communicate()[0].decode() for process in together]
     assert said == [f"nvidia-vgpu, version {__version__}\n"] * 4
     assert len(list(unpacked.iterdir())) == 1
 

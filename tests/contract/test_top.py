@@ -104,7 +104,7 @@ def test_a_real_process_is_shown_on_its_vgpu(node: FakeDriver) -> None:
     document = json.loads(done.stdout)
     assert len(document["gpus"]) == 8
     uuid = fact(node, "gpu 2", "uuid")
-    (found,) = (one for one in document["gpus"] if one["uuid"] == uuid)
+    (found,) = (gpu for gpu in document["gpus"] if gpu["uuid"] == uuid)
     (shown,) = found["usage"]["tasks"]
     assert (shown["job"], shown["task"], shown["vgpus"]) == ("llm", "infer", [f"{uuid}-1"])
     assert shown["processes"] == [{"pid": pid, "memory_mib": 3000}]

@@ -126,10 +126,10 @@ def passes(node: FakeDriver, count: int) -> None:
 def test_a_vgpu_shows_what_its_task_uses(node: FakeDriver, start: Start, task: MakeTask) -> None:
     """Memory out of the share and processes, of each vGPU; those of a share add up."""
     host = guarded(node, start, "warn")
-    one, two = task(), task()
-    first = one.start(claim(node, 0, 2))
-    worker = one.start()
-    other = two.start(claim(node, 3))
+    task_a, task_b = task(), task()
+    first = task_a.start(claim(node, 0, 2))
+    worker = task_a.start()
+    other = task_b.start(claim(node, 3))
     use(node, {first.pid: 301, worker.pid: 100, other.pid: 50})
     shown(
         host,

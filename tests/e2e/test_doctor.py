@@ -75,11 +75,11 @@ class Diagnosis:
         self.status = done.returncode
         self.document: dict[str, Any] = json.loads(done.stdout)
         self.bad = {
-            f"{one['subject']}/{one['check']}": f"{one['sentence']}: {one['remedy']}"
-            for one in own_findings(self.document)
-            if one["level"] != "ok"
-            and one["subject"] not in OF_THE_MACHINE
-            and one["check"] != "version"
+            f"{finding['subject']}/{finding['check']}": f"{finding['sentence']}: {finding['remedy']}"
+            for finding in own_findings(self.document)
+            if finding["level"] != "ok"
+            and finding["subject"] not in OF_THE_MACHINE
+            and finding["check"] != "version"
         }
 
 
@@ -96,7 +96,7 @@ def test_a_healthy_node_is_ok_and_a_changed_config_is_noticed(
     found = Diagnosis(agent, driver)
     assert found.bad == {}
     assert found.document["skipped"] == []
-    said = {one["check"]: one["sentence"] for one in found.document["findings"]}
+    said = {finding["check"]: finding["sentence"] for finding in found.document["findings"]}
     assert said["groups"] == "Nomad offers all 32 vGPUs of this node"
     assert agent.api.node()["ID"] in said["api"]
     plugin = agent.the_plugin().pid
@@ -152,13 +152,13 @@ def test_a_second_plugin_on_the_same_gpus_is_an_error(
     )
     found = Diagnosis(agent, driver)
     assert found.status == 1
-    twice = [one for one in found.document["findings"] if one["check"] == "sold-twice"]
+    twice = [finding for finding in found.document["findings"] if finding["check"] == "sold-twice"]
     assert len(twice) == GPUS
-    for one in twice:
-        assert one["level"] == "error"
-        assert "letmutx/gpu/NVIDIA H100 80GB HBM3" in one["sentence"]
-        assert "second/gpu/NVIDIA H100 80GB HBM3" in one["sentence"]
-        assert "plugin_dir" in one["remedy"]
+    for finding in twice:
+        assert finding["level"] == "error"
+        assert "letmutx/gpu/NVIDIA H100 80GB HBM3" in finding["sentence"]
+        assert "second/gpu/NVIDIA H100 80GB HBM3" in finding["sentence"]
+        assert "plugin_dir" in finding["remedy"]
 
 
 def test_a_label_that_is_not_the_files_name_is_an_error(

@@ -311,7 +311,9 @@ def test_a_task_on_a_lost_gpu_is_ended_when_asked_for(
     def attributed() -> bool:
         groups = agent.api.device_stats(agent.api.node())
         stats = [s["Stats"]["Attributes"] for g in groups for s in g["InstanceStats"].values()]
-        return any(one.get("vGPU processes", {}).get("IntNumeratorVal") == 1 for one in stats)
+        return any(
+            figures.get("vGPU processes", {}).get("IntNumeratorVal") == 1 for figures in stats
+        )
 
     wait_until("the task is seen on its GPU", attributed, seen=agent.log_tail)
     one_gpu.set("gpu 0", "lost", 1)

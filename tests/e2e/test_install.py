@@ -77,4 +77,6 @@ def test_every_option_reaches_the_plugin(
     groups = agent.api.device_groups()
     shares = {name: len(group.healthy) for name, group in groups.items()}
     assert shares == {"Tesla T4": 6, "half an L4": 2}
-    assert {one["Vendor"] for one in agent.api.node()["NodeResources"]["Devices"]} == {"nvidia.com"}
+    assert {device["Vendor"] for device in agent.api.node()["NodeResources"]["Devices"]} == {
+        "nvidia.com"
+    }

@@ -104,7 +104,7 @@ def test_one_file_takes_the_place_of_the_original_and_back(
 
     fifteen = agent.api.submit(staying_job("fifteen", device(), count=15))
     others = agent.api.wait_for(fifteen, "running", count=15)
-    given = {vgpu for one in others for vgpu in granted_ids(one)}
+    given = {vgpu for other_task in others for vgpu in granted_ids(other_task)}
     assert given == before[f"letmutx/gpu/{T4}"] - set(held)
     assert "NVIDIA_VGPU_IDS" in agent.api.environment(others[0])
     agent.api.wait_until_blocked(agent.api.submit(staying_job("sixteenth", device())))
@@ -209,4 +209,4 @@ def test_both_plugins_run_for_different_gpus(
 def _devices(agent: Agent) -> dict[str, list[str]]:
     """The ids of each vendor: both have one group of the same name."""
     groups = agent.api.node()["NodeResources"]["Devices"] or []
-    return {group["Vendor"]: [one["ID"] for one in group["Instances"]] for group in groups}
+    return {group["Vendor"]: [vgpu["ID"] for vgpu in group["Instances"]] for group in groups}

@@ -105,7 +105,7 @@ def _met(agent: Agent, allocation: dict[str, Any], starts: int = 1) -> list[dict
     def look() -> list[dict[str, Any]] | None:
         lines = agent.api.output(allocation, '"percentage"').splitlines(keepends=True)
         # The last line may be half written still.
-        said = [json.loads(one) for one in lines if one.startswith("{") and one.endswith("\n")]
+        said = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
         # One that loses its server says a second thing: the first counts.
         found = {facts["pid"]: facts for facts in reversed(said)}
         return [*reversed(found.values())] if len(found) >= starts else None

@@ -86,10 +86,10 @@ def test_the_quickstart_leads_to_two_tasks_on_one_gpu(machine: Machine, agent: A
                 _written_by_the_reader(INSTALLED.name)
             )
         if command.text.startswith("nomad job run"):
-            for one in agent.api.wait_for("gpu-test", "complete", count=2):
-                agent.api.output(one, "NVIDIA_VGPU_MEMORY_MIB", "test")
+            for allocation in agent.api.wait_for("gpu-test", "complete", count=2):
+                agent.api.output(allocation, "NVIDIA_VGPU_MEMORY_MIB", "test")
     allocations = agent.api.wait_for("gpu-test", "complete", count=2)
-    vgpus = [granted_ids(one, "test")[0] for one in allocations]
+    vgpus = [granted_ids(allocation, "test")[0] for allocation in allocations]
     assert len(set(vgpus)) == 2
     assert len({vgpu.rpartition("-")[0] for vgpu in vgpus}) == 1
     for what, text in {

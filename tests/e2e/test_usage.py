@@ -207,7 +207,9 @@ def test_without_cgroups_nobody_is_ended_and_doctor_says_why(
         text=True,
         check=False,
     ).stdout
-    (found,) = [one for one in json.loads(said)["findings"] if one["check"] == "attribution"]
+    (found,) = [
+        finding for finding in json.loads(said)["findings"] if finding["check"] == "attribution"
+    ]
     assert found["level"] == "warning"
     assert "leaves its tasks without a cgroup" in found["sentence"]
     agent.api.stop_all()

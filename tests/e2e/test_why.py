@@ -73,7 +73,7 @@ WAITING = {
     "unhealthy": Waiting(
         _job("sick", device(constraint("device.attr.model", "=", "NVIDIA A10G"))),
         "small",
-        "1 are asked for, and of 1 in NVIDIA A10G/",
+        "1 is asked for, and of 1 in NVIDIA A10G/",
         "do as the reason says",
     ),
     "withheld": Waiting(
@@ -189,7 +189,7 @@ def _of_node(document: dict[str, Any], node: str) -> list[dict[str, str]]:
     return [
         obstacle
         for hindered in document["hindered"]
-        if node in [one["name"] for one in hindered["nodes"]]
+        if node in [entry["name"] for entry in hindered["nodes"]]
         for obstacle in hindered["obstacles"]
     ]
 
@@ -202,7 +202,7 @@ def test_why_says_what_is_in_the_way(cluster: Cluster, kind: str) -> None:
     name = _name(waiting.job)
     shell = Shell(cluster)
     (group,) = shell.document("why", name)["waiting"]
-    (told,) = [one for one in _of_node(group, waiting.node) if one["kind"] == kind]
+    (told,) = [obstacle for obstacle in _of_node(group, waiting.node) if obstacle["kind"] == kind]
     assert waiting.says in told["text"]
     assert waiting.remedy in told["remedy"]
     assert group["not_devices"] is (kind == "resources")
@@ -223,7 +223,7 @@ def test_fit_says_the_same_and_submits_nothing(cluster: Cluster, kind: str) -> N
     (group,) = shell.document("fit", "-", given=text)["groups"]
     assert not group["placed"]
     assert group["fits_now"] == 0
-    (told,) = [one for one in _of_node(group, waiting.node) if one["kind"] == kind]
+    (told,) = [obstacle for obstacle in _of_node(group, waiting.node) if obstacle["kind"] == kind]
     assert waiting.says in told["text"]
     assert shell.run("fit", "-", given=text).returncode == 1
     assert name not in [job["ID"] for job in cluster.api.client.jobs.get_jobs()]

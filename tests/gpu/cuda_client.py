@@ -204,21 +204,23 @@ def _parser() -> argparse.ArgumentParser:
 
     command("info", info)
     command("trespass", trespass)
-    one = command("allocate", allocate)
-    one.add_argument("--step-mib", type=int, default=1024, help="the first, largest step")
-    one.add_argument("--most-mib", type=int, default=2**30, help="how much is enough")
-    one.add_argument("--hold", action="store_true", help="keep it until standard input ends")
-    one = command("saturate", saturate)
-    one.add_argument("--seconds", type=float, default=2.0)
-    one.add_argument("--blocks", type=int, default=16384, help="16384 fill any GPU many times over")
-    one.add_argument("--launch-s", type=float, default=0.005, help="how long one kernel takes")
-    one.add_argument("--rounds", type=int, help="the kernel's rounds, instead of --launch-s")
-    one.add_argument("--every-s", type=float, default=0.25, help="how often progress is said")
-    one.add_argument("--wait", action="store_true", help="begin at the first line of input")
-    one = command("hold", hold)
-    one.add_argument("--mib", type=int, default=64)
-    one = command("mid-kernel", mid_kernel)
-    one.add_argument("--seconds", type=float, default=4.0)
+    verb = command("allocate", allocate)
+    verb.add_argument("--step-mib", type=int, default=1024, help="the first, largest step")
+    verb.add_argument("--most-mib", type=int, default=2**30, help="how much is enough")
+    verb.add_argument("--hold", action="store_true", help="keep it until standard input ends")
+    verb = command("saturate", saturate)
+    verb.add_argument("--seconds", type=float, default=2.0)
+    verb.add_argument(
+        "--blocks", type=int, default=16384, help="16384 fill any GPU many times over"
+    )
+    verb.add_argument("--launch-s", type=float, default=0.005, help="how long one kernel takes")
+    verb.add_argument("--rounds", type=int, help="the kernel's rounds, instead of --launch-s")
+    verb.add_argument("--every-s", type=float, default=0.25, help="how often progress is said")
+    verb.add_argument("--wait", action="store_true", help="begin at the first line of input")
+    verb = command("hold", hold)
+    verb.add_argument("--mib", type=int, default=64)
+    verb = command("mid-kernel", mid_kernel)
+    verb.add_argument("--seconds", type=float, default=4.0)
     return parser
 
 

@@ -101,12 +101,12 @@ class Daemon:
         server_process.name_process()
         path = self._pipe / CONTROL
         privileged = socket.socket(socket.AF_UNIX)
-        for one, name, mode in (
+        for listener, name, mode in (
             (self._listener, CONTROL, 0o666),
             (privileged, PRIVILEGED, 0o755),
         ):
             (self._pipe / name).unlink(missing_ok=True)
-            one.bind(str(self._pipe / name))
+            listener.bind(str(self._pipe / name))
             (self._pipe / name).chmod(mode)
         self._privileged = privileged
         self._listener.listen(128)

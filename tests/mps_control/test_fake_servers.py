@@ -269,9 +269,9 @@ def test_stop_all_ends_what_is_ours_alone(gpu: Gpu, other: Gpu, mps: FakeMps) ->
     """Every daemon, server and client is gone afterwards, and another process is not."""
     stranger = subprocess.Popen(["sleep", "600"])
     try:
-        for one in (gpu, other):
-            one.start()
-            one.hold().line()
+        for either in (gpu, other):
+            either.start()
+            either.hold().line()
         assert len(mps.daemons()) == len(mps.servers()) == len(mps.clients()) == 2
         mps.stop_all()
         assert not mps.daemons() + mps.servers() + mps.clients()

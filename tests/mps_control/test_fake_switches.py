@@ -85,8 +85,8 @@ def test_healing_one_gpu_leaves_the_other_broken(gpu: Gpu, other: Gpu, mps: Fake
     """Healing by pipe directory takes back what was switched for that one alone."""
     gpu.start()
     other.start()
-    for one in (gpu, other):
-        mps.lie(GET, "1.0", pipe=one.pipe)
+    for either in (gpu, other):
+        mps.lie(GET, "1.0", pipe=either.pipe)
     mps.heal(pipe=gpu.pipe)
     assert (gpu.ask(GET), other.ask(GET)) == ("100.0", "1.0")
 

@@ -16,7 +16,7 @@ def test_each_check_has_its_row_with_the_words_of_its_function() -> None:
     table = section.split("| subject | check |")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert [(row[0], row[1].strip("`"), row[2]) for row in rows] == [
-        (one.subject, one.name, _promise(one.look.__doc__ or "")) for one in CHECKS
+        (check.subject, check.name, _promise(check.look.__doc__ or "")) for check in CHECKS
     ]
     assert all(row[3] or row[4] for row in rows)
 

@@ -96,7 +96,12 @@ def test_what_refers_to_a_page_leads_there() -> None:
 
 def test_the_source_says_where_its_facts_come_from() -> None:
     """Each page of internals is referred to from the room that rests on it."""
-    rooms = {"nvml.md": "gpu/nvml", "mps.md": "sharing/mps", "nomad.md": "goplugin"}
+    rooms = {
+        "nvml.md": "gpu/nvml",
+        "mps.md": "sharing/mps",
+        "nomad.md": "goplugin",
+        "containers.md": "sharing",
+    }
     internals = ROOT / "docs" / "internals"
     found = {
         (name, str(path.relative_to(SOURCE).parent))
@@ -110,7 +115,7 @@ def test_the_source_says_where_its_facts_come_from() -> None:
 def anchors(page: Path) -> set[str]:
     """The names by which GitHub finds the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("path", sorted(PICTURES), ids=lambda p: p.name)

@@ -59,7 +59,7 @@ def doctor(
         _show(findings, everything=everything)
     if skipped := _skipped(findings):
         style.note(
-            f"nvidia-vgpu: not checked, because something else is missing: {', '.join(skipped)}"
+            f"nvidia-vgpu: not checked, because there is nothing to check or something is missing: {', '.join(skipped)}"
         )
     counts = Counter(finding.level for finding in findings)
     errors, warnings = counts[Level.ERROR], counts[Level.WARNING]

@@ -18,6 +18,7 @@ from nomad_nvidia_vgpu.cli.config_options import (
 from nomad_nvidia_vgpu.cli.running_view import running_view
 from nomad_nvidia_vgpu.cli.tables import style
 from nomad_nvidia_vgpu.cli.tables.daemons import mps_tables
+from nomad_nvidia_vgpu.cli.tables.policy import by_index
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.errors import ConfigError
 from nomad_nvidia_vgpu.gpu.model import GpuSample, Ratio, SeenGpu
@@ -64,11 +65,11 @@ def gpus(*, paths: Sequence[Path], as_json: bool, facts: bool, **flags: Any) -> 
     else:
         rows = [
             _row(seen, found.samples.get(seen.gpu.uuid), held.get(seen.gpu.uuid))
-            for seen in found.inventory.gpus
+            for seen in sorted(found.inventory.gpus, key=lambda seen: by_index(seen.gpu))
         ]
-        style.show(style.table("GPUs", _COLUMNS, rows), *mps_tables(daemons))
+        style.show(style.table("GPUs", _COLUMNS, rows, common_once=True), *mps_tables(daemons))
     if not as_json:
-        style.note(f"nvidia-vgpu: shown {view.source}")
+        style.note(f"nvidia-vgpu: {view.source}")
     for problem in found.problems:
         style.note(f"nvidia-vgpu: {problem}")
     if not found.inventory.gpus and not found.problems:

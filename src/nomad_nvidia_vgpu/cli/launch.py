@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -125,18 +126,19 @@ def launch(
             style.show(*group_tables(groups), vgpu_table(groups), *mps_tables(daemons))
         if sample:
             style.show(reservation_table(sample))
+        by_index = _by_index(groups)
         if groups and watch:
-            _follow(stats)
+            _follow(stats, by_index)
         elif groups:
-            style.show(_stats_table(first))
+            style.show(_stats_table(first, by_index))
         return _status(refused, groups, config)
 
 
-def _follow(stats: Iterator[StatsOfGroups]) -> None:
+def _follow(stats: Iterator[StatsOfGroups], by_index: Sequence[str]) -> None:
     """Shows the stats until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt), style.live() as screen:
         for now in stats:
-            screen.show(_stats_table(now))
+            screen.show(_stats_table(now, by_index))
 
 
 @contextlib.contextmanager
@@ -184,10 +186,12 @@ def _log(line: LogLine) -> None:
 def _config_table(title: str, schema: dict[str, str], given: dict[str, object]) -> Table:
     defaults = {path: option.default_shown for path, option in all_options()}
     rows = [
-        (path, kind, _given(given, path), defaults.get(path) or None)
+        (path, kind, value, defaults.get(path) or None)
         for path, kind in sorted(schema.items())
+        if (value := _given(given, path)) is not None
     ]
-    return style.table(title, ("Option", "Type", "Given", "Default"), rows)
+    rest = f"{len(schema) - len(rows)} more have their defaults: nvidia-vgpu launch --help-config"
+    return style.table(f"{title} ({rest})", ("Option", "Type", "Given", "Default"), rows)
 
 
 def _given(given: dict[str, object], path: str) -> object:
@@ -199,15 +203,23 @@ def _given(given: dict[str, object], path: str) -> object:
     value: object = given
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
-    return value
+    return json.dumps(value) if isinstance(value, list) else value
 
 
-def _stats_table(groups: StatsOfGroups) -> Table:
+def _by_index(groups: Sequence[DeviceGroup]) -> list[str]:
+    """The ids of all vGPUs, in the order of their PCI bus ids, which is the driver's."""
+    buses = {
+        instance.id: instance.pci_bus_id or "" for group in groups for instance in group.instances
+    }
+    return sorted(buses, key=lambda vgpu: (buses[vgpu], vgpu))
+
+
+def _stats_table(groups: StatsOfGroups, by_index: Sequence[str] = ()) -> Table:
     """One column for each GPU, whose vGPUs all show the same figures."""
+    found = {vgpu: stats for instances in groups.values() for vgpu, stats in instances.items()}
     gpus: dict[str, InstanceStats] = {}
-    for _group, instances in sorted(groups.items()):
-        for vgpu, stats in sorted(instances.items()):
-            gpus.setdefault(vgpu.rpartition("-")[0], stats)
+    for vgpu in (*(vgpu for vgpu in by_index if vgpu in found), *sorted(found)):
+        gpus.setdefault(vgpu.rpartition("-")[0], found[vgpu])
     names = dict.fromkeys(name for stats in gpus.values() for name in stats.stats)
     rows: list[tuple[object, ...]] = [
         ("(summary)", *(style.stat_text(stats.summary) for stats in gpus.values()))

@@ -59,16 +59,17 @@ def running_view(paths: Sequence[Path]) -> RunningView:
     agent = _agent(paths)
     if agent is None:
         return RunningView(
-            "as the driver says now; no agent's files lead to a plugin that runs", {}
+            "only the driver was asked: no Nomad agent's configuration was found (--config names it)",
+            {},
         )
     look = look_at_nomad(towards_nomad(dict(os.environ), agent), platform.node())
     if look.groups is None:
-        why = f"Nomad's API at {look.address} {look.problem or 'does not say'}"
+        why = f"Nomad's API at {look.address} {look.problem or 'does not know this node'}"
         return RunningView(
-            f"as the driver says now, for {why}: a plugin that runs may hold a GPU back", {}
+            f"only the driver was asked, because {why}: the running plugin may hold a GPU back", {}
         )
     return RunningView(
-        f"as the driver says now, but for what the plugin that runs has told Nomad ({look.address})",
+        f"asked the driver, and Nomad ({look.address}) for what the running plugin holds back",
         held_back(look.groups),
         look.version,
         agent.options_of(task_cgroups.RAW_EXEC),

@@ -127,7 +127,7 @@ def top(
 
 def _held(view: RunningView, held: Mapping[str, str]) -> Iterator[str]:
     """Whose view it is, and the GPUs that the plugin which runs holds back."""
-    yield f"shown {view.source}"
+    yield view.source
     for uuid, reason in held.items():
         yield f"{uuid} is held back by the plugin that runs: {reason}"
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from nomad_nvidia_vgpu.config.options import PluginConfig
 from nomad_nvidia_vgpu.gpu.health import HealthPolicy
 from nomad_nvidia_vgpu.gpu.model import ComputeModes, GpuSource
+from nomad_nvidia_vgpu.gpu.sample_rounds import LIST_EVERY_S
 from nomad_nvidia_vgpu.gpu.sink import Sink
-from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S, GpuWatch
+from nomad_nvidia_vgpu.gpu.watch import GpuWatch
 from nomad_nvidia_vgpu.host.proc import Proc
 from nomad_nvidia_vgpu.sharing.strategy import enforcers_of
 from nomad_nvidia_vgpu.state.catalog import Catalog
@@ -88,10 +89,10 @@ def background_of(
     `leave` is called when only a new process can go on.
     """
     proc = Proc()
-    accountant = Accountant(catalog, lambda: _tools(config, proc), LIST_EVERY_S)
+    accountant = Accountant(catalog, lambda: tools_of(config, proc), LIST_EVERY_S)
     watch = GpuWatch(
         source,
-        _sink(config, catalog, accountant),
+        sink_of(config, catalog, accountant),
         period_s=config.fingerprint_period_s,
         policy=policy_of(config),
         leave=leave,
@@ -135,7 +136,8 @@ def policy_of(config: PluginConfig) -> HealthPolicy:
     )
 
 
-def _tools(config: PluginConfig, proc: Proc) -> Tools:
+def tools_of(config: PluginConfig, proc: Proc) -> Tools:
+    """What attributes processes to tasks, and what guards their memory."""
     # In the thread of the passes, two seconds later.
     from nomad_nvidia_vgpu.tasks.attribution import Attributor  # noqa: PLC0415
     from nomad_nvidia_vgpu.tasks.guard import Guard  # noqa: PLC0415
@@ -144,7 +146,8 @@ def _tools(config: PluginConfig, proc: Proc) -> Tools:
     return Tools(attributor, Guard(config.memory_guard, attributor.still_belongs))
 
 
-def _sink(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
+def sink_of(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> Sink:
+    """What is told of the GPUs: the catalog, behind what ends tasks if the config has that."""
     if not config.health.end_tasks:
         return catalog
     from nomad_nvidia_vgpu.tasks.sick_gpu import TaskEnder  # noqa: PLC0415

@@ -7,6 +7,10 @@ its index is asked again when it has come back.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
 
 class Worker:
     """One thread that makes calls which may never return."""
@@ -21,9 +25,18 @@ class Worker:
         began = self.busy_since
         return began is not None and began <= since
 
+    @contextlib.contextmanager
+    def busy(self, clock: Callable[[], float]) -> Iterator[None]:
+        """Within it, it makes a call."""
+        self.busy_since = clock()
+        try:
+            yield
+        finally:
+            self.busy_since = None
+
 
 class Keeper(Worker):
-    """The thread of one physical GPU, known by its UUID."""
+    """The calls for one physical GPU, known by its UUID: never two at once."""
 
     def __init__(self) -> None:
         """Is due."""
@@ -41,6 +54,18 @@ class Keeper(Worker):
         """Whether its last look blamed the driver as a whole."""
         self.missed_in: int | None = None
         """By the end of which roll call it is to be found again; None: nobody misses it."""
+        self._calling = threading.Lock()
+
+    @contextlib.contextmanager
+    def calling(self, clock: Callable[[], float], *, wait: bool = True) -> Iterator[bool]:
+        """Within it, no other thread asks this GPU; False if one does and this shall not wait."""
+        alone = self._calling.acquire(blocking=wait)
+        try:
+            with self.busy(clock) if alone else contextlib.nullcontext():
+                yield alone
+        finally:
+            if alone:
+                self._calling.release()
 
     def looks(self, now: float, rest_s: float) -> None:
         """Begins a look; if it is because of an event, the next such one comes after a rest."""

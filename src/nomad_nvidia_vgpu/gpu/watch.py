@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """The threads that look at the hardware, and the inventory and samples they keep up to date.
 
-One thread per physical GPU looks at it each period and samples it while somebody wants stats;
-one opens the driver and counts GPUs, and has those asked for their names that it does not know;
+One thread per physical GPU looks at it each period; a round takes samples of all while somebody
+wants stats; one opens the driver and counts GPUs, and has those asked for their names that it does not know;
 one waits for the driver's events. Any of them may hang in the driver: a thread without NVML
 watches them, gives up on a GPU whose call has taken too long, and the rest goes on. A hung thread
 is not replaced; if its call returns after all, its GPU is on its way back.
@@ -10,12 +10,11 @@ is not replaced; if its call returns after all, its GPU is on its way back.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 
 from nomad_nvidia_vgpu.errors import NOTHING, Problem
 from nomad_nvidia_vgpu.gpu.answers import HUNG, NO_ANSWER, answer_of, count_of
@@ -23,15 +22,12 @@ from nomad_nvidia_vgpu.gpu.bulletin import Bulletin
 from nomad_nvidia_vgpu.gpu.health import DEFAULT_POLICY, HealthPolicy
 from nomad_nvidia_vgpu.gpu.inventory import MOST_GPUS, NO_GPU, Stock, too_many
 from nomad_nvidia_vgpu.gpu.model import GpuSource
-from nomad_nvidia_vgpu.gpu.pace import Turn, next_beat
 from nomad_nvidia_vgpu.gpu.roll_call import Finder, Keeper, RollCall, Worker
+from nomad_nvidia_vgpu.gpu.sample_rounds import SampleRounds
 from nomad_nvidia_vgpu.gpu.sink import Sink
 
 GIVE_UP_S = 9.0
 """How long a call may take: just below the 10 s for which the first fingerprint waits for its GPU."""
-
-LIST_EVERY_S = 2.0
-"""The least time between two lists of a GPU's processes, which cost more than all its figures."""
 
 EVENT_REST_S = 10.0
 """The least time between two looks because of events: a task can cause as many as it likes."""
@@ -41,7 +37,6 @@ _MAX_EVENT_PAUSE_S = 60.0
 _MIN_CHECK_S = 1.0
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 class GpuWatch:
@@ -80,10 +75,11 @@ class GpuWatch:
         self._driver_answered = False
         self._driver_works = True
         self._left = False
-        self._intervals_s: list[float] = []
         self._stopped = False
         self._bulletin = Bulletin(sink, clock)
-        self._turn = Turn()
+        self._samples = SampleRounds(
+            source, sink, clock, give_up_s=give_up_s, given_up=self._look_again
+        )
 
     def start(self) -> None:
         """Starts the threads; they are daemons, because a hung thread can never be joined."""
@@ -96,21 +92,15 @@ class GpuWatch:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        self._samples.stop()
 
-    @contextlib.contextmanager
-    def sampling(self, interval_s: float) -> Iterator[None]:
+    def sampling(self, interval_s: float) -> AbstractContextManager[None]:
         """Within it, every GPU is sampled at least every `interval_s`, once for all callers."""
-        with self._changed:
-            self._intervals_s.append(interval_s)
-            self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._intervals_s.remove(interval_s)
+        return self._samples.wanted(interval_s)
 
     def check_workers(self) -> None:
         """Gives up on every call that has taken too long; called each second."""
+        self._samples.go_on_without_the_slow()
         with self._changed:
             now = self._clock()
             late = now - self._give_up_s
@@ -153,32 +143,21 @@ class GpuWatch:
             self.check_workers()
 
     def _watch_gpu(self, uuid: str, keeper: Keeper) -> None:
-        next_look = sampled_at = self._clock()
+        next_look = self._clock()
         while not self._stopped:
             now = self._clock()
             if keeper.due or now >= min(next_look, keeper.look_at):
                 with self._changed:
                     keeper.looks(now, EVENT_REST_S)
                 self._look(uuid, keeper)
-                sampled_at = self._clock()
                 # From the end of the call: a slow driver is not asked again at once.
-                next_look = sampled_at + self._next_look_s(uuid)
+                next_look = self._clock() + self._next_look_s(uuid)
             with self._changed:
-                interval_s = self._interval_s()
-                next_sample = next_look if interval_s is None else next_beat(sampled_at, interval_s)
                 look_at = keeper.look_at
                 self._changed.wait_for(
-                    lambda: (
-                        self._stopped
-                        or keeper.due
-                        or keeper.look_at != look_at  # noqa: B023  used in this turn only
-                        or self._interval_s() != interval_s  # noqa: B023
-                    ),
-                    timeout=max(0.0, min(next_look, next_sample, look_at) - self._clock()),
+                    lambda: self._stopped or keeper.due or keeper.look_at != look_at,  # noqa: B023
+                    timeout=max(0.0, min(next_look, look_at) - self._clock()),
                 )
-            if interval_s is not None and next_sample <= self._clock() < next_look:
-                sampled_at = self._clock()
-                self._sample(uuid, keeper)
 
     def _watch_events(self) -> None:
         pause_s = _EVENT_WAIT_S
@@ -197,7 +176,7 @@ class GpuWatch:
     # One call each
 
     def _count(self) -> None:
-        with self._busy(self._driver):
+        with self._driver.busy(self._clock):
             counted = count_of(self._source)
         with self._changed:
             self._driver_answered = True
@@ -214,7 +193,7 @@ class GpuWatch:
 
     def _find(self, index: int, finder: Finder) -> None:
         """Asks who is at this index, in a thread of its own."""
-        with self._busy(finder):
+        with finder.busy(self._clock):
             answer = answer_of(lambda: self._source.find(index), f"GPU {index}")
         cause = answer.cause
         # As with a look: the driver's error is this one's only if it says so twice.
@@ -233,7 +212,7 @@ class GpuWatch:
 
     def _look(self, uuid: str, keeper: Keeper) -> None:
         began_in = self._roll_call.rounds
-        with self._busy(keeper):
+        with keeper.calling(self._clock):
             answer = answer_of(lambda: self._source.look(uuid), uuid)
         cause = answer.cause
         if answer.blames_driver:
@@ -263,39 +242,19 @@ class GpuWatch:
             self._publish()
         self._bulletin.deliver()
         if answer.value is not None:
-            self._sample(uuid, keeper)
+            self._samples.sample(uuid, keeper)
+            self._samples.add(uuid, keeper)
+
+    def _look_again(self, keeper: Keeper) -> None:
+        """Only a look brings a GPU back that was given up."""
+        with self._changed:
+            keeper.due = True
+            self._changed.notify_all()
 
     def _ask_for_a_count(self) -> None:
         with self._changed:
             self._count_due = True
             self._changed.notify_all()
-
-    def _sample(self, uuid: str, keeper: Keeper) -> None:
-        samples = self._tried("no stats", uuid, keeper, self._source.sample)
-        if samples is None:
-            return
-        self._sink.take_samples(samples)
-        began = self._clock()
-        if began >= keeper.lists_from:
-            keeper.lists_from = began + LIST_EVERY_S
-            processes = self._tried("no list of processes", uuid, keeper, self._source.processes)
-            if processes is not None:
-                self._sink.take_processes(processes)
-
-    def _tried(
-        self, lacking: str, uuid: str, keeper: Keeper, query: Callable[[str], _T]
-    ) -> _T | None:
-        """The answer, or None: the next look says what is wrong."""
-        began = self._clock()
-        try:
-            with self._turn.taken(), self._busy(keeper):
-                return query(uuid)
-        except Exception as error:  # noqa: BLE001  see above
-            _log.debug("%s: %s: %r", uuid, lacking, error)
-            return None
-        finally:
-            if self._clock() - began >= self._give_up_s:
-                keeper.due = True  # it was given up meanwhile: only a look brings it back
 
     def _events(self) -> bool:
         """Whether any came."""
@@ -384,17 +343,6 @@ class GpuWatch:
     def _next_look_s(self, uuid: str) -> float:
         with self._changed:
             return self._check_s if self._stock.waiting(uuid) else self._period_s
-
-    def _interval_s(self) -> float | None:
-        return min(self._intervals_s, default=None)
-
-    @contextlib.contextmanager
-    def _busy(self, worker: Worker) -> Iterator[None]:
-        worker.busy_since = self._clock()
-        try:
-            yield
-        finally:
-            worker.busy_since = None
 
     def _spawn(self, name: str, work: Callable[..., None], *args: object) -> None:
         threading.Thread(target=work, args=args, name=name, daemon=True).start()

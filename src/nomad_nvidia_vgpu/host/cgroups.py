@@ -133,7 +133,9 @@ class Members:
     def oldest(self, cgroup: TaskCgroup) -> Identity | None:
         """The process of a task that was started first; None: it has none, or they are not told."""
         standings = filter(None, map(self._proc.standing, self._pids(cgroup)))
-        first = nsmallest(2, standings, key=lambda one: (one.identity.started, one.identity.pid))
+        first = nsmallest(
+            2, standings, key=lambda standing: (standing.identity.started, standing.identity.pid)
+        )
         if not first:
             return None
         oldest = first[0].identity

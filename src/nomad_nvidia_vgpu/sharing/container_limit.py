@@ -3,7 +3,8 @@
 
 A hook of NVIDIA's container toolkit reads two variables of a container and has the driver hold its
 cgroup to them. Where driver, toolkit or kernel cannot, a container with them does not start or is
-not held: so they are given only where all three can.
+not held: so they are given only where all three can
+(docs/internals/containers.md#the-drivers-limit-for-a-container).
 """
 
 from __future__ import annotations

@@ -346,8 +346,8 @@ def test_a_limit_that_was_not_applied_is_told(node: MpsNode, daemon: MpsDaemon) 
     """The tool exits with 0 whatever it thinks of a value."""
     start(daemon)
     node.fake.lie("set_default_device_pinned_mem_limit")
-    (one,) = daemon.settle(Limits(1000, 25), daemon.read(), change=True, again=False)
-    assert one.of_memory
+    (limit,) = daemon.settle(Limits(1000, 25), daemon.read(), change=True, again=False)
+    assert limit.of_memory
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"uuid": "GPU-a"}', '{"unknown": 1}', "null"])

@@ -38,14 +38,14 @@ def test_all_is_in_force_after_the_first_pass(node: MpsNode, plugins: Plugins) -
 @pytest.mark.parametrize(
     "options", [{}, {"memory_limit": False}, {"exclusive_process": False}], ids=str
 )
-@pytest.mark.parametrize("one", [A, gpu("GPU-b", unified_memory=True), mig("MIG-1")])
+@pytest.mark.parametrize("card", [A, gpu("GPU-b", unified_memory=True), mig("MIG-1")])
 def test_a_plan_expects_what_is_brought_into_force(
-    plugins: Plugins, options: dict[str, bool], one: Gpu
+    plugins: Plugins, options: dict[str, bool], card: Gpu
 ) -> None:
     """`plan` and simulated GPUs show what a node would."""
     config = PluginConfig(vgpus=4, sharing="mps", mps=MpsConfig(**options))  # type: ignore[arg-type]
-    kept = plugins.start(**options).keep(one, 4)
-    assert kept.holds_memory is Mps().expected(config, one).holds_memory
+    kept = plugins.start(**options).keep(card, 4)
+    assert kept.holds_memory is Mps().expected(config, card).holds_memory
 
 
 def test_a_server_holds_the_gpu_before_the_first_task(node: MpsNode, plugins: Plugins) -> None:
@@ -189,9 +189,9 @@ def test_limits_that_read_back_rounded_are_set_anew_by_each_process(
 ) -> None:
     """What was set before may be another size that reads back the same."""
     limited = {"max_vgpus_per_task": 1}
-    one = gpu("GPU-a", memory_mib=15360)
-    assert plugins.start(**limited).keep(one, 4) == IN_FORCE
-    assert plugins.start(**limited).keep(one, 5) == IN_FORCE
+    card = gpu("GPU-a", memory_mib=15360)
+    assert plugins.start(**limited).keep(card, 4) == IN_FORCE
+    assert plugins.start(**limited).keep(card, 5) == IN_FORCE
     assert node.client().facts["memory_mib"] == 3072
 
 
@@ -222,7 +222,7 @@ def test_a_dead_daemon_is_started_again_with_its_limits(node: MpsNode, plugins: 
 def test_each_gpu_has_its_own(node: MpsNode, plugins: Plugins) -> None:
     """What happens to one does not concern the other."""
     enforcer = plugins.start()
-    threads = [threading.Thread(target=enforcer.keep, args=(one, 4)) for one in (A, B)]
+    threads = [threading.Thread(target=enforcer.keep, args=(card, 4)) for card in (A, B)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -79,7 +79,7 @@ def test_a_changed_share_reaches_a_server_that_runs(node: MpsNode, plugins: Plug
 def test_a_priority_is_brought_into_force(node: MpsNode, plugins: Plugins) -> None:
     """And read back, as the limits are."""
     modes, options = plugins.modes, MpsConfig(root=str(node.root))
-    enforcer = MpsEnforcer(options, modes, lambda one: int(one.uuid == "GPU-a"))
+    enforcer = MpsEnforcer(options, modes, lambda card: int(card.uuid == "GPU-a"))
     assert enforcer.keep(A, 4) == IN_FORCE
     assert "set_default_client_priority 1" in node.lines()
     node.fake.lie("get_default_client_priority", "0")

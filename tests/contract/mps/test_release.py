@@ -239,8 +239,8 @@ def test_another_process_only_looks_and_takes_over_when_the_first_ends(
 def test_a_gpu_is_released_once_nobody_uses_it(node: MpsNode, plugins: Plugins) -> None:
     """Daemon, directory and compute mode; nothing of another GPU's."""
     enforcer = plugins.start()
-    for one in (A, B):
-        enforcer.keep(one, 4)
+    for card in (A, B):
+        enforcer.keep(card, 4)
     node.client()
     enforcer = plugins.start()
     for _ in range(2):

@@ -37,7 +37,7 @@ def together(
                 waiting.append(str(error))
         for client in clients:
             client.tell("go")
-        return [one if isinstance(one, str) else _rate(one) for one in waiting]
+        return [answer if isinstance(answer, str) else _rate(answer) for answer in waiting]
     finally:
         for client in clients:
             client.kill()
@@ -106,20 +106,20 @@ def throughput(lab: Lab) -> None:
         within_s=READY_S,
     )
     small = ("--seconds", _RUN_S, "--blocks", blocks, "--rounds", alone["rounds"])
-    one = float(alone["tera_fma_per_s"])
+    undivided = float(alone["tera_fma_per_s"])
     lab.answer(
         "One small task alone, without MPS",
-        f"{alone['launches_per_s']} kernels/s of {blocks} blocks of 256 threads, {one} tera FMA/s",
+        f"{alone['launches_per_s']} kernels/s of {blocks} blocks of 256 threads, {undivided} tera FMA/s",
     )
-    sliced = _row(lab, [[lab.plain()] * count for count in _TASKS], small, one)
+    sliced = _row(lab, [[lab.plain()] * count for count in _TASKS], small, undivided)
     shares: list[str] = ["no MPS"] * len(_TASKS)
     unlimited = list(shares)
     with lab.part("Equal small tasks under MPS"):
         plugin = lab.plugin(max(_TASKS), lab.root())
         task = plugin.task(1)
-        shares = _row(lab, [[task] * count for count in _TASKS], small, one)
+        shares = _row(lab, [[task] * count for count in _TASKS], small, undivided)
         free = {n: v for n, v in task.items() if n != PERCENTAGE_ENV}
-        unlimited = _row(lab, [[free] * count for count in _TASKS], small, one)
+        unlimited = _row(lab, [[free] * count for count in _TASKS], small, undivided)
     lab.table(
         "Throughput of equal small tasks, all together, as a multiple of one task alone",
         (
@@ -136,7 +136,7 @@ def _row(
     lab: Lab,
     rows: Sequence[Sequence[Mapping[str, str]]],
     words: Sequence[object],
-    one: float,
+    undivided: float,
 ) -> list[str]:
     shown = []
     for environments in rows:
@@ -145,7 +145,7 @@ def _row(
             total = _total(rates)
             least = min(rate for rate in rates if not isinstance(rate, str))
             spread = least / (total / len(rates))
-            shown.append(f"{total / one:.2f} (slowest task at {spread:.0%} of the mean)")
+            shown.append(f"{total / undivided:.2f} (slowest task at {spread:.0%} of the mean)")
         except (ValueError, OSError) as error:
             shown.append(str(error))
     return shown

@@ -34,10 +34,10 @@ def shares(lab: Lab) -> None:
             with lab.part(f"{granted} of {_VGPUS} vGPUs"):
                 _share(lab, plugin.task(granted), granted)
         with lab.part("Two processes of one task"):
-            one = plugin.task(1)
-            holder = lab.client(one, "allocate", "--hold")
+            task = plugin.task(1)
+            holder = lab.client(task, "allocate", "--hold")
             first = holder.result(_ALLOCATE_S)
-            second = lab.run(one, "allocate", within_s=_ALLOCATE_S)
+            second = lab.run(task, "allocate", within_s=_ALLOCATE_S)
             holder.kill()
             lab.answer(
                 "Two processes of one task with 1 of 4 vGPUs: what does each get?",

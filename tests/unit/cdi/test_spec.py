@@ -46,8 +46,8 @@ def test_every_toolkits_specification_is_read(node: CdiNode, name: str) -> None:
     node.load(name)
     spec = only(node)
     assert spec.devices
-    assert {one.path for one in spec.edits.devices} >= {"/dev/nvidiactl", "/dev/nvidia-uvm"}
-    assert any("libcuda.so" in one.path for one in spec.edits.mounts)
+    assert {edit.path for edit in spec.edits.devices} >= {"/dev/nvidiactl", "/dev/nvidia-uvm"}
+    assert any("libcuda.so" in edit.path for edit in spec.edits.mounts)
 
 
 def test_all_that_a_container_needs_is_read(node: CdiNode) -> None:

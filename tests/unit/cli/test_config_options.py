@@ -193,14 +193,14 @@ def test_a_folder_with_another_label_is_told_of_that(tmp_path: Path) -> None:
 def test_several_are_merged_as_the_agent_would(tmp_path: Path) -> None:
     """Files and folders in the order given, by either name of the option; the last block counts."""
     block = 'plugin "nvidia-vgpu" {{\n config {{\n vgpus = {}\n }}\n}}\n'
-    folder, one, other = tmp_path / "d", tmp_path / "one.hcl", tmp_path / "other.hcl"
+    folder, file, other = tmp_path / "d", tmp_path / "one.hcl", tmp_path / "other.hcl"
     folder.mkdir()
     (folder / "a.hcl").write_text(block.format(2))
-    one.write_text(block.format(4))
+    file.write_text(block.format(4))
     other.write_text('datacenter = "here"\n')
-    named = ("--config", str(folder), "--agent-config", str(one), "--config", str(other))
-    assert whole(*named) == Given({"vgpus": 4}, one, {"vgpus": 4})
-    assert given_by("--config", str(one), "--config", str(folder)) == {"vgpus": 2}
+    named = ("--config", str(folder), "--agent-config", str(file), "--config", str(other))
+    assert whole(*named) == Given({"vgpus": 4}, file, {"vgpus": 4})
+    assert given_by("--config", str(file), "--config", str(folder)) == {"vgpus": 2}
     with pytest.raises(ConfigError, match=rf"^no file in {other}, {other} has a plugin"):
         given_by("--config", str(other), "--config", str(other))
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ def test_every_gpu_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.count("MIG-") == 1
     assert out.count("healthy") == 3
     assert "23034" in out
+
+
+def test_gpus_are_in_the_order_of_the_driver(capsys: pytest.CaptureFixture[str]) -> None:
+    """By PCI bus id, not by UUID."""
+    run(["gpus", "--config", os.devnull, "--simulate", "t4:4"])
+    buses = re.findall(r"0000:[0-9a-f]{2}:00\.0", capsys.readouterr().out)
+    assert len(buses) == 4
+    assert buses == sorted(buses)
 
 
 def test_facts_are_shown_for_each_gpu(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nomad_nvidia_vgpu.cli.launch import (
+    _config_table,
     _environment,
     _stats_document,
     _stats_table,
@@ -52,12 +53,32 @@ def test_the_plugin_gets_no_secrets_of_the_person_who_launches_it(
     assert {"PATH", "TMPDIR", "LD_LIBRARY_PATH", "NVIDIA_VGPU_UNPACK_DIR"} <= given.keys()
 
 
+def test_only_given_options_are_shown() -> None:
+    """As the agent's file would say them; of the others it is said how many there are."""
+    schema = {
+        "enabled": "bool",
+        "mps.root": "string",
+        "simulate": "list(string)",
+        "vgpus": "number",
+    }
+    table = _config_table("title", schema, {"vgpus": 4, "simulate": ["t4"]})
+    shown = [" ".join(line.split()) for line in style._rendered(table)]
+    assert shown[0].startswith("title (2 more have their defaults")
+    assert shown[2:] == ['simulate list(string) ["t4"] []', "vgpus number 4 -"]
+
+
 def test_stats_have_one_column_per_gpu() -> None:
     """VGPUs of one GPU, which show the same figures, share a column."""
     shown = style._rendered(_stats_table(STATS))
     rows = [" ".join(line.split()) for line in shown]
     assert rows.count("Figure GPU-a GPU-b") == 1
     assert rows.count("Temperature 55 C 55 C") == 1
+
+
+def test_stats_are_in_the_order_of_the_gpus() -> None:
+    """The driver's order where it is known; a GPU that is not in it comes last."""
+    shown = style._rendered(_stats_table(STATS, ["GPU-c-0", "GPU-b-0", "GPU-b-1"]))
+    assert "Figure GPU-b GPU-a" in [" ".join(line.split()) for line in shown]
 
 
 def test_the_document_has_every_vgpu() -> None:

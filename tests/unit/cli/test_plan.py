@@ -63,7 +63,7 @@ def test_a_plan_says_what_decides(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'vgpu_memory = 10240 MiB (gpu "*L4*")' in capsys.readouterr().out
     assert run(["plan", *arguments, "--json"]) == 0
     gpus = json.loads(capsys.readouterr().out)["gpus"]
-    assert [(one["vgpus"], one["share_mib"]) for one in gpus] == [(2, 11517), (2, 11517)]
+    assert [(gpu["vgpus"], gpu["share_mib"]) for gpu in gpus] == [(2, 11517), (2, 11517)]
 
 
 def test_a_plan_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ def test_nomad_is_asked_where_the_files_lead(
     view = running_view([agent_file(tmp_path)])
     assert asked == ["http://127.0.0.1:1234"]
     assert view.among(["GPU-a", "GPU-c"]) == {"GPU-a": "XID 79"}
-    assert "the plugin that runs has told Nomad (http://n)" in view.source
+    assert "asked the driver, and Nomad (http://n)" in view.source
 
 
 def test_without_an_answer_it_is_the_drivers_view(
@@ -57,10 +57,12 @@ def test_without_an_answer_it_is_the_drivers_view(
     silent = NomadLook("http://n", "refuses connections", refused=True)
     monkeypatch.setattr(module, "look_at_nomad", lambda _environment, _name: silent)
     view = running_view([agent_file(tmp_path)])
-    assert "Nomad's API at http://n refuses connections: a plugin that runs may hold" in view.source
+    assert "Nomad's API at http://n refuses connections: the running plugin may hold" in view.source
     monkeypatch.setattr(module, "look_at_nomad", None)
     (tmp_path / "block.hcl").write_text("vgpus = 4\n")
-    assert "no agent's files lead" in running_view([tmp_path / "block.hcl"]).source
+    assert (
+        "only the driver was asked: no Nomad agent" in running_view([tmp_path / "block.hcl"]).source
+    )
 
 
 def test_top_knows_where_the_guard_cannot_act() -> None:

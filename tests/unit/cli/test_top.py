@@ -67,9 +67,9 @@ def test_machines_get_a_document(node: ScriptedSource, capsys: pytest.CaptureFix
     guard = ["--memory-guard-action", "kill", "--explain"]
     assert run([*MADE, "--once", "--json", *guard]) == 0
     document = json.loads(capsys.readouterr().out)
-    (one,) = document["gpus"]
-    assert one["usage"]["tasks"][0]["vgpus"] == ["GPU-a-1"]
-    assert one["usage"]["unattributed"][0]["pid"] == 71
+    (gpu,) = document["gpus"]
+    assert gpu["usage"]["tasks"][0]["vgpus"] == ["GPU-a-1"]
+    assert gpu["usage"]["unattributed"][0]["pid"] == 71
     (verdict,) = document["memory_guard"]
     assert (verdict["task"], verdict["would_end"]) == ("infer", [70])
 

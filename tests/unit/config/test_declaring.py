@@ -21,18 +21,28 @@ class Outer(NamedTuple):
 
     wait_s: Annotated[float, option(DURATION, "how long")] = 1.0
     memory_mib: Annotated[int | None, option(SIZE, "how much")] = None
-    one: Annotated[Inner, block(Inner, "a block")] = Inner()
+    single: Annotated[Inner, block(Inner, "a block")] = Inner()
     many: Annotated[tuple[Inner, ...], labelled_blocks(Inner, "name", "blocks", "blocks")] = ()
 
 
 def test_options_are_the_fields_in_their_order() -> None:
     """The docs list them so."""
-    assert [one.field for one in declared_in(Outer)] == ["wait_s", "memory_mib", "one", "many"]
+    assert [declared.field for declared in declared_in(Outer)] == [
+        "wait_s",
+        "memory_mib",
+        "single",
+        "many",
+    ]
 
 
 def test_an_option_has_no_unit_in_its_name() -> None:
     """An operator writes the unit with the value."""
-    assert [one.name for one in declared_in(Outer)] == ["wait", "memory", "one", "many"]
+    assert [declared.name for declared in declared_in(Outer)] == [
+        "wait",
+        "memory",
+        "single",
+        "many",
+    ]
 
 
 def test_an_option_knows_what_is_beside_its_type() -> None:
@@ -44,6 +54,6 @@ def test_an_option_knows_what_is_beside_its_type() -> None:
 
 def test_a_block_knows_what_is_in_it_and_how_that_is_named() -> None:
     """What may stand many times has a label in its path."""
-    *_, one, many = declared_in(Outer)
-    assert (one.block, one.path) == (Inner, "one.")
+    *_, single, many = declared_in(Outer)
+    assert (single.block, single.path) == (Inner, "single.")
     assert (many.block, many.label, many.path) == (Inner, "name", 'many "…".')

@@ -179,8 +179,14 @@ def test_a_group_is_isolated_as_its_weakest_gpu() -> None:
     strong = mig("MIG-a")
     same_name = {"model": "NVIDIA A100 MIG"}
     gpus = (
-        gpu(one.uuid, parent_uuid="GPU-p", mig_profile=one.mig_profile, memory_mib=mib, **same_name)
-        for one, mib in ((strong, 10000), (weak, 30000))  # a third of which is its own
+        gpu(
+            device.uuid,
+            parent_uuid="GPU-p",
+            mig_profile=device.mig_profile,
+            memory_mib=mib,
+            **same_name,
+        )
+        for device, mib in ((strong, 10000), (weak, 30000))  # a third of which is its own
     )
     assert group_of(*gpus, vgpus=1).attributes["memory_isolation"] == Attribute("none")
 

@@ -157,8 +157,8 @@ def test_stats_make_samples(tried: Tried) -> None:
     with contextlib.closing(tried.plugin.stats(HangUp(), 0.01)) as stats:  # type: ignore[type-var]
         next(stats)
         tried.source.wait_for_more("sample 0", 3)
-        assert tried.watch._intervals_s == [0.01]
-    assert tried.watch._intervals_s == []
+        assert tried.watch._samples._intervals_s == [0.01]
+    assert tried.watch._samples._intervals_s == []
 
 
 def test_an_open_stream_ends_when_the_host_hangs_up(tried: Tried) -> None:

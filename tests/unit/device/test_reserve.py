@@ -219,8 +219,8 @@ class FileOfEach:
         """What a node's specification might hold."""
         return Delivery(
             {"NVIDIA_VGPU_IDS": "none of these", "OF_THE_NODE": "1"},
-            tuple(Mount(f"/host/{one.uuid}", "/lib/x", read_only=True) for one in gpus),
-            tuple(DeviceNode(f"/dev/{one.uuid}", f"/dev/{one.uuid}", "rw") for one in gpus),
+            tuple(Mount(f"/host/{card.uuid}", "/lib/x", read_only=True) for card in gpus),
+            tuple(DeviceNode(f"/dev/{card.uuid}", f"/dev/{card.uuid}", "rw") for card in gpus),
         )
 
 

@@ -83,7 +83,7 @@ class Kept:
     def problems(self) -> dict[str, str]:
         """Why each GPU cannot be used."""
         shared = self.catalog.edition.plan.by_uuid().values()
-        return {one.gpu.uuid: one.health.reason for one in shared}
+        return {share.gpu.uuid: share.health.reason for share in shared}
 
     def expect(self, claim: Callable[[], bool]) -> None:
         """Waits until this is true."""

@@ -30,12 +30,12 @@ class Telling:
         self.hurried: list[str] = []
         self.bulletin = Bulletin(self.sink, self.clock)
         self.stock = Stock(HealthPolicy(recovery_period_s=0.0))
-        for one in GPUS:
-            self.stock.looked(one, 0.0)
-            self.stock.failed(one.physical_uuid, LOST, 0.0)
+        for card in GPUS:
+            self.stock.looked(card, 0.0)
+            self.stock.failed(card.physical_uuid, LOST, 0.0)
         self.publish()
-        for one in GPUS:
-            self.stock.looked(one, 0.0)
+        for card in GPUS:
+            self.stock.looked(card, 0.0)
         self.publish()
 
     def publish(self) -> None:
@@ -56,9 +56,9 @@ def test_gpus_that_come_back_together_are_one_message() -> None:
     """The first one waits until the others were looked at, which is asked for at once."""
     on = Telling()
     told = len(on.sink.told)
-    for one in GPUS:
+    for card in GPUS:
         assert on.healthy() == 0
-        on.stock.looked(one, 0.0)
+        on.stock.looked(card, 0.0)
         on.publish()
     assert on.healthy() == 3
     assert len(on.sink.told) == told + 1
@@ -79,8 +79,8 @@ def test_good_news_does_not_wait_for_ever() -> None:
 def test_bad_news_does_not_wait() -> None:
     """A GPU that fails is told of at once, and the good news goes with it."""
     on = Telling()
-    for one in GPUS[:2]:
-        on.stock.looked(one, 0.0)
+    for card in GPUS[:2]:
+        on.stock.looked(card, 0.0)
         on.publish()
     on.stock.failed("GPU-b", LOST, 0.0)
     on.stock.failed("GPU-c", LOST, 0.0)

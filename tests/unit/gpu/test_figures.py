@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""The table of figures: whoever adds a line is told what does not fit."""
+"""The table of figures: a line that does not fit fails here."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ def test_nothing_is_healthy_within_the_recovery_period(
             judge.looked("GPU-p", step, now)
             if step.recovery_action or step.row_remap_failed:
                 bad_at = now
-        for one in (A, MIG_1, MIG_1B, MIG_2):
-            verdict = judge.health(one)
+        for card in (A, MIG_1, MIG_1B, MIG_2):
+            verdict = judge.health(card)
             assert not (verdict.healthy and now - bad_at < PERIOD_S)
             assert verdict.healthy == (verdict.reason == "")

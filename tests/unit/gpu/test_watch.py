@@ -280,5 +280,5 @@ def test_every_thread_ends_after_stop() -> None:
         on.sink.expect_health(HEALTHY)
         threads = on.threads()
     names = {thread.name for thread in threads}
-    assert names == {"gpu-driver", "gpu-events", "gpu-watchdog", "gpu-0", "gpu-1"}
+    assert names == {"gpu-driver", "gpu-events", "gpu-watchdog", "gpu-0", "gpu-1", "gpu-samples-0"}
     assert not any(thread.is_alive() for thread in threads)

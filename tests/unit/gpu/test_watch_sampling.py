@@ -10,7 +10,7 @@ import pytest
 
 from nomad_nvidia_vgpu.errors import DriverError, GpuError
 from nomad_nvidia_vgpu.gpu.model import GpuProcess
-from nomad_nvidia_vgpu.gpu.watch import LIST_EVERY_S
+from nomad_nvidia_vgpu.gpu.sample_rounds import LIST_EVERY_S
 from unit.example_gpus import look
 from unit.gpu.watching import A, B, Watching
 from unit.manual_clock import ManualClock
@@ -77,7 +77,7 @@ def test_the_smallest_interval_ends_with_who_asked_for_it() -> None:
         before = on.source.calls["sample 0"]
         for _ in range(32):
             clock.advance(INTERVAL_S)
-            clock.wait_for_reads("gpu-0", 3)
+            clock.wait_for_reads("gpu-samples-0", 3)
         assert 3 <= on.source.calls["sample 0"] - before <= 6
 
 
@@ -209,9 +209,9 @@ def test_processes_are_listed_less_often_than_figures_are_taken() -> None:
 
 def test_processes_reach_the_sink() -> None:
     """The processes of each GPU are handed on under its UUID."""
-    one = GpuProcess(17, 512, "compute")
-    with Watching(A, B, listed={"GPU-b": (one,)}) as on:
-        on.sink.wait_until(lambda: on.sink.processes == {"GPU-a": (), "GPU-b": (one,)})
+    process = GpuProcess(17, 512, "compute")
+    with Watching(A, B, listed={"GPU-b": (process,)}) as on:
+        on.sink.wait_until(lambda: on.sink.processes == {"GPU-a": (), "GPU-b": (process,)})
 
 
 def test_processes_that_cannot_be_listed_take_nothing_away() -> None:

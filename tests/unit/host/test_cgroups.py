@@ -167,13 +167,13 @@ def test_cgroups_without_end_are_looked_at_in_part(tmp_path: Path) -> None:
     assert cgroup is not None
     place = made.cgroups / "unified" / cgroup.path.lstrip("/")
     nested = [Path(f"{place}{'/d' * depth}") for depth in range(1, 1200)]
-    for one in nested:
-        one.mkdir()
+    for folder in nested:
+        folder.mkdir()
     try:
         assert Members(made.proc).oldest(cgroup) == Identity(30, 300)
     finally:
-        for one in reversed(nested):
-            one.rmdir()
+        for folder in reversed(nested):
+            folder.rmdir()
 
 
 def test_members_are_found_under_cgroup_v1(tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ def serve(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.server.stop()
-        one.thread.join(DEADLINE_S)
-        assert not one.thread.is_alive()
+    for running in started:
+        running.server.stop()
+        running.thread.join(DEADLINE_S)
+        assert not running.thread.is_alive()
 
 
 def test_metrics_are_at_one_path(serve: Serve) -> None:
@@ -206,11 +206,11 @@ def test_one_too_many_is_sent_away(serve: Serve) -> None:
     """While as many connections are open as may be, another is told so at once."""
     serving = serve(most_at_once=2)
     held = [serving.connect() for _ in range(2)]
-    for one in held:
-        one.sendall(b"GET ")
+    for client in held:
+        client.sendall(b"GET ")
     serving.ask_until(503)
-    for one in held:
-        one.close()
+    for client in held:
+        client.close()
     serving.ask_until(200)
 
 

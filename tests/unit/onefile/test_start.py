@@ -7,6 +7,7 @@ import ast
 import contextlib
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,30 @@ def test_entering_marks_contents_as_used(contents: Path) -> None:
     os.utime(contents, (0, 0))
     assert start.enter(str(contents))
     assert contents.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize(
+    ("terminal", "cookie", "told"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+    ids=["a person", "Nomad", "a pipe"],
+)
+def test_only_a_person_is_told_of_the_unpacking(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    terminal: bool,
+    cookie: bool,
+    told: bool,
+) -> None:
+    """On standard error, because standard output belongs to the handshake or the command."""
+    monkeypatch.delenv("NOMAD_PLUGIN_MAGIC_COOKIE", raising=False)
+    if cookie:
+        monkeypatch.setenv("NOMAD_PLUGIN_MAGIC_COOKIE", "x")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    start.announce("/var/cache/x")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert ("unpacking into /var/cache/x" in shown.err) == told
 
 
 def test_without_a_place_it_says_every_reason(

@@ -70,11 +70,11 @@ def texts(message: Message) -> list[str]:
         values = list(value.values()) + list(value) if hasattr(value, "values") else [value]
         if not isinstance(value, (str, bytes)) and hasattr(value, "append"):
             values = list(value)
-        for one in values:
-            if isinstance(one, Message):
-                found += texts(one)
-            elif isinstance(one, str):
-                found.append(one)
+        for inner in values:
+            if isinstance(inner, Message):
+                found += texts(inner)
+            elif isinstance(inner, str):
+                found.append(inner)
     return found
 
 

@@ -66,7 +66,7 @@ def file(tmp_path: Path) -> Path:
 
 def edges(bill: dict[str, Any]) -> dict[str, list[str]]:
     """What needs what."""
-    return {one["ref"]: one.get("dependsOn", []) for one in bill["dependencies"]}
+    return {component["ref"]: component.get("dependsOn", []) for component in bill["dependencies"]}
 
 
 def values(component: dict[str, Any]) -> list[str]:
@@ -79,7 +79,9 @@ def test_the_bill_of_a_file_has_its_very_wheels(
 ) -> None:
     """Each file that went in, with digest and Pythons, and of the whole the digest."""
     bill = json.loads(sbom.of_file(file, wheels))
-    assert {one["bom-ref"]: one["hashes"][0]["content"] for one in bill["components"]} == {
+    assert {
+        component["bom-ref"]: component["hashes"][0]["content"] for component in bill["components"]
+    } == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for paths in wheels.values()
         for path in paths
@@ -87,8 +89,10 @@ def test_the_bill_of_a_file_has_its_very_wheels(
     whole = bill["metadata"]["component"]
     assert whole["hashes"][0]["content"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert values(whole) == ["3.10", "3.14"]
-    backport, old, new, ours = sorted(bill["components"], key=lambda one: str.lower(one["purl"]))
-    assert [values(one) for one in (backport, old, new, ours)] == [
+    backport, old, new, ours = sorted(
+        bill["components"], key=lambda component: str.lower(component["purl"])
+    )
+    assert [values(component) for component in (backport, old, new, ours)] == [
         ["3.10"],
         ["3.10"],
         ["3.14"],
@@ -116,7 +120,10 @@ def test_what_needs_what_depends_on_the_python(
 def test_the_bill_of_the_wheel_has_packages(wheels: dict[Target, list[Path]]) -> None:
     """Which of a package's files is installed is not known before it is."""
     bill = json.loads(sbom.of_wheel(wheels[OLD][-1], wheels))
-    assert [(one["purl"], values(one), "hashes" in one) for one in bill["components"]] == [
+    assert [
+        (component["purl"], values(component), "hashes" in component)
+        for component in bill["components"]
+    ] == [
         ("pkg:pypi/back-port@2", ["3.10"], False),
         ("pkg:pypi/fast-one@1.0", ["3.10", "3.14"], False),
     ]
@@ -164,8 +171,8 @@ def test_the_licence_is_the_declared_one(
     tmp_path: Path, lines: Iterable[str], licenses: list[dict[str, Any]]
 ) -> None:
     """In the words of METADATA, and none that it does not say."""
-    for one in licenses:
-        one.get("license", one)["acknowledgement"] = "declared"
+    for entry in licenses:
+        entry.get("license", entry)["acknowledgement"] = "declared"
     ours = wheel(tmp_path, OURS, *lines)
     bill = json.loads(sbom.of_wheel(ours, {NEW: [ours]}))
     assert bill["metadata"]["component"].get("licenses", []) == licenses

@@ -30,7 +30,7 @@ def test_every_gpu_becomes_n_vgpus() -> None:
     """Each GPU is divided into as many vGPUs as the config says, numbered from 0."""
     plan = make_plan(PluginConfig(vgpus=3), inventory(A, B))
     (group,) = plan.groups
-    assert [one.ids() for one in group.gpus] == [
+    assert [shared.ids() for shared in group.gpus] == [
         [VgpuId(uuid, number) for number in range(3)] for uuid in ("GPU-a", "GPU-b")
     ]
 
@@ -118,15 +118,15 @@ def test_the_nodes_limit_is_reached_by_sixteen_full_gpus() -> None:
     """4,096 vGPUs on a node are all published, and healthy."""
     plan = make_plan(PluginConfig(vgpus=256), many(16))
     shared = plan.by_uuid().values()
-    assert sum(one.published for one in shared) == 4096
-    assert all(one.health == HEALTHY for one in shared)
+    assert sum(share.published for share in shared) == 4096
+    assert all(share.health == HEALTHY for share in shared)
 
 
 def test_gpus_beyond_the_nodes_limit_are_unhealthy() -> None:
     """A GPU beyond 4,096 vGPUs is one unhealthy vGPU that says why; the others are whole."""
     plan = make_plan(PluginConfig(vgpus=256), many(18))
     *fitting, first, second = plan.by_uuid().values()
-    assert all(one.health == HEALTHY and one.published == 256 for one in fitting)
+    assert all(share.health == HEALTHY and share.published == 256 for share in fitting)
     for surplus in (first, second):
         assert surplus.published == 1
         assert not surplus.health.healthy
@@ -137,7 +137,7 @@ def test_ignored_gpus_do_not_count_towards_the_limit() -> None:
     """The limit is of what is published, not of what is there."""
     config = PluginConfig(vgpus=256, ignored_gpu_ids=("GPU-000", "GPU-001"))
     plan = make_plan(config, many(18))
-    assert all(one.health == HEALTHY for one in plan.by_uuid().values())
+    assert all(share.health == HEALTHY for share in plan.by_uuid().values())
 
 
 def test_simulated_gpus_are_worth_a_warning() -> None:
@@ -163,8 +163,8 @@ def test_more_headroom_than_there_is_room_for_is_worth_a_warning(
 
 def shared_gpu(memory_mib: int | None, vgpus: int) -> SharedGpu:
     """Gives a divided GPU."""
-    one: Gpu = gpu(memory_mib=memory_mib)
-    return SharedGpu(one, HEALTHY, vgpus, "time-slicing", published=vgpus)
+    card: Gpu = gpu(memory_mib=memory_mib)
+    return SharedGpu(card, HEALTHY, vgpus, "time-slicing", published=vgpus)
 
 
 @given(st.integers(0, 2**40), st.integers(1, 256))
@@ -204,7 +204,7 @@ def test_what_is_wrong_with_a_daemon_makes_its_gpu_alone_unhealthy() -> None:
     """Until it is known what holds a GPU's shares, and while it does not, the GPU is kept apart."""
     broken = Enforcement(problem=Problem("GPU-a: its daemon is gone", "fix it"))
     plan = make_plan(MPS, inventory(A, B), {"GPU-a": broken})
-    assert {uuid: one.health for uuid, one in plan.by_uuid().items()} == {
+    assert {uuid: share.health for uuid, share in plan.by_uuid().items()} == {
         "GPU-a": Health(False, broken.problem),
         "GPU-b": Health(False, STARTING.problem),
     }
@@ -255,10 +255,10 @@ def test_what_old_tasks_hold_is_withheld() -> None:
     """A vGPU that covers a task of an earlier division is published, unhealthy, with the reason."""
     old = Holding("t", None, frozenset({VgpuId("GPU-a", 9)}))
     plan = make_plan(PluginConfig(vgpus=4), inventory(A, B), holdings=[old])
-    one = plan.by_uuid()["GPU-a"]
-    assert one.withheld == {3}
-    assert [one.health_of(number).healthy for number in range(4)] == [True, True, True, False]
-    assert "it is free when they have ended" in one.health_of(3).reason
+    shared = plan.by_uuid()["GPU-a"]
+    assert shared.withheld == {3}
+    assert [shared.health_of(number).healthy for number in range(4)] == [True, True, True, False]
+    assert "it is free when they have ended" in shared.health_of(3).reason
     assert plan.by_uuid()["GPU-b"].withheld == frozenset()
 
 

@@ -28,7 +28,7 @@ def blocks(**by_selector: dict[str, Any]) -> tuple[GpuBlock, ...]:
 
 def names(plan: Plan) -> dict[str, list[str]]:
     """Gives the UUIDs in each group by its name."""
-    return {group.name: [one.gpu.uuid for one in group.gpus] for group in plan.groups}
+    return {group.name: [shared.gpu.uuid for shared in group.gpus] for group in plan.groups}
 
 
 A100S = [gpu(f"GPU-{letter}", model="A100", memory_mib=81920) for letter in "abcd"]
@@ -38,8 +38,8 @@ def test_a_block_for_a_model_leaves_its_group_its_name() -> None:
     """All GPUs of the model have the same share: there is nothing to tell apart."""
     config = PluginConfig(vgpus=16, gpu=blocks(A100={"vgpu_memory_mib": 10240}))
     plan = make_plan(config, inventory(*A100S, T4))
-    assert names(plan) == {"A100": [one.uuid for one in A100S], "Tesla T4": ["GPU-t"]}
-    assert {one.vgpus for one in plan.groups[0].gpus} == {8}
+    assert names(plan) == {"A100": [card.uuid for card in A100S], "Tesla T4": ["GPU-t"]}
+    assert {card.vgpus for card in plan.groups[0].gpus} == {8}
 
 
 def test_a_gpu_that_is_divided_otherwise_tells_its_share_in_its_name() -> None:
@@ -58,8 +58,8 @@ def test_a_group_is_named_by_config_and_gpu_alone() -> None:
     """A GPU that comes or goes must not rename the groups of others, by which Nomad counts."""
     config = PluginConfig(vgpus=16, gpu=blocks(GPU_a={"vgpus": 4}, GPU_c={"vgpus": 3}))
     whole = names(make_plan(config, inventory(*A100S)))
-    for one in A100S:
-        rest = names(make_plan(config, inventory(*(g for g in A100S if g != one))))
+    for card in A100S:
+        rest = names(make_plan(config, inventory(*(g for g in A100S if g != card))))
         assert rest.keys() <= whole.keys()
         assert all(set(inside) <= set(whole[name]) for name, inside in rest.items())
 
@@ -100,7 +100,7 @@ def test_sharing_may_be_that_of_some_gpus() -> None:
     """A GPU shared by MPS is alone in its group; the others are as before."""
     config = PluginConfig(vgpus=4, gpu=blocks(GPU_a={"sharing": "mps"}))
     plan = make_plan(config, inventory(*A100S))
-    assert {g.name: {one.sharing for one in g.gpus} for g in plan.groups} == {
+    assert {g.name: {shared.sharing for shared in g.gpus} for g in plan.groups} == {
         "A100": {"time-slicing"},
         "A100/GPU-a": {"mps"},
     }
@@ -120,8 +120,8 @@ def test_a_gpu_that_cannot_be_decided_is_unhealthy_and_alone() -> None:
 def test_a_sick_gpu_keeps_the_reason_of_its_sickness() -> None:
     """What is wrong with the GPU is more urgent than what is wrong with its config."""
     config = PluginConfig(vgpu_memory_mib=90000)
-    (one,) = make_plan(config, inventory(SeenGpu(A100S[0], LOST))).by_uuid().values()
-    assert one.health == LOST
+    (shared,) = make_plan(config, inventory(SeenGpu(A100S[0], LOST))).by_uuid().values()
+    assert shared.health == LOST
 
 
 def test_blocks_that_are_for_no_gpu_are_worth_a_warning() -> None:
@@ -148,11 +148,11 @@ def test_a_group_is_true_for_each_of_its_gpus(
     config = PluginConfig(vgpu_memory_mib=least_mib, gpu=own)
     plan = make_plan(config, inventory(*gpus))
     for group in plan.groups:
-        assert len({one.vgpus for one in group.gpus}) == 1
-        shares = [one.memory_mib(1) or 0 for one in group.gpus]
+        assert len({shared.vgpus for shared in group.gpus}) == 1
+        shares = [shared.memory_mib(1) or 0 for shared in group.gpus]
         assert max(shares) * 8 <= min(shares) * 9
-    assert sorted(one.gpu.uuid for group in plan.groups for one in group.gpus) == sorted(
-        one.uuid for one in gpus
+    assert sorted(shared.gpu.uuid for group in plan.groups for shared in group.gpus) == sorted(
+        shared.uuid for shared in gpus
     )
     shuffle.shuffle(gpus)
     assert names(make_plan(config, inventory(*gpus))) == names(plan)

@@ -85,8 +85,8 @@ def test_a_glob_of_many_stars_takes_no_time() -> None:
 
 def test_a_domain_of_32_bits_selects_as_the_kernel_spells_it() -> None:
     """Old Azure drivers report domains of which the kernel knows the lower half."""
-    one = gpu(pci_bus_id="cfdd:00:00.0")
-    assert decide(config({"03F8CFDD:00:00.0": {"vgpus": 3}}, vgpus=8), one).vgpus == 3
+    card = gpu(pci_bus_id="cfdd:00:00.0")
+    assert decide(config({"03F8CFDD:00:00.0": {"vgpus": 3}}, vgpus=8), card).vgpus == 3
 
 
 @given(st.lists(st.sampled_from(SPECIAL), min_size=1, unique=True), st.randoms())
@@ -116,10 +116,10 @@ def test_each_field_is_decided_by_itself() -> None:
 @pytest.mark.parametrize("fields", [("vgpus", 4, 8), ("name", "a", "b"), ("ignored", True, False)])
 def test_equally_special_blocks_that_differ_decide_nothing(fields: tuple[str, Any, Any]) -> None:
     """Two globs of as many letters that say different things are told, by both names."""
-    name, one, other = fields
-    found = decide(config({"*A100*": {name: one}, "NVIDI*": {name: other}}, vgpus=2), A100)
+    name, value, other = fields
+    found = decide(config({"*A100*": {name: value}, "NVIDI*": {name: other}}, vgpus=2), A100)
     assert found.problem == ""
-    found = decide(config({"*A100*": {name: one}, "*SXM4*": {name: other}}, vgpus=2), A100)
+    found = decide(config({"*A100*": {name: value}, "*SXM4*": {name: other}}, vgpus=2), A100)
     assert 'GPU-a: gpu "*A100*" and gpu "*SXM4*" are equally special' in found.problem
     assert found.vgpus == 1
 
@@ -158,7 +158,7 @@ def test_a_mig_device_is_also_its_parent(blocks: dict[str, dict[str, Any]], vgpu
 def test_the_list_of_ignored_ids_wins(ignored: str) -> None:
     """An id in ignored_gpu_ids is ignored whatever a block says."""
     given_config = config({"*": {"ignored": False}}, vgpus=1, ignored_gpu_ids=(ignored,))
-    assert [decide(given_config, one).ignored for one in (A100, DEVICE)] == (
+    assert [decide(given_config, card).ignored for card in (A100, DEVICE)] == (
         [True, False] if ignored == "GPU-A" else [False, True]
     )
 

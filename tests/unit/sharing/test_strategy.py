@@ -15,9 +15,9 @@ from unit.example_gpus import gpu, mig
 @pytest.mark.parametrize("vgpus", [1, 2, 256])
 def test_every_strategy_uses_known_words(name: str, vgpus: int) -> None:
     """Whatever holds the memory is one of the words that the fingerprint can order."""
-    for one in (gpu(), mig("MIG-a"), mig("MIG-b", profile="1c.3g.20gb")):
+    for card in (gpu(), mig("MIG-a"), mig("MIG-b", profile="1c.3g.20gb")):
         for enforcement in (IN_FORCE, STARTING, Enforcement(weakness=Problem("odd"))):
-            assert STRATEGIES[name].memory_isolation(one, vgpus, enforcement) in ISOLATION
+            assert STRATEGIES[name].memory_isolation(card, vgpus, enforcement) in ISOLATION
 
 
 def test_nothing_is_weaker_than_agreement() -> None:

@@ -12,7 +12,7 @@ from unit.example_gpus import gpu, mig
 
 
 @pytest.mark.parametrize(
-    ("one", "vgpus", "isolation"),
+    ("card", "vgpus", "isolation"),
     [
         (gpu(), 1, "whole"),
         (gpu(), 2, "none"),
@@ -22,6 +22,6 @@ from unit.example_gpus import gpu, mig
         (mig("MIG-a", profile="1c.3g.20gb"), 1, "none"),
     ],
 )
-def test_only_what_is_not_divided_is_isolated(one: Gpu, vgpus: int, isolation: str) -> None:
+def test_only_what_is_not_divided_is_isolated(card: Gpu, vgpus: int, isolation: str) -> None:
     """A task has memory to itself only on a GPU or a GPU instance that is not divided."""
-    assert TimeSlicing().memory_isolation(one, vgpus, IN_FORCE) == isolation
+    assert TimeSlicing().memory_isolation(card, vgpus, IN_FORCE) == isolation

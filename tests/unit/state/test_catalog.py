@@ -37,7 +37,7 @@ def test_an_inventory_makes_a_new_edition() -> None:
     """Each inventory is planned, under a higher number than the one before."""
     catalog = Catalog(CONFIG)
     catalog.take_inventory(FOUND, complete=False)
-    seen = frozenset(one.gpu.uuid for one in FOUND.gpus)
+    seen = frozenset(seen_gpu.gpu.uuid for seen_gpu in FOUND.gpus)
     assert catalog.edition == Edition(1, False, make_plan(CONFIG, FOUND), seen)
     catalog.take_inventory(Inventory(), complete=True)
     assert catalog.edition == Edition(2, complete=True, plan=Plan(), been_complete=True)

@@ -38,18 +38,18 @@ def test_the_vgpus_of_a_share_show_all_of_it(memory: list[int], vgpus: int) -> N
     """Memory and processes of a task, summed over its vGPUs, are what the task uses."""
     processes = tuple(TaskProcess(n, n, mib, "compute") for n, mib in enumerate(memory))
     ids = tuple(f"GPU-a-{n}" for n in range(vgpus))
-    one = Share(TASK, "GPU-a", ids, processes, sum(memory), 1000)
-    parts = parts_of(one, 10)
+    held = Share(TASK, "GPU-a", ids, processes, sum(memory), 1000)
+    parts = parts_of(held, 10)
     assert [vgpu_id for vgpu_id, _ in parts] == list(ids)
     assert sum(part.used_mib or 0 for _, part in parts) == sum(memory)
     assert sum(part.processes for _, part in parts) == len(memory)
-    assert all(part.budget_mib == 10 and part.share == one for _, part in parts)
+    assert all(part.budget_mib == 10 and part.share == held for _, part in parts)
 
 
 def test_unknown_memory_stays_unknown() -> None:
     """The parts of what is not known are not known either; the processes are."""
-    one = share(TaskProcess(1, 1, None, "compute"))
-    ((_, part),) = parts_of(one, 10)
+    held = share(TaskProcess(1, 1, None, "compute"))
+    ((_, part),) = parts_of(held, 10)
     assert part.figures == (None, 10, 1)
 
 
@@ -71,8 +71,10 @@ def test_a_task_is_called_by_the_best_name_there_is() -> None:
 def test_a_usage_sums_up_its_gpus() -> None:
     """Shares and strays of all GPUs; before the first pass there are none."""
     stray = StrayProcess(9, 1, "compute", "nobody's")
-    one, two = share(), share(gpu="GPU-b")
-    usage = Usage(NOON, {"GPU-a": use_of(one), "GPU-b": GpuUse("GPU-b", 0.0, {}, (two,), (stray,))})
-    assert usage.shares == (one, two)
+    first, two = share(), share(gpu="GPU-b")
+    usage = Usage(
+        NOON, {"GPU-a": use_of(first), "GPU-b": GpuUse("GPU-b", 0.0, {}, (two,), (stray,))}
+    )
+    assert usage.shares == (first, two)
     assert usage.strays == 1
     assert (UNKNOWN.shares, UNKNOWN.strays, UNKNOWN.taken_at) == ((), 0, None)

@@ -96,7 +96,7 @@ def test_it_is_checked_again_before_each_signal(sleepers: Sleepers) -> None:
 def test_who_has_ended_already_is_no_failure(sleepers: Sleepers) -> None:
     """A process that ended and was collected keeps nobody else from being ended."""
     gone, left = sleepers.start(), sleepers.start()
-    seen = [(as_seen(one), TASK) for one in (gone, left)]
+    seen = [(as_seen(process), TASK) for process in (gone, left)]
     gone.kill()
     gone.wait()
     end(seen, same_process, WHY, NO_GRACE_S)

@@ -25,22 +25,22 @@ def usage(*processes: TaskProcess, certain: bool = True, budget: int | None = 10
 
 def forecast(of: Usage, action: str = "kill", tolerance: int = 5) -> Forecast:
     """Gives what a guard with this action and the default grace would do."""
-    (one,) = Foresight(MemoryGuardConfig(action, 30.0, tolerance)).forecasts(of)
-    return one
+    (found,) = Foresight(MemoryGuardConfig(action, 30.0, tolerance)).forecasts(of)
+    return found
 
 
 def test_who_stays_within_the_limit_has_nothing_to_fear() -> None:
     """At the budget and its tolerance, nothing would happen."""
-    one = forecast(usage(OLD, TaskProcess(8, 20, 150, "compute")))
-    assert (one.limit_mib, one.over_s, one.victims) == (1050, None, ())
-    assert one.verdict == "nothing happens: it is within its limit"
+    found = forecast(usage(OLD, TaskProcess(8, 20, 150, "compute")))
+    assert (found.limit_mib, found.over_s, found.victims) == (1050, None, ())
+    assert found.verdict == "nothing happens: it is within its limit"
 
 
 def test_the_youngest_would_be_ended_first() -> None:
     """Only as many as needed: with the young one gone the old one fits."""
-    one = forecast(usage(OLD, YOUNG))
-    assert one.victims == (YOUNG,)
-    assert one.verdict == (
+    found = forecast(usage(OLD, YOUNG))
+    assert found.victims == (YOUNG,)
+    assert found.verdict == (
         "150 MiB above its limit; when that has lasted for 30 s, these are ended: 8 (300 MiB),"
         " the rest lives"
     )
@@ -48,8 +48,8 @@ def test_the_youngest_would_be_ended_first() -> None:
 
 def test_all_may_have_to_end() -> None:
     """A task whose one process is too big loses it."""
-    one = forecast(usage(TaskProcess(7, 10, 2000, "compute")))
-    assert one.verdict.endswith("these are ended: 7 (2000 MiB)")
+    found = forecast(usage(TaskProcess(7, 10, 2000, "compute")))
+    assert found.verdict.endswith("these are ended: 7 (2000 MiB)")
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_the_action_decides(action: str, ends: str) -> None:
 
 def test_who_is_in_doubt_is_not_ended() -> None:
     """As the guard: a process is only ended if it is known beyond doubt whose it is."""
-    one = forecast(usage(OLD, YOUNG, certain=False))
-    assert one.victims == ()
-    assert "nobody is ended: no cgroup" in one.verdict
+    found = forecast(usage(OLD, YOUNG, certain=False))
+    assert found.victims == ()
+    assert "nobody is ended: no cgroup" in found.verdict
 
 
 def test_what_is_not_known_is_no_fault() -> None:
@@ -84,9 +84,9 @@ def test_time_above_the_limit_counts_from_look_to_look() -> None:
     foresight = Foresight(MemoryGuardConfig(), clock)
 
     def over_s(of: Usage) -> float | None:
-        (one,) = foresight.forecasts(of)
+        (found,) = foresight.forecasts(of)
         clock.advance(2.0)
-        return one.over_s
+        return found.over_s
 
     assert [over_s(usage(OLD, YOUNG)) for _ in range(3)] == [0.0, 2.0, 4.0]
     assert over_s(usage(OLD)) is None

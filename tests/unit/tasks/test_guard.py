@@ -57,8 +57,8 @@ def follow(config: MemoryGuardConfig, *passes: tuple[float, Share]) -> list[tupl
     watch = ExcessWatch(config)
     return [
         (moment, response)
-        for moment, one in passes
-        for response in watch.responses(seen_at(moment, one))
+        for moment, seen in passes
+        for response in watch.responses(seen_at(moment, seen))
     ]
 
 
@@ -106,8 +106,8 @@ def test_all_processes_of_a_task_count_together() -> None:
 
 def test_nothing_happens_before_the_grace_is_over() -> None:
     """A response comes when the task has used too much for the grace, and not before."""
-    one = share(process(1, 2000))
-    responses = follow(WARN, *((moment, one) for moment in (100.0, 110.0, 129.9, 130.0)))
+    held = share(process(1, 2000))
+    responses = follow(WARN, *((moment, held) for moment in (100.0, 110.0, 129.9, 130.0)))
     assert [at for at, _ in responses] == [130.0]
 
 
@@ -120,9 +120,9 @@ def test_who_comes_back_below_begins_anew() -> None:
 
 def test_an_old_list_proves_nothing() -> None:
     """However often one and the same list is looked at, no time passes for the guard."""
-    one = share(process(1, 2000))
+    held = share(process(1, 2000))
     watch = ExcessWatch(KILL)
-    assert [watch.responses(seen_at(100.0, one)) for _ in range(100)] == [[]] * 100
+    assert [watch.responses(seen_at(100.0, held)) for _ in range(100)] == [[]] * 100
 
 
 def test_an_excess_is_told_once() -> None:
@@ -149,8 +149,8 @@ def test_tasks_are_judged_each_for_itself() -> None:
 
 def test_switched_off_nothing_is_judged() -> None:
     """With action "off" nobody uses too much."""
-    one = share(process(1, 9000))
-    assert follow(MemoryGuardConfig("off", 0.0, 0), (0.0, one), (2.0, one)) == []
+    held = share(process(1, 9000))
+    assert follow(MemoryGuardConfig("off", 0.0, 0), (0.0, held), (2.0, held)) == []
 
 
 # Who is ended
@@ -158,21 +158,21 @@ def test_switched_off_nothing_is_judged() -> None:
 
 def test_the_youngest_go_first_and_no_more_than_needed() -> None:
     """The rest of the task lives on within its limit."""
-    one = share(process(1, 400), process(2, 400), process(3, 400), process(4, 300))
-    responses = follow(KILL, (0.0, one), (20.0, one), (30.0, one))
+    held = share(process(1, 400), process(2, 400), process(3, 400), process(4, 300))
+    responses = follow(KILL, (0.0, held), (20.0, held), (30.0, held))
     assert killed(responses) == [(30.0, [4, 3])]  # 1500 - 300 is still above 1050
 
 
 def test_age_is_not_the_order_of_pids() -> None:
     """Pids begin again when they run out: the start time counts."""
-    one = share(process(1, 800, started=900), process(2, 800, started=100))
-    assert killed(follow(KILL, (0.0, one), (30.0, one))) == [(30.0, [1])]
+    held = share(process(1, 800, started=900), process(2, 800, started=100))
+    assert killed(follow(KILL, (0.0, held), (30.0, held))) == [(30.0, [1])]
 
 
 def test_who_holds_nothing_is_not_ended() -> None:
     """A process without memory on the GPU frees none."""
-    one = share(process(1, 2000), process(2, 0))
-    assert killed(follow(KILL, (0.0, one), (30.0, one))) == [(30.0, [1])]
+    held = share(process(1, 2000), process(2, 0))
+    assert killed(follow(KILL, (0.0, held), (30.0, held))) == [(30.0, [1])]
 
 
 def test_those_that_remain_get_the_grace_anew() -> None:
@@ -191,8 +191,8 @@ def test_those_that_remain_get_the_grace_anew() -> None:
 )
 def test_who_is_not_known_beyond_doubt_is_only_told(doubtful: dict[str, Any]) -> None:
     """A task of which anything is in doubt is warned, as often as with "warn", and not ended."""
-    one = share(process(1, 9000), **doubtful)
-    responses = follow(KILL, (0.0, one), (30.0, one), (60.0, one))
+    held = share(process(1, 9000), **doubtful)
+    responses = follow(KILL, (0.0, held), (30.0, held), (60.0, held))
     assert [(at, v.victims) for at, v in responses] == [(30.0, ())]
 
 
@@ -207,16 +207,16 @@ def test_a_pid_that_was_reused_is_spared() -> None:
 def test_with_no_grace_two_lists_are_needed() -> None:
     """Even at once means after a second list, for the first proves no identity."""
     config = KILL._replace(grace_s=0.0)
-    one = share(process(1, 9000))
-    assert killed(follow(config, (0.0, one), (2.0, one))) == [(2.0, [1])]
+    held = share(process(1, 9000))
+    assert killed(follow(config, (0.0, held), (2.0, held))) == [(2.0, [1])]
 
 
 def test_who_is_being_ended_is_not_ended_twice() -> None:
     """What a process on its way out still holds does not cost another one its life."""
-    one = share(process(1, 900), process(2, 900))
-    too_much = excess(one, 5)
+    held = share(process(1, 900), process(2, 900))
+    too_much = excess(held, 5)
     assert too_much is not None
-    known = {identity(p) for p in one.processes}
+    known = {identity(p) for p in held.processes}
     assert victims(too_much, known, {identity(process(2))}) == ()
     assert [p.pid for p in victims(too_much, known)] == [2]
 
@@ -230,11 +230,11 @@ def test_what_is_left_is_within_the_limit_and_no_smaller_choice_would_do(
     memory: list[int], budget: int, tolerance: int
 ) -> None:
     """Ending the youngest brings the task within its limit, and one process fewer would not."""
-    one = share(*(process(n + 1, mib) for n, mib in enumerate(memory)), budget_mib=budget)
-    too_much = excess(one, tolerance)
+    held = share(*(process(n + 1, mib) for n, mib in enumerate(memory)), budget_mib=budget)
+    too_much = excess(held, tolerance)
     if too_much is None:
         return
-    chosen = victims(too_much, {identity(p) for p in one.processes})
+    chosen = victims(too_much, {identity(p) for p in held.processes})
     freed = [p.memory_mib or 0 for p in chosen]
     assert sum(memory) - sum(freed) <= too_much.limit_mib
     assert sum(memory) - sum(freed[:-1]) > too_much.limit_mib
@@ -275,8 +275,8 @@ def test_a_warning_says_all_and_ends_nobody(
     guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Task, allocation, job, pids, use and budget, once, and counted."""
-    one = guarded.sleepers.start()
-    seen = as_seen(one, 1500)
+    process = guarded.sleepers.start()
+    seen = as_seen(process, 1500)
     named = share(seen, task=TASK._replace(job="j"))
     guarded.follow(named, moments=(0.0, 20.0, 40.0, 60.0, 80.0))
     (line,) = caplog.messages
@@ -284,7 +284,7 @@ def test_a_warning_says_all_and_ends_nobody(
     assert (fields["gpu"], fields["job"], fields["used_mib"]) == ("GPU-a", "j", 1500)
     told = "task task of allocation alloc (job j) uses 1500 MiB of GPU-a, its budget is 1000 MiB"
     assert line == f"{told}: pids {seen.pid} (1500 MiB)"
-    assert one.poll() is None
+    assert process.poll() is None
     assert guarded.guard.counts == {("warned", "GPU-a"): 1}
 
 
@@ -322,16 +322,16 @@ def test_a_process_that_is_another_by_now_is_spared(guarded: Guarded) -> None:
 
 def test_why_nobody_is_ended_is_told(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     """With "kill", a task in doubt is warned with the reason why it is spared."""
-    one = guarded.sleepers.start()
-    guarded.follow(share(as_seen(one, 1500), doubt="it was promised more"))
+    process = guarded.sleepers.start()
+    guarded.follow(share(as_seen(process, 1500), doubt="it was promised more"))
     assert caplog.messages[0].endswith("; none of them is ended: it was promised more")
-    assert one.poll() is None
+    assert process.poll() is None
 
 
 def test_an_excess_is_what_it_says() -> None:
     """The limit that the log and `top` show is the one that is applied."""
-    one = share(process(1, 2000), budget_mib=BUDGET_MIB)
-    assert excess(one, 10) == Excess(one, 2000, BUDGET_MIB, 1100)
+    held = share(process(1, 2000), budget_mib=BUDGET_MIB)
+    assert excess(held, 10) == Excess(held, 2000, BUDGET_MIB, 1100)
 
 
 # Overcommitted memory

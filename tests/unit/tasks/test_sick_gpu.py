@@ -32,9 +32,9 @@ A, B = gpu("GPU-a"), gpu("GPU-b")
 NO_GRACE_S = 1 / 64
 
 
-def grave(one: Gpu) -> SeenGpu:
+def grave(card: Gpu) -> SeenGpu:
     """Gives a GPU that needs a reset."""
-    return SeenGpu(one, Health(False, Problem(f"{one.uuid}: lost"), grave=True))
+    return SeenGpu(card, Health(False, Problem(f"{card.uuid}: lost"), grave=True))
 
 
 class Tasks(Sleepers):
@@ -51,8 +51,8 @@ class Tasks(Sleepers):
     def start_on(self, on: Gpu, manner: str = POLITE, task: Task = TASK) -> subprocess.Popen[str]:
         """Starts a process that uses this GPU."""
         process = self.start(manner)
-        one = share(as_seen(process), task=task, gpu=on.uuid)
-        self._uses[on.uuid] = use_of(one, gpu=on.uuid)
+        held = share(as_seen(process), task=task, gpu=on.uuid)
+        self._uses[on.uuid] = use_of(held, gpu=on.uuid)
         return process
 
     def first_process(self, task: Task, gpu_uuid: str) -> TaskProcess | None:

@@ -154,7 +154,7 @@ def read_agent_config(paths: Sequence[Path]) -> AgentConfig:
         try:
             files += _files(path)
         except OSError as error:
-            remedy = "say --agent-config with what the agent is started with"
+            remedy = "pass --config with what the agent is started with"
             if isinstance(error, PermissionError):
                 remedy = _AS_ROOT
             problems.append(Problem(f"{path} cannot be read: {error.strerror}", remedy))

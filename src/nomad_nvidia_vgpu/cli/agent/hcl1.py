@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """Reads HCL 1 and its JSON, the languages of an agent's files, as Nomad does.
 
-Nomad has kept them for its agents, though its jobs are HCL 2. A comma may follow any setting, a block may be
+Nomad has kept them for its agents, though its jobs are HCL 2
+(docs/internals/nomad.md#the-agents-files). A comma may follow any setting, a block may be
 there several times, and `${…}` is plain text. In JSON a key may be there several times.
 """
 

@@ -50,7 +50,12 @@ class Look(NamedTuple):
 @click.option("--model", help="Only GPUs of this model; a part of its name, * for any.")
 @click.option("--job", help="Only groups with tasks of this job; * for any.")
 @click.option(
-    "--sort", "order", type=click.Choice(tuple(_ORDERS)), default="node", show_default=True
+    "--sort",
+    "order",
+    type=click.Choice(tuple(_ORDERS)),
+    default="node",
+    show_default=True,
+    help="The order of the nodes.",
 )
 @click.option(
     "--limit",

@@ -112,8 +112,17 @@ def _told(
 ) -> Iterator[str]:
     for explanation in told:
         group = explanation.group
-        does = "does not fit now" if group.name in failed else "fits now"
-        yield f"job {job}, group {group.name}: its {group.wanted} {does}"
+        placed = group.name not in failed
+        yield f"job {job}, group {group.name}: {_fits(group.wanted, placed=placed)} now"
         if group.requests:
-            yield f"  {explanation.now} of such groups fit now, {explanation.empty} on an empty cluster"
+            yield (
+                f"  the cluster has room for {explanation.now} now,"
+                f" and for {explanation.empty} when empty"
+            )
         yield from sentences(explanation)
+
+
+def _fits(wanted: int, *, placed: bool) -> str:
+    if wanted == 1:
+        return f"its allocation {'fits' if placed else 'does not fit'}"
+    return f"{'' if placed else 'not '}all {wanted} allocations fit"

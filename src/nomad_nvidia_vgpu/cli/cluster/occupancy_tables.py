@@ -42,7 +42,7 @@ def cluster_table(found: Sequence[NodeRow], everything: Sequence[NodeRow]) -> Ta
     ]
     whole = totals(everything)
     gpus = sum(row.gpus for row in everything)
-    lines.append((f"all {len(everything)}", None, gpus, *whole[:5], _memory(whole), None))
+    lines.append((f"all nodes ({len(everything)})", None, gpus, *whole[:5], _memory(whole), None))
     return table("Cluster", (*_COLUMNS, _MEMORY, _LARGEST), lines)
 
 

@@ -279,7 +279,7 @@ def _too_few(request: Request, meeting: Sequence[Group]) -> Obstacle | None:
             count += ": a count lands in one group"
         return Obstacle(
             "too-many",
-            f"{wanted} are asked for in one device block, and {count}",
+            f"{_asked(wanted)} in one device block, and {count}",
             f"ask for at most {instances} in one block",
         )
     healthy, group = most("healthy")
@@ -293,11 +293,15 @@ def _too_few(request: Request, meeting: Sequence[Group]) -> Obstacle | None:
         each = _listed([f"{number} in {name}" for number, name in frees])
         return Obstacle(
             "split",
-            f"{wanted} are asked for and {sum(n for n, _ in frees)} are free, but in {len(frees)}"
+            f"{_asked(wanted)} and {sum(n for n, _ in frees)} are free, but in {len(frees)}"
             f" device groups ({each}): a count lands in one group",
             f'ask for at most {free} in one block, or set group_by = "model" on the node',
         )
     return _taken(request, meeting)
+
+
+def _asked(number: int) -> str:
+    return f"{number} {'is' if number == 1 else 'are'} asked for"
 
 
 def _unwell(request: Request, group: Group, healthy: int) -> Obstacle:
@@ -305,7 +309,7 @@ def _unwell(request: Request, group: Group, healthy: int) -> Obstacle:
     withheld = all(vgpu.withheld for vgpu in bad)
     return Obstacle(
         "withheld" if withheld else "unhealthy",
-        f"{request.wanted} are asked for, and of {len(group.instances)} in {group.name} {healthy} can be"
+        f"{_asked(request.wanted)}, and of {len(group.instances)} in {group.name} {healthy} can be"
         f" given: {unwell_text(bad)}",
         "wait until the tasks of the earlier division have ended, or stop them"
         if withheld
@@ -324,7 +328,7 @@ def _taken(request: Request, meeting: Sequence[Group]) -> Obstacle:
     also = f"; {unwell_text(bad)}" if bad else ""
     return Obstacle(
         "held",
-        f"{request.wanted} are asked for and {free} of {total} are free: {_listed(named)}{also}",
+        f"{_asked(request.wanted)} and {free} of {total} are free: {_listed(named)}{also}",
         "wait until one of these ends, or stop it",
     )
 

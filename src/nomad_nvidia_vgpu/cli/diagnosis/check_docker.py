@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """Docker: whether its tasks get the GPUs that they are given, and no others.
 
-dockerd itself is asked, and Nomad; files say only what to change.
+dockerd itself is asked, and Nomad; files say only what to change
+(docs/internals/containers.md#how-a-container-gets-its-gpu).
 """
 
 from __future__ import annotations

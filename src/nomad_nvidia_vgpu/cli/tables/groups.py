@@ -20,7 +20,7 @@ def group_tables(groups: Sequence[DeviceGroup]) -> tuple[Table, ...]:
     """What Nomad is told: the groups, and their attributes."""
     overview = style.table(
         "Device groups",
-        ("Device", "Groups", "vGPUs", "Healthy", "Memory of one", "Sharing", "Isolation"),
+        ("Device", "Groups", "vGPUs", "Healthy", "vGPU memory", "Sharing", "Isolation"),
         _overview_rows(groups),
     )
     return overview, *_attribute_tables(groups)

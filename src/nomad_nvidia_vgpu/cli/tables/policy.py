@@ -100,7 +100,7 @@ def _row(decision: Decision) -> tuple[object, ...]:
 
 def _group(decision: Decision) -> str | None:
     alone = decision.group is not None and decision.group.endswith(f"/{decision.seen.gpu.uuid}")
-    return "of its own" if alone else decision.group
+    return "its own" if alone else decision.group
 
 
 def _health(decision: Decision) -> str | None:

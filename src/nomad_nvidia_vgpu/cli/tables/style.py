@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.cells import cell_len
@@ -107,10 +108,8 @@ def pairs(title: str, rows: Sequence[tuple[str, object]]) -> Table:
 
 def records(title: str, names: Sequence[object], rows: Sequence[Sequence[object]]) -> Table:
     """A name and a value a line for each row, for a narrow terminal; what is None is left out."""
-    made = Table(
-        title=cell_text(title),
-        title_justify="left",
-        title_style="bold",
+    made = FittingTable(
+        heading=cell_text(title, style="bold"),
         box=None,
         show_header=False,
         padding=(0, 1),
@@ -140,12 +139,26 @@ def show(*tables: Table) -> None:
 
 def note(sentence: str) -> None:
     """Prints a sentence for people, beside the tables and not among them."""
-    click.echo(printable(sentence), err=True)
+    click.echo(_folded(printable(sentence), sys.stderr), err=True)
 
 
 def say(sentence: str) -> None:
     """Prints a line on standard output, among what the command was asked for."""
-    click.echo(printable(sentence))
+    click.echo(_folded(printable(sentence), sys.stdout))
+
+
+def _folded(sentence: str, stream: TextIO | None) -> str:
+    """A sentence in lines that end between words on a terminal; else, or if closed, in one line."""
+    if stream is None or not stream.isatty():
+        return sentence
+    margin = " " * (len(sentence) - len(sentence.lstrip()) + 2)
+    return textwrap.fill(
+        sentence,
+        Console(file=stream).width,
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def show_json(document: Any) -> None:

@@ -235,7 +235,7 @@ class MpsEnforcer:
             )
         exclusive, why_not = self._exclusive(gpu, vgpus)
         weaknesses = [
-            *(_unsettled_sentence(gpu.uuid, one) for one in unsettled),
+            *(_unsettled_sentence(gpu.uuid, limit) for limit in unsettled),
             self._record_sentence(gpu.uuid, record),
             why_not,
             unreachable(self._root, gpu.uuid),
@@ -244,7 +244,7 @@ class MpsEnforcer:
             holds_memory=limits.memory_mib is not None
             and exclusive
             and (bool(reading.ready) or not multi_user)
-            and not any(one.of_memory for one in unsettled),
+            and not any(limit.of_memory for limit in unsettled),
             weakness=together(weaknesses),
         )
 
@@ -376,9 +376,9 @@ def _still_shared(uuid: str) -> Problem:
     )
 
 
-def _unsettled_sentence(uuid: str, one: Unsettled) -> Problem:
+def _unsettled_sentence(uuid: str, limit: Unsettled) -> Problem:
     return Problem(
-        f"{uuid}: {one.setting} was set to {one.wanted} and reads back as {one.read}, so this limit"
+        f"{uuid}: {limit.setting} was set to {limit.wanted} and reads back as {limit.read}, so this limit"
         " may not hold",
         "check the version of the driver's MPS tools",
     )

@@ -99,9 +99,9 @@ def test_a_block_that_has_no_effect_is_named_once(tmp_path: Path) -> None:
     second = OURS.count("\n") + 1
     last_of_all = f"{last} line 1"
     assert read_agent_config([tmp_path]).without_effect == [
-        f'plugin "nvidia-vgpu" stands in {one} and in {last_of_all}, and Nomad takes the latter alone:'
-        f" take out the one in {one}"
-        for one in (f"{first} line 1", f"{first} line {second}")
+        f'plugin "nvidia-vgpu" stands in {place} and in {last_of_all}, and Nomad takes the latter alone:'
+        f" take out the one in {place}"
+        for place in (f"{first} line 1", f"{first} line {second}")
     ]
     (said,) = read_agent_config([first]).without_effect
     assert said.endswith(f"takes the latter alone: take out the one in {first} line 1")
@@ -151,7 +151,7 @@ def test_every_wrong_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_agent_config([tmp_path, tmp_path / "absent"])
     first, second, third, fourth = caught.value.problems
-    assert "absent cannot be read: No such file or directory: say --agent-config" in first
+    assert "absent cannot be read: No such file or directory: pass --config" in first
     assert "a.hcl is not valid HCL" in second
     assert "b.json is not valid JSON" in third
     assert fourth == f'{tmp_path}/c.hcl line 1: gpu "*" is there twice: make one block of them'

@@ -107,7 +107,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 def as_flag(value: Any) -> Any:
     """Gives a value as the command line brings it."""
     if isinstance(value, list):
-        return [as_flag(one) for one in value]
+        return [as_flag(item) for item in value]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

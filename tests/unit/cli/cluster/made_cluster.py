@@ -235,9 +235,9 @@ def serving(answers: Answers) -> Iterator[Served]:
 def _page(listed: list[Any], query: Mapping[str, str]) -> tuple[list[Any], str]:
     prefix = query.get("prefix")
     if prefix is not None:
-        listed = [one for one in listed if one["ID"].startswith(prefix)]
+        listed = [entry for entry in listed if entry["ID"].startswith(prefix)]
     if "per_page" not in query:
         return listed, ""
-    first = next((n for n, one in enumerate(listed) if one["ID"] == query.get("next_token")), 0)
+    first = next((n for n, entry in enumerate(listed) if entry["ID"] == query.get("next_token")), 0)
     last = first + int(query["per_page"])
     return listed[first:last], listed[last]["ID"] if last < len(listed) else ""

@@ -34,7 +34,7 @@ def test_all_nodes_and_their_sum(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown() == 0
     out = capsys.readouterr().out
     assert names(out) == ["n0", "n1", "n2"]
-    assert "all 3" in out
+    assert "all nodes (3)" in out
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_machines_get_all_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     """Those beyond the limit too, without their memory."""
     assert shown("--json", "--limit", "1") == 0
     document = json.loads(capsys.readouterr().out)
-    assert [one["name"] for one in document["nodes"]] == ["n0", "n1", "n2"]
+    assert [entry["name"] for entry in document["nodes"]] == ["n0", "n1", "n2"]
 
 
 def test_nothing_of_what_is_wanted_is_said(capsys: pytest.CaptureFixture[str]) -> None:

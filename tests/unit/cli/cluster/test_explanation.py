@@ -20,8 +20,8 @@ def explained(
     asked: dict[str, object], *nodes: dict[str, object], **metrics: object
 ) -> Explanation:
     """The one group of a job with this block, on these nodes."""
-    one = job(asked)
-    return explain(one, one.groups[0], fleet(list(nodes)), metrics or None)
+    made = job(asked)
+    return explain(made, made.groups[0], fleet(list(nodes)), metrics or None)
 
 
 def test_nodes_that_are_alike_are_told_in_one_line() -> None:
@@ -50,7 +50,10 @@ def test_the_nearest_obstacle_comes_first() -> None:
         node("a", device_group("Tesla T4")),
         node("b", device_group()),
     )
-    assert [one.obstacles[0].kind for one in found.hindered] == ["too-many", "no-such-device"]
+    assert [hindered.obstacles[0].kind for hindered in found.hindered] == [
+        "too-many",
+        "no-such-device",
+    ]
 
 
 def test_many_different_nodes_are_cut_for_people_and_not_for_machines() -> None:
@@ -98,8 +101,8 @@ def test_another_reason_than_devices_is_said_to_be_one() -> None:
 
 def test_a_group_without_devices_says_so() -> None:
     """What is in its way is not ours to tell."""
-    one = job()
-    found = explain(one, one.groups[0], fleet([]), {"NodesEvaluated": 1})
+    made = job()
+    found = explain(made, made.groups[0], fleet([]), {"NodesEvaluated": 1})
     assert "  asks for no devices, so devices are not the reason" in list(sentences(found))
 
 

@@ -55,8 +55,8 @@ def test_a_job_that_fits(jobfile: Path, capsys: pytest.CaptureFixture[str]) -> N
     status, served = fitted(jobfile, 2, None)
     assert status == 0
     assert capsys.readouterr().out.splitlines() == [
-        "job train, group work: its 1 fits now",
-        "  2 of such groups fit now, 2 on an empty cluster",
+        "job train, group work: its allocation fits now",
+        "  the cluster has room for 2 now, and for 2 when empty",
         "  asks for 2 of letmutx/gpu for task main",
         "  b (b-0000-0): fits 2 times now, 2 times when empty",
     ]

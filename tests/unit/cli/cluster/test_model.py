@@ -21,8 +21,8 @@ def test_nodes_with_their_devices_and_holders() -> None:
     assert found.ours
     assert found.memory_mib() == 5120
     assert found.holders == {"GPU-l4-0-0": Holder("aa-0000-0000", "train", "work", "main")}
-    assert [one.id for one in found.free] == ["GPU-l4-0-1"]
-    assert [one.withheld for one in found.instances] == [False, False, False, True]
+    assert [vgpu.id for vgpu in found.free] == ["GPU-l4-0-1"]
+    assert [vgpu.withheld for vgpu in found.instances] == [False, False, False, True]
     assert found.instances[0].pci_bus_id == "0000:00:00.0"
     assert second.groups == ()
 

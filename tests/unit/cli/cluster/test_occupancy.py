@@ -114,7 +114,7 @@ def test_the_memory_that_tasks_use() -> None:
     with serving({"/v1/client/stats": stats}) as served:
         used, problems = used_memory(served.connection(), nodes)
     assert problems == []
-    assert {asked.query["node_id"] for asked in served.asked} == {one.id for one in nodes}
+    assert {asked.query["node_id"] for asked in served.asked} == {entry.id for entry in nodes}
     row = by_name(rows(nodes, EVERYTHING, used))["b"]
     assert row.occupancy.used_mib == 150
 

@@ -41,7 +41,7 @@ def test_a_cluster_is_a_row_for_each_node_and_one_for_all() -> None:
     first, last = cells(cluster_table([row], [row, row]))
     assert first == ["b (b-0000-0)", "ready", "1", "4", "1", "2", "1", "0", "100 / 5120",
                      "2 of letmutx/gpu/NVIDIA L4, 10240 MiB; 2 on the node"]  # fmt: skip
-    assert last[:8] == ["all 2", "-", "2", "8", "2", "4", "2", "0"]
+    assert last[:8] == ["all nodes (2)", "-", "2", "8", "2", "4", "2", "0"]
 
 
 def test_a_node_is_a_row_for_each_gpu_and_task() -> None:
@@ -62,10 +62,10 @@ def test_memory_that_nobody_tells_is_not_zero() -> None:
 def test_the_document_has_every_vgpu_with_its_task() -> None:
     """Node, group, GPU, task."""
     document: Any = cluster_document([one_row()], {"b-0000-0000": USED}, ["a note"])
-    (one,) = document["nodes"]
-    assert (one["name"], one["total"], one["used"], one["used_mib"]) == ("b", 4, 1, 100)
-    assert one["largest_request"]["vgpus"] == 2
-    (gpu,) = one["groups"][0]["gpus"]
+    (entry,) = document["nodes"]
+    assert (entry["name"], entry["total"], entry["used"], entry["used_mib"]) == ("b", 4, 1, 100)
+    assert entry["largest_request"]["vgpus"] == 2
+    (gpu,) = entry["groups"][0]["gpus"]
     (task,) = gpu["tasks"]
     assert (gpu["pci_bus_id"], task["job"], task["vgpus"]) == (
         "0000:00:00.0",

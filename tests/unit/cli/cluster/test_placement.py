@@ -31,15 +31,15 @@ def one_node(*groups: dict[str, Any], held: tuple[str, ...] = (), **other: Any) 
 def found(asked: Job, where: Node) -> list[Obstacle]:
     """What is in the way of the job's one group."""
     there = obstacles(asked, asked.groups[0], where)
-    assert all(one.kind in KINDS for one in there)
+    assert all(obstacle.kind in KINDS for obstacle in there)
     return there
 
 
 def only(asked: Job, where: Node) -> Obstacle:
     """The one thing that is in the way."""
-    (one,) = found(asked, where)
-    assert room(asked.groups[0], where) == 0 or not one.of_devices
-    return one
+    (obstacle,) = found(asked, where)
+    assert room(asked.groups[0], where) == 0 or not obstacle.of_devices
+    return obstacle
 
 
 def test_what_fits_has_nothing_in_its_way() -> None:
@@ -161,18 +161,21 @@ def test_a_group_of_one_gpu_has_more_in_its_name_than_the_model() -> None:
 def test_unhealthy_vgpus_say_why() -> None:
     """Not counted as taken: a task that ends would not help."""
     where = one_node(device_group(unhealthy={f"GPU-l4-0-{n}": "XID 79" for n in range(3)}))
-    one = only(job(block(count=2)), where)
-    assert one.kind == "unhealthy"
-    assert one.text == "2 are asked for, and of 4 in NVIDIA L4 1 can be given: 3 unhealthy (XID 79)"
+    obstacle = only(job(block(count=2)), where)
+    assert obstacle.kind == "unhealthy"
+    assert (
+        obstacle.text
+        == "2 are asked for, and of 4 in NVIDIA L4 1 can be given: 3 unhealthy (XID 79)"
+    )
 
 
 def test_withheld_vgpus_wait_for_tasks() -> None:
     """Nothing is wrong with them."""
     where = one_node(device_group(unhealthy={f"GPU-l4-0-{n}": WITHHELD for n in range(3)}))
-    one = only(job(block(count=2)), where)
-    assert one.kind == "withheld"
-    assert f"3 withheld ({WITHHELD})" in one.text
-    assert one.remedy.startswith("wait until the tasks of the earlier division have ended")
+    obstacle = only(job(block(count=2)), where)
+    assert obstacle.kind == "withheld"
+    assert f"3 withheld ({WITHHELD})" in obstacle.text
+    assert obstacle.remedy.startswith("wait until the tasks of the earlier division have ended")
 
 
 def test_vgpus_that_are_held_say_by_whom() -> None:
@@ -180,9 +183,9 @@ def test_vgpus_that_are_held_say_by_whom() -> None:
     where = one_node(
         device_group(unhealthy={"GPU-l4-0-3": "XID 79"}), held=("GPU-l4-0-0", "GPU-l4-0-1")
     )
-    one = only(job(block(count=2)), where)
-    assert one.kind == "held"
-    assert one.text == (
+    obstacle = only(job(block(count=2)), where)
+    assert obstacle.kind == "held"
+    assert obstacle.text == (
         "2 are asked for and 1 of 4 are free: infer/work (aa-0000-) has 2; 1 unhealthy (XID 79)"
     )
 
@@ -196,21 +199,21 @@ def test_a_count_lands_in_one_group() -> None:
         [node("b", *groups, big)],
         [allocation("aa", "b", "NVIDIA A2", "GPU-a2-0-0", "GPU-a2-0-1")],
     ).nodes[0]
-    one = only(job(block(count=2)), where)
-    assert one.kind == "split"
-    assert one.text == (
+    obstacle = only(job(block(count=2)), where)
+    assert obstacle.kind == "split"
+    assert obstacle.text == (
         "2 are asked for and 2 are free, but in 2 device groups (1 in NVIDIA L4/0, 1 in NVIDIA L4/1):"
         " a count lands in one group"
     )
-    assert one.remedy.startswith("ask for at most 1 in one block")
+    assert obstacle.remedy.startswith("ask for at most 1 in one block")
 
 
 def test_blocks_must_fit_together() -> None:
     """Each alone would."""
     where = one_node(device_group())
-    one = only(job(block(count=3), block(count=2)), where)
-    assert one.kind == "together"
-    assert one.text == (
+    obstacle = only(job(block(count=3), block(count=2)), where)
+    assert obstacle.kind == "together"
+    assert obstacle.text == (
         "its 2 device blocks fit one by one and not together: free are 4 in NVIDIA L4"
     )
 
@@ -241,9 +244,9 @@ def test_two_blocks_that_ask_for_the_same_are_told_once() -> None:
 )
 def test_a_node_that_is_out_of_the_question(state: dict[str, Any], text: str) -> None:
     """Its devices are told of where they are in the way, too, and not shown."""
-    one = only(job(block(count=99)), one_node(device_group(), **state))
-    assert (one.kind, one.text) == ("node", text)
-    assert one.of_devices, "99 vGPUs would not fit there, either"
+    obstacle = only(job(block(count=99)), one_node(device_group(), **state))
+    assert (obstacle.kind, obstacle.text) == ("node", text)
+    assert obstacle.of_devices, "99 vGPUs would not fit there, either"
     assert not only(job(block()), one_node(device_group(), **state)).of_devices
 
 
@@ -253,9 +256,9 @@ def test_processor_time_and_memory() -> None:
     (group,) = job(block()).groups
     assert room(group._replace(needs=Resources(100, 3000)), where) == 2
     much = job()._replace(groups=(group._replace(needs=Resources(100, 9000)),))
-    one = only(much, where)
-    assert one.text == "9000 MB of memory are asked for and 8000 are free"
-    assert not one.of_devices
+    obstacle = only(much, where)
+    assert obstacle.text == "9000 MB of memory are asked for and 8000 are free"
+    assert not obstacle.of_devices
 
 
 def test_a_group_that_wants_nodes_of_its_own_fits_once() -> None:

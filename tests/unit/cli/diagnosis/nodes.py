@@ -105,7 +105,7 @@ def group(
     name: str, ids: Iterable[str], vendor: str = "letmutx", sick: Mapping[str, str] | None = None
 ) -> ApiGroup:
     """A device group as Nomad's API shows it."""
-    return ApiGroup(vendor, "gpu", name, {one: (sick or {}).get(one, "") for one in ids})
+    return ApiGroup(vendor, "gpu", name, {vgpu: (sick or {}).get(vgpu, "") for vgpu in ids})
 
 
 def agent(**says: Any) -> RunningAgent:
@@ -117,8 +117,10 @@ def agent(**says: Any) -> RunningAgent:
 def said(look: Callable[[Facts], Iterable[Verdict]], known: Facts) -> list[tuple[Level, str]]:
     """Level and words of each verdict; all but those that are ok have a remedy."""
     verdicts = list(look(known))
-    assert all(bool(one.remedy) is (one.level is not Level.OK) for one in verdicts), verdicts
-    return [(one.level, f"{one.sentence} | {one.remedy}") for one in verdicts]
+    assert all(bool(verdict.remedy) is (verdict.level is not Level.OK) for verdict in verdicts), (
+        verdicts
+    )
+    return [(verdict.level, f"{verdict.sentence} | {verdict.remedy}") for verdict in verdicts]
 
 
 def levels(look: Callable[[Facts], Iterable[Verdict]], known: Facts) -> list[Level]:

@@ -110,9 +110,7 @@ def test_a_good_block_is_ok(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     """With the option that names them."""
     problems = read_config([tmp_path / "nowhere"]).problems
-    assert_one(
-        agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| say --agent-config"
-    )
+    assert_one(agent_config, unread(tmp_path, *problems), Level.ERROR, "nowhere", "| pass --config")
     broken = written(tmp_path / "a.hcl", "plugin {{{")
     problems = read_config([broken]).problems
     assert_one(

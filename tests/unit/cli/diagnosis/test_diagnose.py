@@ -51,7 +51,7 @@ def test_a_check_that_fails_is_a_finding(tmp_path: Path) -> None:
     """No traceback, and the others are made."""
     checks = (Check("a", "broken", broken), Check("a", "good", good))
     found = diagnosed(facts(tmp_path), PATIENCE_S, checks)
-    assert [(one.check, one.level) for one in found] == [
+    assert [(finding.check, finding.level) for finding in found] == [
         ("broken", Level.WARNING),
         ("good", Level.OK),
     ]

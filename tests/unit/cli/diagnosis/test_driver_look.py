@@ -52,7 +52,10 @@ def test_queries_that_fail_are_told_by_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     (gpu,) = look.physical
     assert look.version == "590.48.01"
     assert (gpu.uuid, gpu.parts, gpu.mig_pending) == ("GPU-a", ("GPU-a",), True)
-    assert {one.query for one in gpu.failed} == {"nvmlDeviceGetName", "nvmlDeviceGetPowerUsage"}
+    assert {failure.query for failure in gpu.failed} == {
+        "nvmlDeviceGetName",
+        "nvmlDeviceGetPowerUsage",
+    }
 
 
 def test_a_driver_that_does_not_open_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

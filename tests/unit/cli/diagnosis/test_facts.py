@@ -147,7 +147,7 @@ def test_wrong_options_are_told_from_wrong_files(tmp_path: Path) -> None:
 def test_of_wrong_options_simulate_is_kept(tmp_path: Path) -> None:
     """One slip must not make a node without GPUs miss a driver; a wrong one is none."""
     slip = read_config([config(tmp_path, 'vgpu = 2\nsimulate = ["t4:3"]')])
-    assert [one.number for one in slip.config.simulate] == [3]
+    assert [entry.number for entry in slip.config.simulate] == [3]
     assert slip.option_problems
     assert not slip.config.configured
     assert read_config([config(tmp_path, 'vgpus = 2\nsimulate = ["?"]')]).config.simulate == ()

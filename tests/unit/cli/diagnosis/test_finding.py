@@ -50,11 +50,13 @@ def problems(given: dict[str, Any]) -> tuple[Problem, ...]:
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize("name", [one.name for one in options()])
+@pytest.mark.parametrize("name", [option.name for option in options()])
 def test_no_value_of_an_option_is_cut(name: str, value: str) -> None:
     """Whatever it holds: the sentence has it whole, and the remedy says what is allowed."""
     for given in (value, [value]):
-        (text,) = (one for one in problems({"vgpus": 2, name: given}) if one.startswith(name))
+        (text,) = (
+            problem for problem in problems({"vgpus": 2, name: given}) if problem.startswith(name)
+        )
         said = error_of(text)
         assert text.startswith(said.sentence)
         assert said.sentence.count('"') % 2 == 0 or said.sentence == text

@@ -43,9 +43,9 @@ def bugs(text: str, config: PluginConfig = PluginConfig()) -> list[str]:  # noqa
 
 def test_a_bug_of_several_lines_has_the_fix_of_ones_own() -> None:
     """1.3.7 is fixed by 1.3.8, and need not become 1.4."""
-    (first,) = [one for one in bugs("1.3.7") if "while it starts" in one]
+    (first,) = [bug for bug in bugs("1.3.7") if "while it starts" in bug]
     assert first.endswith("1.3.8")
-    assert not [one for one in bugs("1.3.5") if "while it starts" in one]
+    assert not [bug for bug in bugs("1.3.5") if "while it starts" in bug]
 
 
 def test_current_versions_have_none() -> None:
@@ -53,7 +53,7 @@ def test_current_versions_have_none() -> None:
     assert bugs("1.11.3") == []
     assert bugs("2.0.5") == []
     assert len(bugs("1.9.1")) == 1
-    assert any("no device plugins" in one for one in bugs("0.8.7"))
+    assert any("no device plugins" in bug for bug in bugs("0.8.7"))
 
 
 def test_a_bug_of_several_device_blocks_concerns_groups_of_one_gpu() -> None:
@@ -66,7 +66,7 @@ def test_a_bug_of_several_device_blocks_concerns_groups_of_one_gpu() -> None:
         assert "several device blocks" in found
         assert found.endswith("-> 2.0.1")
         assert bugs("2.0.1", config) == []
-        assert not [one for one in bugs("1.8.4", config) if "several device blocks" in one]
+        assert not [bug for bug in bugs("1.8.4", config) if "several device blocks" in bug]
 
 
 def test_each_range_ends_after_it_begins() -> None:

@@ -58,13 +58,16 @@ def test_each_gpu_has_a_row_that_says_why(capsys: pytest.CaptureFixture[str]) ->
             ' vgpu_memory = 10240 MiB (gpu "GPU-b"), name (gpu "GPU-b")'
         ),
         "GPU-c NVIDIA L4 0000:07:00.0 - - - - - ignored (ignored_gpu_ids)",
-        (f"GPU-t Tesla T4 0000:07:00.0 1 15360 MiB time-slicing of its own {why} {why}"),
+        (f"GPU-t Tesla T4 0000:07:00.0 1 15360 MiB time-slicing its own {why} {why}"),
     ]
 
 
 def test_machines_get_the_same() -> None:
     """A document has numbers, and null where nothing is published."""
-    documents = {str(one["uuid"]): one for one in json.loads(json.dumps(policy_documents(made())))}
+    documents = {
+        str(document["uuid"]): document
+        for document in json.loads(json.dumps(policy_documents(made())))
+    }
     assert documents["GPU-b"]["vgpus"] == 2
     assert documents["GPU-b"]["share_mib"] == 11517
     assert documents["GPU-b"]["group"] == "big"

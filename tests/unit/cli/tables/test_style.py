@@ -128,6 +128,31 @@ class Gone(io.StringIO):
         return True
 
 
+def test_a_sentence_is_folded_between_words_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Further in than its first line; a word that is too long, such as a path, stays whole."""
+    monkeypatch.setenv("COLUMNS", "24")
+    path = "/opt/nomad/data/plugins/nvidia-vgpu"
+    lines = style._folded(f"  link {path} to the program", Gone()).split("\n")
+    assert lines == ["  link", f"    {path}", "    to the program"]
+
+
+def test_a_sentence_is_one_line_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads it looks for lines."""
+    monkeypatch.setenv("COLUMNS", "24")
+    sentence = "nvidia-vgpu: " + "word " * 20 + "end"
+    assert style._folded(sentence, io.StringIO()) == sentence
+
+
+def test_the_title_of_records_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as the records, which may be narrow."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    title = "GPUs (each: Driver = 580.95.05, CUDA = 13.0, Health = healthy)"
+    assert title in style._rendered(style.records(title, ["A", "B"], [("x", "y")]))[0]
+
+
 def test_a_screen_that_nobody_sees_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library that draws it would end the program with status 1."""
     monkeypatch.setattr(sys, "stdout", Gone())

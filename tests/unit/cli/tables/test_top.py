@@ -54,8 +54,8 @@ def observed(
 ) -> Observation:
     """Gives a node with one GPU in eight vGPUs."""
     vgpus = {f"{UUID}-{n}": VgpuUse(0, 2879, 0) for n in range(8) if n not in disputed}
-    for one in shares:
-        vgpus.update(parts_of(one, 2879))
+    for share in shares:
+        vgpus.update(parts_of(share, 2879))
     said = tuple(f"{UUID}-{number}" for number in disputed)
     use = GpuUse(UUID, 0.0, vgpus, shares, strays, said, servers)
     plan = make_plan(PluginConfig(vgpus=8), inventory(seen or gpu(UUID)))
@@ -92,16 +92,16 @@ def test_tasks_are_in_the_order_of_their_vgpus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "said"),
+    ("held", "said"),
     [
         (share(0, used=2049), "over budget"),
         (share(0)._replace(doubt="it was promised 1 MiB"), "it was promised 1 MiB"),
         (share(0, task=TASK._replace(certain=False)), "by its environment alone"),
     ],
 )
-def test_a_task_says_what_is_wrong_with_it(one: Share, said: str) -> None:
+def test_a_task_says_what_is_wrong_with_it(held: Share, said: str) -> None:
     """Above its budget, or not known for certain."""
-    assert " ".join(rows(observed(one))[1]).endswith(said)
+    assert " ".join(rows(observed(held))[1]).endswith(said)
 
 
 def test_names_of_tasks_are_shown_as_they_stand() -> None:
@@ -146,9 +146,9 @@ def test_an_mps_server_is_shown_as_what_it_is() -> None:
     shown = [" ".join(row) for row in rows(seen)]
     assert shown[0].startswith("GPU-27742447 NVIDIA L4 2 1.0 / 22.5")
     assert shown[-1] == "- MPS server: pid 31 1 0.5 / 22.5"
-    (one,) = json.loads(json.dumps(node_document(seen)))["gpus"]
-    assert one["usage"]["mps_servers"] == [{"pid": 31, "memory_mib": 512}]
-    assert one["usage"]["unattributed"] == []
+    (gpu,) = json.loads(json.dumps(node_document(seen)))["gpus"]
+    assert gpu["usage"]["mps_servers"] == [{"pid": 31, "memory_mib": 512}]
+    assert gpu["usage"]["unattributed"] == []
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_machines_get_everything() -> None:
     """The document has what the table has, whole and in MiB, and can be written as JSON."""
     strays = (StrayProcess(10, None, "compute", "no cgroup"),)
     document = json.loads(json.dumps(node_document(observed(share(0, 1), strays=strays))))
-    (one,) = document["gpus"]
-    assert (one["uuid"], one["memory_used_mib"], one["vgpus"]) == (UUID, 1024, 8)
-    (task,) = one["usage"]["tasks"]
+    (gpu,) = document["gpus"]
+    assert (gpu["uuid"], gpu["memory_used_mib"], gpu["vgpus"]) == (UUID, 1024, 8)
+    (task,) = gpu["usage"]["tasks"]
     assert (task["job"], task["allocation"]) == ("llm", "8c3a9f70-25a5")
     assert task["vgpus"] == [f"{UUID}-0", f"{UUID}-1"]
     assert task["processes"] == [{"pid": 7, "memory_mib": 1024}]
-    assert one["usage"]["vgpus"][f"{UUID}-1"] == {"used_mib": 512, "processes": 0}
-    assert one["usage"]["unattributed"][0]["memory_mib"] is None
+    assert gpu["usage"]["vgpus"][f"{UUID}-1"] == {"used_mib": 512, "processes": 0}
+    assert gpu["usage"]["unattributed"][0]["memory_mib"] is None
     assert document["taken_at"] == NOON.isoformat()
     unknown = observed()._replace(usage=Usage())
     assert json.loads(json.dumps(node_document(unknown)))["gpus"][0]["usage"] is None

@@ -92,16 +92,16 @@ def test_a_gpu_that_refuses_is_passed_over(call: str) -> None:
     nvml = Registering()
     usual = nvml.nvml._answers[call]
 
-    def answer(one: Any, *rest: Any) -> Any:
-        if one is refusing:
+    def answer(asked: Any, *rest: Any) -> Any:
+        if asked is refusing:
             return NVMLError(GPU_IS_LOST)
-        return usual(one, *rest) if callable(usual) else usual
+        return usual(asked, *rest) if callable(usual) else usual
 
     nvml.nvml.set(**{call: answer})
     nvml.events.watch("GPU-a", refusing)
     nvml.events.watch("GPU-b", willing)
     nvml.events.wait(1.0)
-    assert [one for one, _, _ in nvml.registered] == [willing]
+    assert [asked for asked, _, _ in nvml.registered] == [willing]
 
 
 def test_no_event_in_time_is_none() -> None:
@@ -192,6 +192,6 @@ def test_a_new_handle_is_added_to_the_set() -> None:
     nvml.events.watch("GPU-b", other)
     nvml.events.wait(1.0)
     assert nvml.freed == []
-    assert nvml.registered == [(one, XID_BIT, 1) for one in (old, new, other)]
+    assert nvml.registered == [(asked, XID_BIT, 1) for asked in (old, new, other)]
     nvml.happen(new, 79)
     assert nvml.events.wait(1.0) == (XidEvent("GPU-a", 79),)

@@ -11,10 +11,10 @@ from unit.example_gpus import gpu
 
 def test_the_servers_defaults_are_the_largest_grant() -> None:
     """A client can only lower them, so a task that drops its limits has these."""
-    one = gpu(memory_mib=1000)
-    assert server_limits(MpsConfig(), one, 4) == Limits(1000, 100)
-    assert server_limits(MpsConfig(max_vgpus_per_task=1), one, 4) == Limits(250, 25)
-    assert server_limits(MpsConfig(max_vgpus_per_task=9), one, 4) == Limits(1000, 100)
+    card = gpu(memory_mib=1000)
+    assert server_limits(MpsConfig(), card, 4) == Limits(1000, 100)
+    assert server_limits(MpsConfig(max_vgpus_per_task=1), card, 4) == Limits(250, 25)
+    assert server_limits(MpsConfig(max_vgpus_per_task=9), card, 4) == Limits(1000, 100)
 
 
 def test_limits_are_rounded_down() -> None:
@@ -24,8 +24,8 @@ def test_limits_are_rounded_down() -> None:
 
 def test_overcommitted_memory_is_a_part_more_and_never_more_than_there_is() -> None:
     """The SMs are not: they are shared by turns."""
-    one = gpu(memory_mib=1000)
-    assert limits_of(MpsConfig(), Grant(one, 4, 1, 150)) == Limits(375, 25)
-    assert limits_of(MpsConfig(), Grant(one, 4, 3, 150)) == Limits(1000, 75)
+    card = gpu(memory_mib=1000)
+    assert limits_of(MpsConfig(), Grant(card, 4, 1, 150)) == Limits(375, 25)
+    assert limits_of(MpsConfig(), Grant(card, 4, 3, 150)) == Limits(1000, 75)
     limited = MpsConfig(max_vgpus_per_task=1)
-    assert server_limits(limited, one, 4, 150) == Limits(375, 25)
+    assert server_limits(limited, card, 4, 150) == Limits(375, 25)

@@ -51,9 +51,9 @@ def test_words_that_are_another_limit_or_none_are_told(said: str) -> None:
 
 def test_a_percentage_that_was_not_applied_is_told() -> None:
     """It says nothing about memory."""
-    (one,) = unsettled(RIGHT._replace(percentage="100.0"), QUARTER)
-    assert one == Unsettled(PERCENTAGE, "25", "'100.0'")
-    assert not one.of_memory
+    (limit,) = unsettled(RIGHT._replace(percentage="100.0"), QUARTER)
+    assert limit == Unsettled(PERCENTAGE, "25", "'100.0'")
+    assert not limit.of_memory
 
 
 def test_without_limits_nothing_is_said_of_memory() -> None:
@@ -72,7 +72,7 @@ def test_a_server_has_settings_of_its_own_once_it_answers() -> None:
         "set_active_thread_percentage 7 25",
         "set_device_pinned_mem_limit 7 0 3840M",
     ]
-    assert [one.setting for one in unsettled(RIGHT._replace(servers=(server,)), QUARTER)] == [
+    assert [limit.setting for limit in unsettled(RIGHT._replace(servers=(server,)), QUARTER)] == [
         "active_thread_percentage",
         "device_pinned_mem_limit",
     ]
@@ -89,8 +89,8 @@ def test_a_tool_without_priorities_has_the_normal_one() -> None:
     """Another is told as missing."""
     without = RIGHT._replace(priority=None)
     assert corrections(without, QUARTER) == []
-    (one,) = unsettled(without, Limits(3840, 25, 1))
-    assert (one.setting, one.read) == ("default_client_priority", "no word")
+    (limit,) = unsettled(without, Limits(3840, 25, 1))
+    assert (limit.setting, limit.read) == ("default_client_priority", "no word")
 
 
 def test_a_server_may_be_in_use_when_nobody_knows() -> None:

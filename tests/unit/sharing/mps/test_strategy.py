@@ -47,9 +47,9 @@ def test_the_limits_follow_the_grant(granted: int) -> None:
 @given(vgpus=st.integers(1, 60))
 def test_all_tasks_together_are_promised_at_most_the_gpu(vgpus: int) -> None:
     """N tasks with one vGPU each get at most 100 % of the SMs, and each at least 1 %."""
-    one = int(deliver(1, vgpus).envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"])
-    assert one >= 1
-    assert vgpus * one <= 100
+    percentage = int(deliver(1, vgpus).envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"])
+    assert percentage >= 1
+    assert vgpus * percentage <= 100
 
 
 def test_a_limit_can_be_left_out() -> None:
@@ -138,7 +138,7 @@ def test_nothing_runs_for_simulated_gpus_nor_where_mps_never_was(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("options", "one", "holds"),
+    ("options", "card", "holds"),
     [
         ({}, gpu(), True),
         ({"memory_limit": False}, gpu(), False),
@@ -150,18 +150,18 @@ def test_nothing_runs_for_simulated_gpus_nor_where_mps_never_was(tmp_path: Path)
     ],
 )
 def test_what_is_expected_is_what_the_config_can_hold(
-    options: dict[str, Any], one: Gpu, holds: object
+    options: dict[str, Any], card: Gpu, holds: object
 ) -> None:
     """Who tries a config with `plan` or simulated GPUs must not read more than a node would offer."""
-    assert Mps().expected(config(**options), one) == Enforcement(holds_memory=holds is True)
+    assert Mps().expected(config(**options), card) == Enforcement(holds_memory=holds is True)
 
 
 def test_a_priority_is_given_where_it_is_not_the_normal_one() -> None:
     """By the node's options, or by the block of some GPUs."""
     low = MpsConfig(priority="below-normal")
     config = PluginConfig(vgpus=4, sharing="mps", mps=low)
-    one = gpu("GPU-a")
-    assert Mps().deliver(config, Grant(one, 4, 1)).envs["CUDA_MPS_CLIENT_PRIORITY"] == "1"
+    card = gpu("GPU-a")
+    assert Mps().deliver(config, Grant(card, 4, 1)).envs["CUDA_MPS_CLIENT_PRIORITY"] == "1"
     block = GpuBlock("GPU-a", GpuConfig(mps_priority="normal"))
-    envs = Mps().deliver(config._replace(gpu=(block,)), Grant(one, 4, 1)).envs
+    envs = Mps().deliver(config._replace(gpu=(block,)), Grant(card, 4, 1)).envs
     assert "CUDA_MPS_CLIENT_PRIORITY" not in envs
