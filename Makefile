@@ -16,7 +16,7 @@ PYTEST := pytest -n $(JOBS) --dist worksteal
 E2E_JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 AUDIT  := build/audit
 
-.PHONY: help setup demo test lint types unit contract e2e floor nomad mps-tool gpu-test gpu-carry soak bench dist aarch64 audit proto proto-check eval docs lock clean
+.PHONY: help setup demo test lint types unit contract e2e floor nomad mps-tool gpu-test gpu-carry soak mutations bench dist aarch64 audit proto proto-check eval docs lock clean
 
 help:            ## what the targets do
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,9 +77,13 @@ gpu-test: setup  ## on a real GPU, in nine minutes; GPU_TEST_ARGS="--only shares
 gpu-carry: setup ## what gpu-test needs where there is no network; PYTHONS=3.12
 	$(BIN)/python -m scripts.gpu_carry $(PYTHONS)
 
-soak: setup      ## 500 random states of 8 GPUs, ten minutes with random faults, 200 starts and ends beside tasks
+soak: setup nomad ## random states of GPUs, random faults, 200 rounds of killed and frozen plugin, agent and MPS daemon
 	PYTHONPATH=tests $(BIN)/python -m scripts.soak
-	PYTHONPATH=tests $(BIN)/python -m scripts.soak_rounds
+	NVIDIA_VGPU_NOMAD_DIR=$(abspath $(NOMAD_DIR)) NVIDIA_VGPU_NOMAD=$(abspath $(NOMAD)) \
+	  PYTHONPATH=tests $(BIN)/python -m scripts.soak_rounds
+
+mutations: setup ## takes protections out of a copy, and sees that their tests fail; ARGS="sweep audit"
+	$(BIN)/python -m scripts.mutations $(ARGS)
 
 bench: setup     ## the figures of docs/performance.md; fails when a budget is missed
 	$(BIN)/python -m bench

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Starts, stops, kills and freezes the installed plugin in random order, beside five tasks.
+"""Starts, stops, kills and freezes plugin, agent and MPS daemons in random order, beside five tasks.
 
-The tasks are real processes in real cgroups, and must live; fifty processes of another user, who
-claim all that there is, run beside them. After each round the truth is checked. Prints a table of
+First a whole node (`soak_node.py`), then the installed plugin alone, spoken to as Nomad would, beside
+tasks that are real processes in real cgroups. The tasks must live; fifty processes of another user, who
+claim all that there is, run beside them. After each round the truth is checked. Prints one table of
 promise, tries and held; the exit status is 1 when one is broken. Needs root.
-`python -m scripts.soak_rounds [rounds] [seed]`; 200 and a random seed by default.
+`python -m scripts.soak_rounds [rounds] [seconds] [seed]`; 200, an hour for the node at most, and a
+random seed by default.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
+import this_run
 from contract.hostile import crowd
 from contract.task_cgroups import RealTask, real_task
 from libnvidia_ml.driver import FakeDriver, build
@@ -27,6 +29,8 @@ from libnvidia_ml.driver import FakeDriver, build
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.goplugin.handshake import Handshake, HandshakeError
 from nomad_nvidia_vgpu.rpc.client import Host, Refused
+from scripts.soak_node import soak_node
+from scripts.soak_table import Table
 
 GPUS = [f"GPU-{letter}" for letter in "abcdefgh"]
 VGPUS = 16
@@ -41,30 +45,6 @@ CONFIG = {
     "health": {"end_tasks": True},
 }
 ENDS = ("Shutdown", "SIGTERM", "SIGKILL", "SIGSTOP")
-
-
-class Table:
-    """What was promised, how often it was tried, and how often it held."""
-
-    def __init__(self) -> None:
-        """Nothing was tried yet."""
-        self._tries: Counter[str] = Counter()
-        self._held: Counter[str] = Counter()
-
-    def check(self, promise: str, held: bool) -> None:  # noqa: FBT001  the finding itself
-        """Counts one try."""
-        self._tries[promise] += 1
-        self._held[promise] += bool(held)
-
-    def text(self) -> str:
-        """The table, in Markdown."""
-        rows = [f"| {p} | {n} | {self._held[p]} |" for p, n in self._tries.items()]
-        return "\n".join(["| promise | tries | held |", "|---|---|---|", *rows])
-
-    @property
-    def broken(self) -> bool:
-        """Whether a promise was broken."""
-        return self._tries != self._held
 
 
 def started_tasks(stack: ExitStack, node: FakeDriver) -> list[RealTask]:
@@ -108,9 +88,9 @@ def one_round(host: Host, how: str, table: Table) -> None:
         table.check(f"{how} ends it", status == (0 if how == "SIGTERM" else -signal.SIGKILL))
 
 
-def soak(rounds: int, seed: int) -> Table:
-    """The table of that many rounds."""
-    dice, table = random.Random(seed), Table()
+def soak(rounds: int, seed: int, table: Table) -> None:
+    """Counts what so many rounds find."""
+    dice = random.Random(seed)
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         node = FakeDriver(build(place / "lib"), place, "h100x8")
@@ -134,13 +114,17 @@ def soak(rounds: int, seed: int) -> Table:
             if sys.stdout.isatty():
                 with suppress(OSError):
                     print(f"\r{number + 1} of {rounds}", end="", flush=True)
-    return table
 
 
 if __name__ == "__main__":
     how_many = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    chosen_seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(10**6)
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 3600.0
+    chosen_seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(10**6)
     print(f"{how_many} rounds with seed {chosen_seed}")
-    result = soak(how_many, chosen_seed)
-    print(result.text())
-    sys.exit(result.broken)
+    found = Table()
+    with tempfile.TemporaryDirectory() as folder, this_run.kept([Path(folder)]):
+        done = soak_node(how_many, seconds, chosen_seed, found)
+        soak(how_many, chosen_seed, found)
+    print(f"{done} rounds of the node, {how_many} of the plugin alone")
+    print(found.text())
+    sys.exit(found.broken)

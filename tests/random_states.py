@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MPL-2.0
 """Puts 8 GPUs into random states over the fake driver, and compares what is said with the truth.
 
-Each GPU has a task, a real process in a real cgroup. The memory guard is at "kill" and `end_tasks`
-is on, and the tasks of some GPUs use too much. Exactly those that are to blame may be ended.
+A value that a GPU does not tell makes it no worse. Each GPU has a task, a real process in a real
+cgroup. The memory guard is at "kill" and `end_tasks` is on, and the tasks of some GPUs use too much.
+Exactly those that are to blame may be ended.
 
 `python -m random_states states seed library workspace`, with the fake library on LD_LIBRARY_PATH:
 what the plugin runs behind Nomad's calls runs in this process, with less patience. It takes cgroups.
@@ -58,6 +59,16 @@ _ERRORS = (11, 15, 16, 999)
 _GRAVE = frozenset(("lost", "failing 11", "failing 15", "failing 16"))
 """What only a reset or a reboot heals."""
 _GETTERS = ("nvmlDeviceGetUUID", "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetIndex")
+_OPTIONAL = tuple(
+    f"nvmlDeviceGet{what}"
+    for what in (
+        *("MemoryInfo", "MemoryInfo_v2", "Name", "CudaComputeCapability", "Architecture"),
+        *("MigMode", "FieldValues", "SupportedEventTypes", "PciInfo_v3", "MinorNumber"),
+        *("Temperature", "UtilizationRates", "RemappedRows", "ComputeMode"),
+    )
+)
+_NO_ANSWER = (2, 3, 999)
+"""Invalid argument, not supported, unknown."""
 
 
 class Cost(NamedTuple):
@@ -153,6 +164,10 @@ class Node:
             for index, uuid in enumerate(self.uuids):
                 if self._dice.random() < 0.3:
                     faults[uuid] = self._fail(f"gpu {index}", self._dice.choice(kinds))
+                if self._dice.random() < 0.3:
+                    getter = self._dice.choice(_OPTIONAL)
+                    self._put(f"gpu {index}", f"fault.{getter}", self._dice.choice(_NO_ANSWER))
+                    self.faults["mute"] += 1  # a value is missing: that makes no GPU sick
                 if renumbered:
                     self._put(f"gpu {index}", "position", places[index])
             self._use(greedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 import pytest
@@ -61,8 +61,8 @@ def node(node: FakeDriver) -> FakeDriver:
     return node
 
 
-def use(node: FakeDriver, mib: dict[int, int]) -> None:
-    """Lets the driver list these processes with their MiB."""
+def use(node: FakeDriver, mib: Mapping[int, int | str]) -> None:
+    """Lets the driver list these processes with their MiB; "-" where it does not tell."""
     listed = " ".join(f"{pid}:{used}" for pid, used in mib.items())
     node.set("gpu 0", "compute_processes", listed)
 

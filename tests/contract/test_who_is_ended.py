@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 from libnvidia_ml.driver import FakeDriver
@@ -18,6 +19,7 @@ from .test_usage import (
     VGPUS,
     MakeTask,
     claim,
+    guarded,
     node,
     passes,
     task,
@@ -25,6 +27,13 @@ from .test_usage import (
 )
 
 __all__ = ["node", "task"]  # fixtures
+
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+"""Root says here which pid was given last; the next process gets the one after it, if that is free."""
+TRIES = 1000
+NOT_SUPPORTED = 3
+PASSES_IN_A_GRACE = 7
+"""The lists of processes between a SIGTERM and a SIGKILL, and some more: one each 2 s, for 10 s."""
 
 Process = subprocess.Popen[str]
 Made = tuple[Process, ...]
@@ -84,6 +93,25 @@ TABLE = [
 ]
 
 
+def beside_a_sick_gpu(node: FakeDriver, start: Start) -> Started:
+    """The plugin with `end_tasks`, which has listed the processes before their GPU needs a reset."""
+    host = start(
+        node,
+        vgpus=VGPUS,
+        memory_guard={"action": "off"},
+        health={"recovery_period": "0s", "end_tasks": True},
+    )
+    next(host.fingerprints())
+    passes(node, 4)
+    node.set("gpu 0", "recovery_action", 1)
+    return host
+
+
+BOTH = pytest.mark.parametrize("begin", [guarded, beside_a_sick_gpu])
+"""Each of the two that end processes."""
+Begin = Callable[[FakeDriver, Start], Started]
+
+
 def check(node: FakeDriver, host: Started, process: Process, *, ended: bool) -> None:
     """It is ended, or lives on though the processes are listed again and again."""
     if ended:
@@ -102,10 +130,7 @@ def test_who_uses_too_much(
     try:
         process, *others = who(node, task, beside)
         use(node, {**{other.pid: 1 for other in others}, process.pid: FAR_TOO_MUCH_MIB})
-        guard = {"action": "kill", "grace": "0s", "tolerance_percent": 0}
-        host = start(node, vgpus=VGPUS, memory_guard=guard)
-        next(host.fingerprints())
-        check(node, host, process, ended=ended)
+        check(node, guarded(node, start), process, ended=ended)
     finally:
         beside.end()
 
@@ -119,15 +144,73 @@ def test_who_is_on_a_gpu_that_needs_a_reset(
     try:
         process, *others = who(node, task, beside)
         use(node, {**{other.pid: 1 for other in others}, process.pid: BUDGET_MIB // 2})
-        host = start(
-            node,
-            vgpus=VGPUS,
-            memory_guard={"action": "off"},
-            health={"recovery_period": "0s", "end_tasks": True},
-        )
-        next(host.fingerprints())
-        passes(node, 4)
-        node.set("gpu 0", "recovery_action", 1)
-        check(node, host, process, ended=ended)
+        check(node, beside_a_sick_gpu(node, start), process, ended=ended)
     finally:
         beside.end()
+
+
+@BOTH
+def test_whose_memory_the_driver_does_not_tell(
+    node: FakeDriver, start: Start, task: MakeTask, begin: Begin
+) -> None:
+    """Nobody is ended for what is not known; a GPU that needs a reset has other reasons."""
+    made = task()
+    unknown, small = made.start(claim(node, 0)), made.start(claim(node, 0))
+    use(node, {unknown.pid: "-", small.pid: 1})
+    check(node, begin(node, start), unknown, ended=begin is beside_a_sick_gpu)
+
+
+def test_who_uses_too_much_beside_what_is_not_known(
+    node: FakeDriver, start: Start, task: MakeTask
+) -> None:
+    """What is known is proof enough, against the process of which it is known alone."""
+    made = task()
+    unknown, large = made.start(claim(node, 0)), made.start(claim(node, 0))
+    use(node, {unknown.pid: "-", large.pid: FAR_TOO_MUCH_MIB})
+    host = guarded(node, start)
+    check(node, host, large, ended=True)
+    use(node, {unknown.pid: "-"})
+    check(node, host, unknown, ended=False)
+
+
+def test_who_is_on_a_gpu_whose_memory_is_not_known(
+    node: FakeDriver, start: Start, task: MakeTask
+) -> None:
+    """Without a budget nothing is too much."""
+    process = task().start(claim(node, 0))
+    node.set("gpu 0", "fault.nvmlDeviceGetMemoryInfo", NOT_SUPPORTED)
+    node.set("gpu 0", "fault.nvmlDeviceGetMemoryInfo_v2", NOT_SUPPORTED)
+    use(node, {process.pid: FAR_TOO_MUCH_MIB})
+    check(node, guarded(node, start), process, ended=False)
+
+
+def started_as(pid: int, task: RealTask, environment: Mapping[str, str]) -> Process:
+    """A process of this task that has got a pid which is free."""
+    for _ in range(TRIES):
+        try:
+            LAST_PID.write_text(str(pid - 1))
+        except OSError as error:
+            pytest.skip(f"no pid can be chosen here: {error}")
+        process = task.start(environment)
+        if process.pid == pid:
+            return process
+        task.processes.remove(process)  # another one was faster
+        process.kill()
+        process.communicate()
+    raise AssertionError(f"pid {pid} is not given again")
+
+
+@pytest.mark.may_skip("a kernel without CONFIG_CHECKPOINT_RESTORE lets nobody choose a pid")
+@BOTH
+def test_who_has_got_the_pid_of_one_that_was_ended(
+    node: FakeDriver, start: Start, task: MakeTask, begin: Begin
+) -> None:
+    """Between SIGTERM and SIGKILL, in the cgroup of another task: it is spared."""
+    before = task().start(claim(node, 0))
+    use(node, {before.pid: FAR_TOO_MUCH_MIB})
+    host = begin(node, start)
+    check(node, host, before, ended=True)
+    use(node, {})
+    heir = started_as(before.pid, task(), claim(node, 1))
+    passes(node, PASSES_IN_A_GRACE)
+    check(node, host, heir, ended=False)

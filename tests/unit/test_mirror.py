@@ -45,6 +45,7 @@ OF_NO_MODULE = {
     "onefile/test_unpack.py": "scripts/onefile/unpack.py",
     "onefile/test_build.py": "scripts/onefile/build.py",
     "scripts/test_audit.py": "scripts/audit.py",
+    "scripts/test_mutations.py": "scripts/mutations.py and tests/mutations.json",
     "scripts/test_dist.py": "scripts/dist.py",
     "scripts/test_license_texts.py": "scripts/license_texts.py",
     "scripts/test_pins.py": "scripts/pins.py and requirements/",

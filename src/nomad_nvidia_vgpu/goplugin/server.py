@@ -70,11 +70,11 @@ def serve(  # noqa: PLR0913  each is a decision of the application
     afterwards, because threads may still be stuck in a driver.
     """
     stop = Stop()
+    stop.set_at(signal.SIGTERM)
     parent = os.getppid()
     # Ctrl-C reaches the whole process group; a plugin that dies of it is restarted by a host
     # that is itself about to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     if (listed := unsupported_versions(handshake, environment)) is not None:
         _log.warning(
             "the host speaks protocol versions %s, this plugin %d: the host will refuse it",
@@ -174,8 +174,13 @@ def _print_once(line: str) -> None:
     os.close(host)
 
 
+_NOTHING = dict[
+    object, object
+]().get  # with the number and the frame: it is of C, and gives the frame
+
+
 class Stop:
-    """What ends the plugin; takes no lock, so that a signal handler may set it at any time.
+    """What ends the plugin; takes no lock, so that a signal may set it at any time.
 
     `threading.Event` takes one, and a second signal that comes meanwhile would wait for ever.
     """
@@ -184,6 +189,11 @@ class Stop:
         """Is not set."""
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
+
+    def set_at(self, number: signal.Signals) -> None:
+        """Is set by this signal, without a line of Python that another signal could interrupt."""
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        signal.signal(number, _NOTHING)
 
     def set(self) -> None:
         """Ends all waiting, now and later."""

@@ -3,7 +3,8 @@
 
 A thread per GPU costs a second as much processor time for waking as for asking. But a call may
 hang, or be slow, so a thread whose round is slow is split: it keeps the GPU at which it hangs, or
-half of its GPUs, and a new thread goes on with the others.
+half of its GPUs, and a new thread goes on with the others. Rounds that have been quick for a while
+become one again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ LIST_EVERY_S = 2.0
 SLOW_S = 0.5
 """How long a call may take before others go on without its GPU."""
 
+QUICK_PART = 1 / 8
+"""A round is quick that takes less than this part of its interval."""
+
+QUICK_ROUNDS = 60
+"""After so many quick rounds in a row a thread shares its round with another such one."""
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -35,6 +42,8 @@ class _Round:
         self.gpus = gpus  # replaced whole, because its thread reads it without the lock
         self.asked: str | None = None
         """Which of them is asked now; None: it rests."""
+        self.quick = 0
+        """How many rounds in a row were quick."""
 
 
 class SampleRounds:
@@ -57,6 +66,7 @@ class SampleRounds:
         self._given_up = given_up
         self._changed = threading.Condition()  # guards all that follows
         self._rounds: list[_Round] = []
+        self._begun = 0
         self._intervals_s: list[float] = []
         self._stopped = False
 
@@ -146,21 +156,39 @@ class SampleRounds:
                     self.sample(uuid, keeper)
                     own.asked = None
             with self._changed:
-                if len(own.gpus) > 1 and self._clock() - began > interval_s / 2:
+                took_s = self._clock() - began
+                own.quick = own.quick + 1 if took_s < interval_s * QUICK_PART else 0
+                if len(own.gpus) > 1 and took_s > interval_s / 2:
                     self._split(own, set(tuple(own.gpus)[::2]))
+                elif self._joined(own):
+                    return
 
     # The lock is held
+
+    def _joined(self, own: _Round) -> bool:
+        """Whether another thread asks the GPUs of this round from now on."""
+        if own.quick < QUICK_ROUNDS:
+            return False
+        for other in self._rounds:
+            if other is not own and other.asked is None and other.quick >= QUICK_ROUNDS:
+                other.gpus = {**other.gpus, **own.gpus}
+                other.quick = 0
+                self._rounds.remove(own)
+                return True
+        return False
 
     def _split(self, slow: _Round, keeps: set[str]) -> None:
         others = {uuid: keeper for uuid, keeper in slow.gpus.items() if uuid not in keeps}
         if others:
             slow.gpus = {uuid: keeper for uuid, keeper in slow.gpus.items() if uuid in keeps}
+            slow.quick = 0
             self._begin(others)
 
     def _begin(self, gpus: dict[str, Keeper]) -> None:
         new = _Round(gpus)
         self._rounds.append(new)
-        name = f"gpu-samples-{len(self._rounds) - 1}"
+        name = f"gpu-samples-{self._begun}"
+        self._begun += 1
         threading.Thread(target=self._run, args=(new,), name=name, daemon=True).start()
 
 

@@ -50,6 +50,11 @@ class Identity(NamedTuple):
     started: int
     """When it started, in the kernel's ticks since boot."""
 
+    @property
+    def started_s(self) -> float:
+        """When it started, in seconds since boot."""
+        return self.started / os.sysconf("SC_CLK_TCK")
+
 
 class Standing(NamedTuple):
     """A process as it is now."""
@@ -144,14 +149,17 @@ class Proc:
 
     def age_s(self, pid: int) -> float | None:
         """How long it has run; None: that is not known."""
-        standing = self.standing(pid)
+        standing, uptime_s = self.standing(pid), self.uptime_s()
+        if standing is None or uptime_s is None:
+            return None
+        return max(0.0, uptime_s - standing.identity.started_s)
+
+    def uptime_s(self) -> float | None:
+        """How long ago the node was booted; None: that is not known."""
         try:
-            uptime_s = float((self._read("uptime", _STAT_BYTES) or b"").split()[0])
+            return float((self._read("uptime", _STAT_BYTES) or b"").split()[0])
         except (ValueError, IndexError):
             return None
-        if standing is None:
-            return None
-        return max(0.0, uptime_s - standing.identity.started / os.sysconf("SC_CLK_TCK"))
 
     def sees_our_files(self, pid: int) -> bool:
         """Whether a path means the same to a process as to us."""

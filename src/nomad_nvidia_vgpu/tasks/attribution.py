@@ -3,7 +3,7 @@
 
 What the plugin believes, and why. *Which task* a process belongs to: its cgroup says so, which Nomad or a container
 engine made; nobody leaves his cgroup but root, and root needs none of this to do harm. *Which
-vGPUs* a task holds: the environment of the oldest process of its cgroup, but for Nomad's executor, says it, because
+vGPUs* a task holds: the environment of the oldest process of its cgroup, except for Nomad's executor, says it, because
 nobody else knows - a reservation is not told which task it is for. A task can forge that. It can then
 
 - claim nothing: its processes are strays, which are counted and left alone;
@@ -29,6 +29,7 @@ remembered by pid and start time.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,7 +132,10 @@ class Attributor:
             if uuid in listings and now - listings[uuid].taken_at <= STALE_S
         }
         self._prepare(frozenset(plan.by_uuid()))
-        runs = self._running({p.pid for _, listing in gpus.values() for p in listing.processes})
+        listed: dict[int, float] = {}
+        for _, listing in sorted(gpus.values(), key=lambda found: found[1].taken_at):
+            listed.update((process.pid, now - listing.taken_at) for process in listing.processes)
+        runs = self._running(listed)
         self._refresh_tenants({home.cgroup for _, home in runs.values() if home.cgroup})
         judged = _Judged(
             [tenant.claim for tenant in self._tenants.values() if tenant.claim],
@@ -187,13 +191,13 @@ class Attributor:
 
     # Who runs, and where
 
-    def _running(self, pids: Iterable[int]) -> dict[int, tuple[Identity, _Home]]:
-        """The processes of `pids` that run, each with where it belongs."""
-        found = {}
-        for pid in pids:
+    def _running(self, listed: Mapping[int, float]) -> dict[int, tuple[Identity, _Home]]:
+        """The processes that run, each with where it belongs; `listed`: their pids, and how long ago."""
+        found, uptime_s = {}, self._proc.uptime_s() or math.inf
+        for pid, ago_s in listed.items():
             standing = self._proc.standing(pid)
-            if standing is None:
-                continue
+            if standing is None or standing.identity.started_s > uptime_s - ago_s:
+                continue  # ended, and the pid may be that of a process which is younger than the list
             who = standing.identity
             home = self._homes.get(who)
             if home is None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +130,36 @@ def test_the_host_is_told_the_real_path(short_path: Path) -> None:
     (short_path / "real").mkdir()
     (short_path / "link").symlink_to("real")
     assert make_directory({"TMPDIR": str(short_path / "link")}).parent == short_path / "real"
+
+
+_SIGNALS_AT_EACH_LINE = """
+import os, signal, sys
+from nomad_nvidia_vgpu.goplugin import server
+
+left = 100
+
+def trace(frame, event, argument):
+    global left
+    if left:
+        left -= 1
+        os.kill(os.getpid(), signal.SIGTERM)
+    return trace
+
+stop = server.Stop()
+stop.set_at(signal.SIGTERM)
+assert not stop.wait(0)
+sys.settrace(trace)
+os.kill(os.getpid(), signal.SIGTERM)
+sys.settrace(None)
+os._exit(not stop.wait(60))
+"""
+"""Sends SIGTERM again before each line of Python that runs for the first one."""
+
+
+def test_a_signal_may_come_while_another_is_handled() -> None:
+    """Wherever the handler is, it waits for nothing that the interrupted one holds."""
+    command = [sys.executable, "-c", _SIGNALS_AT_EACH_LINE]
+    assert subprocess.run(command, timeout=DEADLINE_S, check=False).returncode == 0
 
 
 def test_a_host_that_lives_is_served_until_stop() -> None:

@@ -9,7 +9,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomad_nvidia_vgpu.gpu.sample_rounds import SLOW_S, next_beat
+from nomad_nvidia_vgpu.gpu.sample_rounds import QUICK_ROUNDS, SLOW_S, next_beat
 from unit.gpu.watching import A, B, C, Watching
 from unit.manual_clock import DEADLINE_S, ManualClock
 
@@ -94,6 +94,29 @@ def test_a_round_that_takes_half_its_interval_is_split() -> None:
         for index in range(3):
             on.until_called(f"sample {index}", clock, INTERVAL_S)
         assert len(rounds(on)) >= 2
+
+
+def test_rounds_that_are_quick_again_become_one() -> None:
+    """One slow moment does not cost a thread for ever; until then every GPU is asked."""
+    clock = ManualClock()
+    on = Watching(A, B, C, period_s=3600.0, clock=clock)
+    with on, on.watch.sampling(INTERVAL_S):
+        all_in_rounds(on)
+        on.source.hang("sample 1")
+        clock.advance(INTERVAL_S)
+        on.source.wait_until_hanging("sample 1")
+        clock.advance(2 * SLOW_S)
+        on.watch.check_workers()
+        on.source.release("sample 1")
+        on.until_called("sample 1", clock, INTERVAL_S)
+        assert len(rounds(on)) == 2
+        for _ in range(100 * QUICK_ROUNDS):
+            on.until_called("sample 0", clock, INTERVAL_S)
+            if len(rounds(on)) == 1:
+                break
+        assert len(rounds(on)) == 1
+        for index in range(3):
+            on.until_called(f"sample {index}", clock, INTERVAL_S)
 
 
 def rounds(on: Watching) -> list[threading.Thread]:

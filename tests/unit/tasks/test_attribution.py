@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,19 @@ def test_a_reused_pid_is_looked_at_anew(tmp_path: Path) -> None:
     node.made.add(20, started=2, cgroup=nomad_v2(OTHER_ALLOCATION), environment=claims("GPU-a-1"))
     (share,) = node.on().shares
     assert (share.task.allocation, share.vgpu_ids) == (OTHER_ALLOCATION, ("GPU-a-1",))
+
+
+def test_a_process_that_is_younger_than_the_list_is_another(tmp_path: Path) -> None:
+    """It has got the pid of one that was listed and has ended since; the next list may name it."""
+    node = Node(tmp_path)
+    (node.made.root / "uptime").write_text("50.00 7.00\n")
+    started = 45 * os.sysconf("SC_CLK_TCK")
+    node.made.add(20, started=started, cgroup=nomad_v2(), environment=claims("GPU-a-0"))
+    node.use("GPU-a", {20: 100})
+    node.now += 4.0  # listed when the node was up for 46 s
+    assert [p.pid for share in node.on().shares for p in share.processes] == [20]
+    node.now += 2.0  # and when it was for 44 s
+    assert (node.on().shares, node.on().strays) == ((), ())
 
 
 def test_a_task_that_was_restarted_is_read_anew(tmp_path: Path) -> None:

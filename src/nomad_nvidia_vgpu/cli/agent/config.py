@@ -123,9 +123,9 @@ class AgentConfig:
             return []
         said = [
             Problem(
-                f'plugin "{LABEL}" stands in {other.where} and in {ours.where}, and Nomad takes the'
-                " latter alone",
-                f"take out the one in {other.where}",
+                f'plugin "{LABEL}" is in {other.where} and in {ours.where}, and Nomad uses only the'
+                " last",
+                f"remove the block in {other.where}",
             )
             for other in self.twice
         ]

@@ -49,10 +49,14 @@ def cluster_table(found: Sequence[NodeRow], everything: Sequence[NodeRow]) -> Ta
 def node_table(row: NodeRow, used: UsedMib) -> Table:
     """A row for each GPU of a node, and below it one for each task on it."""
     columns = ("GPU, vGPUs", "PCI bus", "Model, task", "Alloc", "MiB used of granted", "Health")
-    lines = [
-        line
+    gpus = [
+        (instances[0].pci_bus_id or "", group, uuid, instances)
         for group in row.groups
         for uuid, instances in by_gpu(group).items()
+    ]
+    lines = [
+        line
+        for _, group, uuid, instances in sorted(gpus, key=lambda gpu: gpu[0])
         for line in _gpu_lines(group, uuid, instances, used)
     ]
     return table(f"{node_name(row.node)}: {state(row.node)}", columns, lines)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
@@ -36,12 +36,16 @@ def _overview_rows(groups: Sequence[DeviceGroup]) -> list[tuple[object, ...]]:
     """One row for each group; alike groups of one GPU each have one row together."""
     rows: Counter[tuple[object, ...]] = Counter()
     for group in groups:
-        uuid = group.attributes.get("gpu_uuid")
-        alike = uuid is not None and group.name.endswith(f"/{uuid.value}")
-        name = f"{group.name.rpartition('/')[0]}/<GPU uuid>" if alike else group.name
-        row = (f"{group.vendor}/{group.type}/{name}", *_overview(group))
+        row = (f"{group.vendor}/{group.type}/{_kind(group)}", *_overview(group))
         rows[row] += 1
     return [(device, count, *figures) for (device, *figures), count in rows.items()]
+
+
+def _kind(group: DeviceGroup) -> str:
+    """The group's name; without the UUID for a group that is named after its one GPU."""
+    uuid = group.attributes.get("gpu_uuid")
+    alike = uuid is not None and group.name.endswith(f"/{uuid.value}")
+    return f"{group.name.rpartition('/')[0]}/<GPU uuid>" if alike else group.name
 
 
 def _attribute_tables(groups: Sequence[DeviceGroup]) -> list[Table]:
@@ -50,13 +54,27 @@ def _attribute_tables(groups: Sequence[DeviceGroup]) -> list[Table]:
     names = sorted({name for group in groups for name in group.attributes} - hidden)
     values = {name: [_attribute(group, name) for group in groups] for name in names}
     common = [(name, of_all[0]) for name, of_all in values.items() if len(set(of_all)) == 1]
-    differ = [(name, *of_all) for name, of_all in values.items() if len(set(of_all)) > 1]
+    differ = {name: of_all for name, of_all in values.items() if len(set(of_all)) > 1}
     title = "Attributes" if len(groups) == 1 else "Attributes of all groups"
     tables = [style.pairs(title, common)] if common else []
     if differ:
-        columns = ("Attribute", *(group.name for group in groups))
-        tables.append(style.table("Attributes that differ", columns, differ, by_column=True))
+        columns = _columns(groups, differ.values())
+        rows = list(zip(differ, *columns.values(), strict=True))
+        headings = ("Attribute", *columns)
+        tables.append(style.table("Attributes that differ", headings, rows, by_column=True))
     return tables
+
+
+def _columns(
+    groups: Sequence[DeviceGroup], rows: Iterable[Sequence[str | None]]
+) -> dict[str, tuple[str | None, ...]]:
+    """A column for each group, by its heading; one for all groups of one GPU that are alike."""
+    columns = list(zip(*rows, strict=True))
+    kinds = [_kind(group) for group in groups]
+    together = dict(zip(kinds, columns, strict=True))
+    if all(together[kind] == column for kind, column in zip(kinds, columns, strict=True)):
+        return together
+    return {group.name: column for group, column in zip(groups, columns, strict=True)}
 
 
 def group_documents(groups: Sequence[DeviceGroup]) -> list[dict[str, object]]:

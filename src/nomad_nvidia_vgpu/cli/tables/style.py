@@ -24,6 +24,8 @@ from nomad_nvidia_vgpu.device.stats import Stat
 from nomad_nvidia_vgpu.goplugin.logs import printable
 
 MISSING = "-"
+_LIVE: list[Live] = []
+"""The live tables on the terminal, if there are any."""
 _PAIR = 2
 _PLAIN_WIDTH = 100_000  # a pipe has no width: nothing is to be cut or folded
 
@@ -139,6 +141,10 @@ def show(*tables: Table) -> None:
 
 def note(sentence: str) -> None:
     """Prints a sentence for people, beside the tables and not among them."""
+    if _LIVE and sys.stderr is not None and sys.stderr.isatty():
+        # Above the live tables: what draws them must know of every line on its terminal.
+        _LIVE[-1].console.print(Text(_folded(printable(sentence), sys.stderr)), soft_wrap=True)
+        return
     click.echo(_folded(printable(sentence), sys.stderr), err=True)
 
 
@@ -173,7 +179,11 @@ def live() -> Iterator["_Screen"]:
         yield _Screen(None)
         return
     with Live(console=_Terminal(), auto_refresh=False) as screen:
-        yield _Screen(screen)
+        _LIVE.append(screen)
+        try:
+            yield _Screen(screen)
+        finally:
+            _LIVE.remove(screen)
 
 
 class _Terminal(Console):

@@ -99,12 +99,12 @@ def test_a_block_that_has_no_effect_is_named_once(tmp_path: Path) -> None:
     second = OURS.count("\n") + 1
     last_of_all = f"{last} line 1"
     assert read_agent_config([tmp_path]).without_effect == [
-        f'plugin "nvidia-vgpu" stands in {place} and in {last_of_all}, and Nomad takes the latter alone:'
-        f" take out the one in {place}"
+        f'plugin "nvidia-vgpu" is in {place} and in {last_of_all}, and Nomad uses only the last:'
+        f" remove the block in {place}"
         for place in (f"{first} line 1", f"{first} line {second}")
     ]
     (said,) = read_agent_config([first]).without_effect
-    assert said.endswith(f"takes the latter alone: take out the one in {first} line 1")
+    assert said.endswith(f"uses only the last: remove the block in {first} line 1")
 
 
 def test_the_options_of_a_block_are_read(tmp_path: Path) -> None:

@@ -98,18 +98,20 @@ def test_a_link_in_the_place_of_what_was_left_is_not_followed(tmp_path: Path) ->
     assert (victim / "file").read_text() == "theirs"
 
 
-CALLS = ("mkdir", "open", "replace", "unlink", "rmdir", "listdir", "readlink", "stat")
+CALLS = ("mkdir", "open", "rename", "unlink", "rmdir", "listdir", "readlink", "stat")
 STRANGER = 65534
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's link")
-@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("step", range(12))
 @pytest.mark.parametrize("removes", [False, True])
+@pytest.mark.parametrize("aim", ["victim", "trap"])
 def test_a_race_for_the_folder_is_lost_at_every_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, *, removes: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aim: str, step: int, *, removes: bool
 ) -> None:
     """Before each call in turn the folder is swapped for another user's link to somewhere else.
 
+    It leads to root's folder, or to one of the user's own that has a link where the file is made ready.
     What is there gets no byte and loses none. So slow is no machine; a process that only has to be
     quick enough could do no more.
     """
@@ -118,6 +120,12 @@ def test_a_race_for_the_folder_is_lost_at_every_step(
     victim.mkdir()
     (folder / "program").write_text("old")
     (victim / "program").write_text("theirs")
+    with staged(folder / "program", lambda path: path.touch(), US):
+        (stage,) = [path.name for path in folder.iterdir() if path.is_dir()]
+    trap = tmp_path / "trap" / stage
+    trap.mkdir(parents=True)
+    for name in ("program", victim.name):
+        (trap / name).symlink_to(victim / "program")
     calls = 0
 
     def racing(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,7 +134,7 @@ def test_a_race_for_the_folder_is_lost_at_every_step(
             calls += 1
             if calls == step + 1:
                 os.rename(folder, tmp_path / "moved")  # noqa: PTH104
-                os.symlink(victim, folder)  # noqa: PTH211
+                os.symlink(tmp_path / aim, folder)  # noqa: PTH211
                 os.chown(folder, STRANGER, STRANGER, follow_symlinks=False)
             return call(*args, **kwargs)
 
@@ -138,7 +146,8 @@ def test_a_race_for_the_folder_is_lost_at_every_step(
         if removes:
             remove(folder / "program", US)
         else:
-            with staged(folder / "program", lambda path: path.write_text("root's"), US) as move:
+            make = racing(lambda path: path.write_text("root's"))
+            with staged(folder / "program", make, US) as move:
                 move()
     assert [path.name for path in victim.iterdir()] == ["program"]
     assert (victim / "program").read_text() == "theirs"

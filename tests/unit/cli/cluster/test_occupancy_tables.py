@@ -53,6 +53,20 @@ def test_a_node_is_a_row_for_each_gpu_and_task() -> None:
     ]
 
 
+def test_the_gpus_of_a_node_are_in_the_order_of_the_driver() -> None:
+    """By PCI bus id, across groups."""
+    listed = device_group(gpus=3)
+    for instance, bus in zip(listed["Instances"][::4], ("b", "c", "a"), strict=True):
+        instance["Locality"] = {"PciBusID": f"0000:0{bus}:00.0"}
+    (found,) = fleet([node("b", listed)], []).nodes
+    (row,) = rows([found], Wanted(), {})
+    assert [line[0] for line in cells(node_table(row, {})) if line[0].startswith("GPU")] == [
+        "GPU-l4-2",
+        "GPU-l4-0",
+        "GPU-l4-1",
+    ]
+
+
 def test_memory_that_nobody_tells_is_not_zero() -> None:
     """A question mark where something is granted, nothing where nothing is."""
     row = one_row()

@@ -72,6 +72,13 @@ def test_a_narrow_terminal_has_records() -> None:
     ]
 
 
+def test_the_names_in_records_stay_whole() -> None:
+    """Beside a value whose longest word takes nearly all of a line."""
+    name, word = "MiB used of granted", "A100-SXM4-80GB/GPU-2b62a4bd-f984-5f59-b640-6858509a7371"
+    lines = drawn(style.records("T", [name, "Model"], [("1 / 2", f"NVIDIA {word}")]), 80)
+    assert f" {name}  1 / 2" in lines
+
+
 def test_a_table_that_is_read_downwards_has_records_of_columns() -> None:
     """Where a column and not a row is what people look at."""
     rows = [("memory", "81920 MiB", None), ("sharing", "mps", "mps")]

@@ -58,6 +58,25 @@ def test_groups_of_one_gpu_that_are_alike_are_one_row(capsys: pytest.CaptureFixt
     assert "memory 23034 MiB" in lines
 
 
+def test_groups_of_one_gpu_that_are_alike_are_one_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Beside a group of another kind; where one of them differs, each has its own column."""
+    config = PluginConfig(vgpus=4, group_by="gpu")
+    alike = (*(gpu(f"GPU-{n}") for n in range(2)), gpu("GPU-t", model="Tesla T4"))
+    for other, headings in (
+        ((), "NVIDIA L4/<GPU uuid> Tesla T4/<GPU uuid>"),
+        (
+            (gpu("GPU-w", power_limit_w=40),),
+            "NVIDIA L4/GPU-0 NVIDIA L4/GPU-1 NVIDIA L4/GPU-w Tesla T4/GPU-t",
+        ),
+    ):
+        plan = make_plan(config, inventory(*alike, *other))
+        style.show(*group_tables(device_groups(plan, "letmutx")))
+        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert f"Attribute {headings}" in lines
+
+
 def test_a_single_vgpu_is_no_range(capsys: pytest.CaptureFixture[str]) -> None:
     """A GPU with one vGPU shows its one id."""
     style.show(vgpu_table(groups(1)))

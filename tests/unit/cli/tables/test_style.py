@@ -153,6 +153,30 @@ def test_the_title_of_records_is_as_wide_as_the_terminal(monkeypatch: pytest.Mon
     assert title in style._rendered(style.records(title, ["A", "B"], [("x", "y")]))[0]
 
 
+class Terminal(io.StringIO):
+    """A terminal that keeps what it is told."""
+
+    def isatty(self) -> bool:
+        """Says that it is one."""
+        return True
+
+
+def test_a_note_beside_live_tables_is_drawn_by_what_draws_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind its back it would be overwritten, and rows of the last tables would stay."""
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with style.live() as screen:
+        screen.show(style.table("T", ("A",), [("x",)]))
+        style.note("nvidia-vgpu: a GPU is held back")
+    assert "nvidia-vgpu: a GPU is held back" in out.getvalue()
+    assert err.getvalue() == ""
+    style.note("afterwards")
+    assert "afterwards" in err.getvalue()
+
+
 def test_a_screen_that_nobody_sees_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library that draws it would end the program with status 1."""
     monkeypatch.setattr(sys, "stdout", Gone())
