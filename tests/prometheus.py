@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,10 @@ class Server:
         while True:
             try:
                 found = self.query(expression)
-            except urllib.error.HTTPError:
-                raise  # it is no expression
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise  # it is no expression
+                found = []  # it listens, and has not started yet
             except OSError:
                 found = []  # nobody listens yet
             if found:

@@ -29,7 +29,7 @@ def interpreter(version: str) -> Path | None:
 
 
 def wheel(directory: Path, version: str = __version__) -> Path:
-    """Builds our wheel into `directory`, of these sources but for the version that they say."""
+    """Builds our wheel into `directory`, of these sources with the version that they say."""
     if version == __version__:
         return build_wheel(directory)
     sources = directory / "sources"

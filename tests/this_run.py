@@ -102,7 +102,7 @@ def _still_running(places: Sequence[str]) -> list[str]:
 
 
 def _own(token: str, places: Sequence[str]) -> Iterator[int]:
-    """The processes of a run but for the one that looks; what has ended and is not waited for is none."""
+    """The processes of a run except for the one that looks; what has ended and is not waited for is none."""
     mark = f"VGPU_TEST_RUN={token}".encode()
     for name in os.listdir("/proc"):  # noqa: PTH208  some hundred names
         if not name.isdecimal() or int(name) == os.getpid():

@@ -123,7 +123,7 @@ def test_two_gpus_with_one_uuid_are_one(node: FakeDriver, start: Start) -> None:
 
 
 def test_a_driver_without_gpus_is_said_so(node: FakeDriver, start: Start) -> None:
-    """One sentence, for a node that has none and one whose GPUs are gone look the same."""
+    """One sentence, because a node that has none and one whose GPUs are gone look the same."""
     node.load("none")
     host = start(node, vgpus=1)
     assert host.fingerprints().next_within(PATIENCE_S) == ()

@@ -180,7 +180,7 @@ def test_what_a_gpu_does_not_tell_is_left_out(node: FakeDriver, start: Start) ->
 
 
 def test_a_node_without_gpus_publishes_an_empty_set(node: FakeDriver, start: Start) -> None:
-    """And keeps the stream, for a GPU may come."""
+    """And keeps the stream, because a GPU may come."""
     stream = start(node, vgpus=2).fingerprints()
     assert next(stream) == ()
     node.load("h100x8")

@@ -103,7 +103,9 @@ def test_each_gpu_shows_its_figures(node: FakeDriver, start: Start, port: int) -
     assert {n: page.value(f"nvidia_vgpu_{n}", gpu=uuid) for n in figures} == figures
     assert page.value("nvidia_vgpu_memory_budget_bytes", vgpu=f"{uuid}-1") == 81559 // 2 << 20
     assert len(page.all("nvidia_vgpu_memory_budget_bytes")) == 16
-    assert len(page.all("nvidia_vgpu_gpu_info")) == 8
+    infos = page.all("nvidia_vgpu_gpu_info")
+    numbers = {labels["gpu"]: labels["driver_index"] for labels, _ in infos}
+    assert numbers == {fact(node, f"gpu {n}", "uuid"): str(n) for n in range(8)}
     assert page.value("process_resident_memory_bytes")
 
 

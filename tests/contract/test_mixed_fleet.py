@@ -106,7 +106,7 @@ def test_wrong_blocks_are_refused_together(node: FakeDriver, start: Start) -> No
 def test_a_block_for_nothing_is_told_with_the_gpus_there_are(
     node: FakeDriver, start: Start
 ) -> None:
-    """A selector with a slip of the pen is a warning, for the GPU may only be away."""
+    """A selector with a slip of the pen is a warning, because the GPU may only be away."""
     node.load("mixed")
     host = start(node, vgpus=2, gpu={"*H100*": {"vgpus": 4}})
     next(host.fingerprints())

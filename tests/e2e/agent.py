@@ -54,7 +54,7 @@ plugin "raw_exec" {{
 }}
 """
 
-# What `-dev` sets, but for the memory in which it keeps its state.
+# What `-dev` sets, except for the memory in which it keeps its state.
 SERVER_ALONE = """
 bind_addr = "127.0.0.1"
 

@@ -85,7 +85,7 @@ WAITING = {
     "unit": Waiting(
         _job("unit", device(constraint(VGPU_MEMORY, ">=", "4"))),
         "big",
-        "${device.attr.vgpu_memory} >= 4: Nomad cannot compare it with 10 GiB, for its value has no"
+        "${device.attr.vgpu_memory} >= 4: Nomad cannot compare it with 10 GiB, because its value has no"
         " unit",
         'write "4 GiB" or "4 MiB"',
     ),

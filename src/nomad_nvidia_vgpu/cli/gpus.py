@@ -27,6 +27,7 @@ from nomad_nvidia_vgpu.gpu.survey import Survey, survey
 from nomad_nvidia_vgpu.sharing.mps.view import daemon_views
 
 _COLUMNS = (
+    "GPU",
     "UUID",
     "Model",
     "PCI bus",
@@ -95,6 +96,7 @@ def _row(seen: SeenGpu, sample: GpuSample | None, held: str | None) -> tuple[obj
     gpu = seen.gpu
     health = "healthy" if seen.health.healthy else seen.health.reason
     return (
+        gpu.driver_index,
         gpu.uuid,
         gpu.model,
         gpu.pci_bus_id,

@@ -71,7 +71,7 @@ class Background(NamedTuple):
             raise
 
     def stop(self) -> None:
-        """Tells all threads to end, but for that of the metrics; waits for none."""
+        """Tells all threads to end, except for that of the metrics; waits for none."""
         for part in (self.accountant, self.watch, self.load, self.holdings, self.upkeep):
             if part is not None:
                 part.stop()
@@ -163,7 +163,7 @@ def sink_of(config: PluginConfig, catalog: Catalog, accountant: Accountant) -> S
 
 
 class _ToldModes:
-    """`ComputeModes` that tell the catalog what was set, for the next look may be a period away."""
+    """`ComputeModes` that tell the catalog what was set, because the next look may be a period away."""
 
     def __init__(self, modes: ComputeModes, catalog: Catalog) -> None:
         self._modes = modes

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Bulletin:
-    """Finds what is new, and tells it when `deliver` is called; but for that not thread-safe.
+    """Finds what is new, and tells it when `deliver` is called; except for that not thread-safe.
 
     The lock under which it finds that is not held while a sink or the log takes its time.
     """
@@ -79,7 +79,7 @@ class Bulletin:
         return now - self._held_since < TOGETHER_S
 
     def _is_good_news(self, inventory: Inventory) -> bool:
-        """Whether nothing has changed but for GPUs that are healthy again."""
+        """Whether nothing has changed except for GPUs that are healthy again."""
         before = {seen.gpu: seen.health for seen in self._inventory.gpus}
         after = {seen.gpu: seen.health for seen in inventory.gpus}
         changed = [gpu for gpu, health in after.items() if health != before.get(gpu)]

@@ -47,6 +47,11 @@ class Gpu(NamedTuple):
     """Payload in one direction of the best link this GPU can have in this slot."""
     pci_bus_id: str | None = None
     """As in sysfs (`0000:c1:00.0`); the parent's for a MIG device."""
+    driver_index: int | None = None
+    """Where the driver lists the GPU now, as `nvidia-smi` numbers it; the parent's for a MIG device.
+
+    For people: it moves when GPUs come and go, so nothing is known by it.
+    """
     display_state: str | None = None
     """`Enabled` or `Disabled`."""
     persistence_mode: str | None = None

@@ -103,6 +103,7 @@ def _look(entry: SimulatedGpus, number: int, slot: int) -> Look:
         memory_clock_mhz=profile.memory_clock_mhz,
         pci_bandwidth_mb_s=pcie.bandwidth_mb_s(*profile.pcie) if profile.pcie else None,
         pci_bus_id=pcie.sysfs_bus_id(*divmod(0x07 + 4 * slot, 0x100), 0),
+        driver_index=slot,
         display_state="Disabled",
         persistence_mode="Enabled",
         driver_version=DRIVER_VERSION,

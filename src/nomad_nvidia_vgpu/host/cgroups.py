@@ -89,7 +89,7 @@ def task_cgroup(lines: str, own: str = "") -> TaskCgroup | None:
 
 def _hierarchies(lines: str) -> Iterator[tuple[str, str]]:
     """The controllers and the path in each hierarchy."""
-    # Not splitlines: a name may hold all that this would split at, but for the line feed.
+    # Not splitlines: a name may hold all that this would split at, except for the line feed.
     for line in lines.split("\n"):
         _, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")

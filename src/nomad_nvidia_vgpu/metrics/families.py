@@ -71,9 +71,20 @@ USAGE_TIMESTAMP = _gauge(
 
 GPU_INFO = _gauge(
     "gpu_info",
-    (*_GPU, "device", "parent", "mig_profile", "pci_bus_id", "driver_version", "sharing"),
+    (
+        *_GPU,
+        *(
+            "device",
+            "parent",
+            "mig_profile",
+            "pci_bus_id",
+            "driver_index",
+            "driver_version",
+            "sharing",
+        ),
+    ),
     "What a GPU or MIG device is: always 1. `device` is the name for jobs, `parent` the UUID of the"
-    " physical GPU",
+    " physical GPU, `driver_index` its number in `nvidia-smi`, which can move",
 )
 GPU_HEALTHY = _gauge("gpu_healthy", _GPU, "Whether Nomad may place tasks on the GPU: 1 or 0")
 GPU_UNHEALTHY_INFO = _gauge(
@@ -255,6 +266,7 @@ def _put_facts(page: _Page, group: Group, shared: SharedGpu, vendor: str) -> Non
             gpu.parent_uuid,
             gpu.mig_profile,
             gpu.pci_bus_id,
+            None if gpu.driver_index is None else str(gpu.driver_index),
             gpu.driver_version,
             shared.sharing,
         ),

@@ -43,7 +43,7 @@ class SharedGpu(NamedTuple):
     sharing: str
     """The name of the strategy."""
     published: int
-    """How many of its vGPUs Nomad is told of: all, but for a GPU beyond the node's limit."""
+    """How many of its vGPUs Nomad is told of: all, except for a GPU beyond the node's limit."""
     enforcement: Enforcement = IN_FORCE
     guarded: bool = False
     """Whether the memory guard ends processes of a task that takes more than its share."""

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class XidLog:
-    """Not thread-safe, but for `counts`: the thread that waits for events is the only one here."""
+    """Not thread-safe, except for `counts`: the thread that waits for events is the only one here."""
 
     def __init__(self) -> None:
         """None has come."""

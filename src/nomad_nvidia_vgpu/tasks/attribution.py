@@ -3,7 +3,7 @@
 
 What the plugin believes, and why. *Which task* a process belongs to: its cgroup says so, which Nomad or a container
 engine made; nobody leaves his cgroup but root, and root needs none of this to do harm. *Which
-vGPUs* a task holds: the environment of the oldest process of its cgroup, but for Nomad's executor, says it, because
+vGPUs* a task holds: the environment of the oldest process of its cgroup, except for Nomad's executor, says it, because
 nobody else knows - a reservation is not told which task it is for. A task can forge that. It can then
 
 - claim nothing: its processes are strays, which are counted and left alone;

@@ -106,7 +106,7 @@ def test_a_word_is_one_of_the_choices(given_value: object) -> None:
 
 
 def test_a_text_must_match_as_a_whole() -> None:
-    """A text that matches in part, or but for a line end, is refused."""
+    """A text that matches in part, or with a line end, is refused."""
     kind = values.text(r"[a-z]+", "lower-case letters")
     assert kind.read("abc") == "abc"
     for wrong in ("abc1", "abc\n", "", 5, None):

@@ -46,7 +46,7 @@ class MadeProc:
     """Processes and cgroups that a test makes and ends."""
 
     def __init__(self, root: Path, *, pid_namespace: str = HOST_PIDS, own: str = "0::/\n") -> None:
-        """An empty node but for this program, which is in the cgroup `own`."""
+        """An empty node except for this program, which is in the cgroup `own`."""
         self.root = root / "proc"
         self.cgroups = root / "cgroup"
         self.root.mkdir(parents=True)

@@ -172,13 +172,16 @@ def test_a_long_reason_is_cut() -> None:
     assert len(dict(labels)["reason"]) == 200
 
 
-def test_a_gpu_tells_what_it_is(scraped: Scraped) -> None:
+@pytest.mark.parametrize(("index", "shown"), [(3, "3"), (None, "")])
+def test_a_gpu_tells_what_it_is(index: int | None, shown: str) -> None:
     """One series joins the UUID with what a dashboard shows of the GPU."""
+    scraped = Scraped(gpu(driver_index=index))
     info = {
         "device": "letmutx/gpu/NVIDIA L4",
         "parent": "",
         "mig_profile": "",
         "pci_bus_id": "0000:07:00.0",
+        "driver_index": shown,
         "driver_version": "580.95.05",
         "sharing": "time-slicing",
     }

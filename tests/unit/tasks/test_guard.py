@@ -205,7 +205,7 @@ def test_a_pid_that_was_reused_is_spared() -> None:
 
 
 def test_with_no_grace_two_lists_are_needed() -> None:
-    """Even at once means after a second list, for the first proves no identity."""
+    """Even at once means after a second list, because the first proves no identity."""
     config = KILL._replace(grace_s=0.0)
     held = share(process(1, 9000))
     assert killed(follow(config, (0.0, held), (2.0, held))) == [(2.0, [1])]

@@ -245,19 +245,23 @@ def _incomparable(constraint: Constraint, asked: Value, there: Value) -> Obstacl
     if there.unit and asked.is_number and not asked.unit:
         larger = {"MiB": "GiB", "MHz": "GHz", "MB/s": "GB/s", "W": "kW"}.get(there.unit)
         units = " or ".join(f'"{asked} {unit}"' for unit in (larger, there.unit) if unit)
-        return Obstacle(kind, f"{text}, for its value has no unit", f"write {units}")
+        return Obstacle(kind, f"{text}, because its value has no unit", f"write {units}")
     if asked.unit and there.is_number and not there.unit:
         return Obstacle(
-            kind, f"{text}, for the attribute has no unit", f'write "{asked.plain}" without a unit'
+            kind,
+            f"{text}, because the attribute has no unit",
+            f'write "{asked.plain}" without a unit',
         )
     if asked.unit and there.unit:
         return Obstacle(
-            kind, f"{text}, for it measures something else", f"write a value in {there.unit}"
+            kind, f"{text}, because it measures something else", f"write a value in {there.unit}"
         )
     what = (
         "a number" if asked.is_number else "a truth" if isinstance(asked.plain, bool) else "a word"
     )
-    return Obstacle("type", f"{text}, for the value is {what}", f"write a value such as {there}")
+    return Obstacle(
+        "type", f"{text}, because the value is {what}", f"write a value such as {there}"
+    )
 
 
 def _too_few(request: Request, meeting: Sequence[Group]) -> Obstacle | None:

@@ -70,7 +70,7 @@ def _spread(room: int, least: list[int], full: list[int]) -> list[int]:
 
 
 def _least_cells_width(column: Column) -> int:
-    """How narrow a column may be, but for its heading."""
+    """How narrow a column may be, except for its heading."""
     width = _cells_width(column)
     if width <= _ONE_LINE or column.no_wrap:
         return width

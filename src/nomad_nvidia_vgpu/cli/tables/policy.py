@@ -44,9 +44,10 @@ def policy_table(made: Sequence[Decision]) -> Table:
     return style.table("GPUs, and what decides", _COLUMNS, rows, common_once=True)
 
 
-def by_index(gpu: Gpu) -> tuple[str, int, int]:
-    """Sorts GPUs as the driver numbers them, by PCI bus id; MIG devices follow each other."""
-    return (gpu.pci_bus_id or "", gpu.gpu_instance_id or 0, gpu.compute_instance_id or 0)
+def by_index(gpu: Gpu) -> tuple[float, str, int, int]:
+    """Sorts GPUs as the driver numbers them, else by PCI bus id; MIG devices follow each other."""
+    index = float("inf") if gpu.driver_index is None else gpu.driver_index
+    return (index, gpu.pci_bus_id or "", gpu.gpu_instance_id or 0, gpu.compute_instance_id or 0)
 
 
 def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
@@ -56,6 +57,7 @@ def policy_documents(made: Sequence[Decision]) -> list[dict[str, object]]:
             "uuid": decision.seen.gpu.uuid,
             "model": decision.seen.gpu.model,
             "pci_bus_id": decision.seen.gpu.pci_bus_id,
+            "driver_index": decision.seen.gpu.driver_index,
             "parent_uuid": decision.seen.gpu.parent_uuid,
             "memory_mib": (decision.shared or decision.seen).gpu.own_memory_mib,
             "ignored": decision.policy.ignored,

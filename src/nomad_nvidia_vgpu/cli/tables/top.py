@@ -29,10 +29,10 @@ _SHORT_ID = 8
 
 _BAR = "bar"
 _COLUMNS = (
-    *("GPU, vGPUs", "Model, task", "Alloc", "Procs", "Memory GiB", _BAR),
+    *("GPU, vGPUs", "Model, task", "PCI bus", "Alloc", "Procs", "Memory GiB", _BAR),
     *("GPU %", "°C", "W", "Health"),
 )
-_DISPENSABLE = (_BAR, "W", "°C", "Alloc", "Procs")
+_DISPENSABLE = ("PCI bus", _BAR, "W", "°C", "Alloc", "Procs")
 """What a narrow terminal does without, first the first."""
 
 
@@ -43,10 +43,10 @@ def node_table(
 
     `without` is how many of the dispensable columns to leave out from the beginning.
     """
-    without = max(without, int(not bars))
     narrower = partial(node_table, seen, bars=bars, title=title, without=without + 1)
     made = _table(title, bars=bars, narrow=narrower if without < len(_DISPENSABLE) else None)
-    columns = [name for name in _COLUMNS if name not in _DISPENSABLE[:without]]
+    dropped = (*_DISPENSABLE[:without], *(() if bars else (_BAR,)))
+    columns = [name for name in _COLUMNS if name not in dropped]
     for column in columns:
         right = column in ("Procs", "GPU %", "°C", "W")
         heading = "" if column == _BAR else column
@@ -156,6 +156,7 @@ class _Row:
 
     name: str
     what: str
+    bus: str | None = ""
     alloc: str | None = ""
     processes: int | str | None = ""
     memory_mib: tuple[int | None, int | None] | None = None
@@ -166,7 +167,8 @@ class _Row:
 
     def cells(self) -> Iterator[Text]:
         """As many as there are columns."""
-        yield from (cell_text(cell) for cell in (self.name, self.what, self.alloc, self.processes))
+        yield from (cell_text(cell) for cell in (self.name, self.what, self.bus))
+        yield from (cell_text(cell) for cell in (self.alloc, self.processes))
         yield Text("" if self.memory_mib is None else _amount(*self.memory_mib))
         yield Text() if self.memory_mib is None else _bar(*self.memory_mib)
         yield from (cell_text(cell) for cell in self.figures)
@@ -176,8 +178,11 @@ class _Row:
 def _rows(shared: SharedGpu, sample: GpuSample | None, use: GpuUse | None) -> Iterator[_Row]:
     gpu = shared.gpu
     yield _Row(
-        short_uuid(gpu.uuid),
+        short_uuid(gpu.uuid)
+        if gpu.driver_index is None
+        else f"{gpu.driver_index} {short_uuid(gpu.uuid)}",
         gpu.model,
+        bus=gpu.pci_bus_id,
         processes=use.processes if use else None,
         memory_mib=(_value(sample.memory_mib) if sample else None, gpu.memory_mib),
         figures=(
@@ -223,9 +228,9 @@ def _share_row(share: Share) -> _Row:
     return _Row(
         f"  {short_numbers(share.vgpu_ids)}",
         _task(task),
-        (task.allocation or task.container or "")[:_SHORT_ID] or None,
-        len(share.processes),
-        (share.used_mib, share.budget_mib),
+        alloc=(task.allocation or task.container or "")[:_SHORT_ID] or None,
+        processes=len(share.processes),
+        memory_mib=(share.used_mib, share.budget_mib),
         health="over budget" if over else note,
     )
 
@@ -288,6 +293,7 @@ def _gpu_document(
     document: dict[str, object] = {
         "uuid": gpu.uuid,
         "pci_bus_id": gpu.pci_bus_id,
+        "driver_index": gpu.driver_index,
         "model": gpu.model,
         "simulated": gpu.simulated,
         "healthy": shared.health.healthy,

@@ -146,10 +146,12 @@ class Reader:
         self._system = system
         self._meminfo = meminfo
 
-    def gpu(self, handle: Any, uuid: str, before: Gpu | None = None) -> Gpu:
+    def gpu(
+        self, handle: Any, uuid: str, index: int | None = None, before: Gpu | None = None
+    ) -> Gpu:
         """A physical GPU; NVMLError when it is lost.
 
-        `before` is what the last look found: what cannot change holds, whatever a call says.
+        `index` is where the driver lists it now. `before` is what the last look found: what cannot change holds, whatever a call says.
         """
         nvml = self._nvml
         memory_mib = self._total_mib(handle)
@@ -171,6 +173,7 @@ class Reader:
             # GB10 reports a placeholder link of the first generation with one lane.
             pci_bandwidth_mb_s=None if unified else self._pci_bandwidth_mb_s(handle),
             pci_bus_id=self._pci_bus_id(handle) or (before and before.pci_bus_id),
+            driver_index=index,
             display_state=_word(self._ask(nvml.nvmlDeviceGetDisplayMode, handle)),
             persistence_mode=_word(self._ask(nvml.nvmlDeviceGetPersistenceMode, handle)),
             compute_mode=compute_mode(self._ask, handle),
@@ -212,6 +215,7 @@ class Reader:
             memory_clock_mhz=parent.memory_clock_mhz,
             pci_bandwidth_mb_s=parent.pci_bandwidth_mb_s,
             pci_bus_id=parent.pci_bus_id,
+            driver_index=parent.driver_index,
             display_state=parent.display_state,
             persistence_mode=parent.persistence_mode,
             driver_version=parent.driver_version,

@@ -28,7 +28,7 @@ from nomad_nvidia_vgpu.errors import (
 from nomad_nvidia_vgpu.gpu.health import GONE
 from nomad_nvidia_vgpu.gpu.model import Gpu, GpuProcess, GpuSample, Look, XidEvent
 from nomad_nvidia_vgpu.gpu.nvml import facts
-from nomad_nvidia_vgpu.gpu.nvml.asking import Asker
+from nomad_nvidia_vgpu.gpu.nvml.asking import Asker, plausible
 from nomad_nvidia_vgpu.gpu.nvml.events import NvmlEvents, address_of
 from nomad_nvidia_vgpu.gpu.nvml.library import LoadedLibrary, loaded_library
 from nomad_nvidia_vgpu.gpu.nvml.processes import Instance, ProcessLists
@@ -36,6 +36,7 @@ from nomad_nvidia_vgpu.gpu.nvml.sampling import Sampler
 from nomad_nvidia_vgpu.outbox import Outbox
 
 _LIBRARY = "libnvidia-ml.so.1"
+_MOST_INDEX = 1 << 16
 _CLOSE_PATIENCE_S = 2.0  # events are waited for a second at a time
 _INIT_NO_GPUS = 1  # do not fail on a node that has a driver and no GPU
 
@@ -130,7 +131,7 @@ class NvmlSource:
         with self._session(uuid) as nvml:
             handle = self._handle(nvml, uuid)
             ask = Asker(nvml, uuid, self._told)
-            self._see_listed(ask, handle)
+            index = self._see_listed(ask, handle)
             before = self._known.get(uuid)
             slots_before = {} if before is None else before.slots
             slots = facts.mig_slots(
@@ -142,7 +143,7 @@ class NvmlSource:
                 known=before is not None,
             )
             reader = facts.Reader(ask, self._system)
-            gpu = reader.gpu(handle, uuid, before and before.gpu)
+            gpu = reader.gpu(handle, uuid, index, before and before.gpu)
             found = {
                 slot: _Part(
                     own,
@@ -267,18 +268,23 @@ class NvmlSource:
         raise NoSuchGpuError(GONE.about(uuid))
 
     @staticmethod
-    def _see_listed(ask: Asker, handle: Any) -> None:
-        """Raises what the driver says of this GPU where it lists it, if that is nobody else's."""
+    def _see_listed(ask: Asker, handle: Any) -> int | None:
+        """Where the driver lists this GPU, if it says so.
+
+        Raises what it says of the GPU at that place, if that is nobody else's.
+        """
         nvml = ask.nvml
         index = ask(nvml.nvmlDeviceGetIndex, handle)
         if index is None:
-            return
+            return None
         try:
             nvml.nvmlDeviceGetHandleByIndex(index)
         except nvml.NVMLError:
             # It may have moved meanwhile, and this may be the fault of the next one here.
             if ask(nvml.nvmlDeviceGetIndex, handle) == index:
                 raise
+            return None
+        return plausible(index, _MOST_INDEX)
 
     def _unlisted(self, nvml: ModuleType, uuid: str) -> bool:
         """Whether the driver says that it has no such GPU."""

@@ -2,7 +2,7 @@
 """Keeps the logs of an MPS daemon and its servers small: /run is memory, and they never do.
 
 The control daemon logs every command, and so each of our looks at it. It is not known how it keeps
-its files open, so nothing here depends on that. A file is emptied in its place, for a renamed one
+its files open, so nothing here depends on that. A file is emptied in its place, because a renamed one
 would be written on. If its writer does not append, the file seems as long as before and reads as
 zeros up to the next line, but takes no more than that line.
 """

@@ -24,6 +24,6 @@ def test_a_wrong_config_is_refused_with_every_problem() -> None:
 
 
 def test_an_unknown_option_alone_is_refused() -> None:
-    """A config that is right but for an option that does not exist is refused."""
+    """A config that is right, except for an option that does not exist is refused."""
     with pytest.raises(ConfigError, match=r"^vgpu is not an option"):
         checked_config({"vgpu": 4, "vgpus": 4})

@@ -81,25 +81,25 @@ def test_what_fits_has_nothing_in_its_way() -> None:
         (
             block("gpu", 1, f"{MEMORY} >= 4"),
             "unit",
-            f"{MEMORY} >= 4: Nomad cannot compare it with 5 GiB, for its value has no unit",
+            f"{MEMORY} >= 4: Nomad cannot compare it with 5 GiB, because its value has no unit",
             'write "4 GiB" or "4 MiB"',
         ),
         (
             block("gpu", 1, "${device.attr.vgpus} >= 4 GiB"),
             "unit",
-            "${device.attr.vgpus} >= 4 GiB: Nomad cannot compare it with 4, for the attribute has no unit",
+            "${device.attr.vgpus} >= 4 GiB: Nomad cannot compare it with 4, because the attribute has no unit",
             'write "4" without a unit',
         ),
         (
             block("gpu", 1, f"{MEMORY} >= 4 GHz"),
             "unit",
-            f"{MEMORY} >= 4 GHz: Nomad cannot compare it with 5 GiB, for it measures something else",
+            f"{MEMORY} >= 4 GHz: Nomad cannot compare it with 5 GiB, because it measures something else",
             "write a value in MiB",
         ),
         (
             block("gpu", 1, "${device.attr.vgpus} = many"),
             "type",
-            "${device.attr.vgpus} = many: Nomad cannot compare it with 4, for the value is a word",
+            "${device.attr.vgpus} = many: Nomad cannot compare it with 4, because the value is a word",
             "write a value such as 4",
         ),
         (

@@ -26,7 +26,7 @@ PATIENCE_S = 100.0
 
 
 def answering(root: Path, **ways: Any) -> Any:
-    """A node with a driver, a daemon and Nomad, but for these ways."""
+    """A node with a driver, a daemon and Nomad, except for these ways."""
     found: dict[str, Any] = {
         "driver": lambda _simulate: driver(gpu("GPU-a")),
         "daemons": lambda config, _path: [DaemonView(config.root, "ready")],

@@ -78,9 +78,24 @@ def rows(seen: Observation) -> list[list[str]]:
 def test_a_gpu_shows_its_figures_and_a_task_its_share() -> None:
     """Memory in GiB, how busy, how warm, how much power; who holds which vGPUs."""
     assert rows(observed(share(0, 1, 2, 5))) == [
-        ["GPU-27742447", "NVIDIA", "L4", "1", "1.0", "/", "22.5", "41", "55", "30", "healthy"],
+        [
+            *("GPU-27742447", "NVIDIA", "L4", "0000:07:00.0"),
+            *("1", "1.0", "/", "22.5", "41", "55", "30", "healthy"),
+        ],
         ["0-2,5", "llm/serve/infer", "8c3a9f70", "1", "1.0", "/", "2.0"],
         ["3-4,6-7", "not", "in", "use"],
+    ]
+
+
+def test_a_gpu_is_numbered_as_the_driver_numbers_it() -> None:
+    """In its order, whatever the bus ids say; a GPU without a number comes last."""
+    numbered = {"GPU-aaaaaaaa": 1, "GPU-bbbbbbbb": None, "GPU-cccccccc": 0}
+    gpus = [gpu(uuid, driver_index=index) for uuid, index in numbered.items()]
+    plan = make_plan(PluginConfig(vgpus=1), inventory(*gpus))
+    shown = rows(observed()._replace(plan=plan, samples={}, usage=Usage()))
+    assert [" ".join(row).split(" NVIDIA")[0] for row in shown[::2]] == [
+        *("0 GPU-cccccccc", "1 GPU-aaaaaaaa"),
+        "GPU-bbbbbbbb",
     ]
 
 
@@ -119,7 +134,7 @@ def test_unknown_figures_are_dashes() -> None:
     assert rows(seen)[1][3:] == ["1", "-", "/", "2.0"]
     sample = FULL_SAMPLE.replaced(temperature_c=None, gpu_utilization_percent=None)
     seen = seen._replace(samples={UUID: sample}, usage=Usage())
-    assert rows(seen)[0][3:] == ["-", "1.0", "/", "22.5", "-", "-", "30", "healthy"]
+    assert rows(seen)[0][4:] == ["-", "1.0", "/", "22.5", "-", "-", "30", "healthy"]
     assert rows(seen)[1] == ["0-7", *["the", "driver", "does", "not", "list", "its", "processes"]]
 
 
@@ -144,7 +159,7 @@ def test_an_mps_server_is_shown_as_what_it_is() -> None:
     """Its memory is no task's, and nobody's neither."""
     seen = observed(share(0), servers=(MpsServer(31, 512),))
     shown = [" ".join(row) for row in rows(seen)]
-    assert shown[0].startswith("GPU-27742447 NVIDIA L4 2 1.0 / 22.5")
+    assert shown[0].startswith("GPU-27742447 NVIDIA L4 0000:07:00.0 2 1.0 / 22.5")
     assert shown[-1] == "- MPS server: pid 31 1 0.5 / 22.5"
     (gpu,) = json.loads(json.dumps(node_document(seen)))["gpus"]
     assert gpu["usage"]["mps_servers"] == [{"pid": 31, "memory_mib": 512}]

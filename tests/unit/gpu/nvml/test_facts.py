@@ -301,7 +301,7 @@ KNOWN: dict[str, Any] = {
 def test_what_cannot_change_is_remembered(query: str, code: int) -> None:
     """One call that errs moves no GPU to another group, and takes no memory from it."""
     before = gpu_of(**KNOWN)
-    after = reader_of(**{**KNOWN, query: NVMLError(code)}).gpu("handle", "GPU-a", before)
+    after = reader_of(**{**KNOWN, query: NVMLError(code)}).gpu("handle", "GPU-a", before=before)
     assert after == before
 
 

@@ -37,7 +37,7 @@ WORKING = {
 
 
 def session(**answers: Any) -> tuple[NvmlSource, ScriptedNvml]:
-    """Gives a source over a working GPU but for these answers, and what answers it."""
+    """Gives a source over a working GPU except for these answers, and what answers it."""
     nvml = ScriptedNvml(**{**WORKING, **answers})
     source = NvmlSource()
     source._nvml = nvml
