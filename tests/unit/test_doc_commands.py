@@ -115,6 +115,7 @@ IN_SENTENCES = {
 
 MAKEFILE = (doc_pages.ROOT / "Makefile").read_text()
 CONSOLE = doc_pages.commands()
+FLEET = doc_pages.ROOT / "docs" / "fleet.md"
 INLINE = [*doc_pages.inline(), *doc_pages.in_examples()]
 
 
@@ -212,6 +213,43 @@ def test_json_and_yaml_parse(block: Block) -> None:
     """A reader copies it."""
     load = json.loads if block.language == "json" else yaml.safe_load
     assert isinstance(load(block.text), dict | list)
+
+
+ANSIBLE = {
+    "ansible.builtin.copy": {"src", "dest", "owner", "mode", "content"},
+    "ansible.builtin.systemd": {"name", "state"},
+}
+"""Parameters of modules, as `ansible-doc` of ansible-core 2.19 names them."""
+TASK = {"name", "changed_when", "register", "retries", "delay", "until", "ansible.builtin.command"}
+PLAY = {"name", "hosts", "become", "serial", "max_fail_percentage", "vars", "tasks"}
+
+
+def test_the_play_for_a_fleet_uses_parameters_that_there_are() -> None:
+    """A wrong one fails on the first node of a fleet."""
+    (text, _cloud) = (block.text for block in doc_pages.blocks("yaml", page=FLEET))
+    (play,) = yaml.safe_load(text)
+    assert play.keys() <= PLAY
+    for task in play["tasks"]:
+        modules = task.keys() - TASK
+        assert modules <= ANSIBLE.keys()
+        for module in modules:
+            assert task[module].keys() <= ANSIBLE[module]
+
+
+def test_the_commands_of_cloud_init_stop_at_the_first_that_fails() -> None:
+    """`runcmd` goes on after a command that failed, so all are one."""
+    (_play, text) = (block.text for block in doc_pages.blocks("yaml", page=FLEET))
+    found = yaml.safe_load(text)
+    assert found.keys() == {"write_files", "runcmd"}
+    assert all(file.keys() <= {"path", "permissions", "content"} for file in found["write_files"])
+    (command,) = found["runcmd"]
+    words = [part.split()[:2] for part in command.split(" && ")]
+    assert words == [
+        ["nvidia-vgpu", "plan"],
+        ["mv", "/etc/nomad.d/nvidia-vgpu.hcl.new"],
+        ["nvidia-vgpu", "install"],
+        ["systemctl", "restart"],
+    ]
 
 
 def test_every_block_is_in_a_language_that_is_looked_at() -> None:

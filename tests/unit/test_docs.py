@@ -112,6 +112,13 @@ def test_the_source_says_where_its_facts_come_from() -> None:
     assert found >= set(rooms.items())
 
 
+@pytest.mark.parametrize("page", ["README.md", "health.md", "security.md", "migration.md"])
+def test_pages_for_operators_name_no_tests(page: str) -> None:
+    """The appendix does."""
+    text = (ROOT / page if page == "README.md" else ROOT / "docs" / page).read_text()
+    assert re.findall(r"`tests/\S+|`test_\w+", text) == []
+
+
 def anchors(page: Path) -> set[str]:
     """The names by which GitHub finds the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
