@@ -176,11 +176,10 @@ class Attributor:
     def _claim(
         self, pid: int, environment: Mapping[str, str], cgroup: TaskCgroup | None = None
     ) -> Claim | None:
-        certain = self._certain and cgroup is not None
         room = self._outside_room if cgroup is None else self._room
         try:
             claim = claim_of(
-                environment, cgroup, certain=certain, known=self._known, most=room.most
+                environment, cgroup, certain=self._certain, known=self._known, most=room.most
             )
         except TooLargeError:
             self._complaints.tell(pid)

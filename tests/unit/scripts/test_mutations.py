@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from scripts.mutations import LISTED, ROOT, Mutation, mutations
 @pytest.mark.parametrize("mutation", mutations(), ids=lambda m: m.without)
 def test_each_can_be_taken_out(mutation: Mutation, tmp_path: Path) -> None:
     """What is to be replaced is there once, is Python afterwards, and the tests exist."""
-    path = tmp_path / mutation.file
-    path.parent.mkdir(parents=True)
-    path.write_text((ROOT / mutation.file).read_text())
-    before = path.read_text()
+    for file in mutation.edits:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
     mutation.apply(tmp_path)
-    assert path.read_text() != before
-    compile(path.read_text(), mutation.file, "exec")
+    for file in mutation.edits:
+        changed = (tmp_path / file).read_text()
+        assert changed != (ROOT / file).read_text()
+        compile(changed, file, "exec")
     assert mutation.tests
     for test in mutation.tests:
         file, _, name = test.partition("::")
@@ -31,5 +33,5 @@ def test_a_text_that_is_not_there_is_no_protection(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("twice\ntwice\n")
     for text in ("never", "twice"):
         with pytest.raises(AssertionError, match=text):
-            Mutation("", "a.py", [(text, "")], []).apply(tmp_path)
+            Mutation("", {"a.py": [(text, "")]}, []).apply(tmp_path)
     assert LISTED.exists()
