@@ -76,10 +76,10 @@ def claim(node: FakeDriver, *numbers: int) -> dict[str, str]:
     }
 
 
-def guarded(node: FakeDriver, start: Start, action: str = "kill") -> Started:
+def guarded(node: FakeDriver, start: Start, action: str = "kill", **options: object) -> Started:
     """The plugin with a guard that does not wait long."""
     guard = {"action": action, "grace": "0s", "tolerance_percent": 0}
-    host = start(node, vgpus=VGPUS, memory_guard=guard)
+    host = start(node, vgpus=VGPUS, memory_guard=guard, **options)
     next(host.fingerprints())
     return host
 
@@ -186,6 +186,31 @@ def test_the_youngest_are_ended_and_the_neighbours_live(
     passes(node, 2)
     assert [process.poll() for process in (oldest, neighbour, stray)] == [None] * 3
     assert f"ending pid {youngest.pid} of {greedy.allocation}/train" in told(host, "ending pid")
+
+
+def test_overcommitted_nobody_is_ended_before_the_gpu_runs_short(
+    node: FakeDriver, start: Start, task: MakeTask
+) -> None:
+    """Then the task that is furthest above its promise goes, and who keeps to it stays."""
+    host = guarded(node, start, memory_overcommit=1.5)
+    furthest, above, within = task(), task(), task()
+    wide = furthest.start(claim(node, 0))
+    less = above.start(claim(node, 1))
+    kept = within.start(claim(node, 2))
+    stray = task().start()
+    allowed = {wide.pid: BUDGET_MIB + 2000, less.pid: BUDGET_MIB + 1000, kept.pid: BUDGET_MIB}
+    use(node, allowed)
+    shown(host, {0: (BUDGET_MIB + 2000, BUDGET_MIB)}, "vGPU memory")
+    passes(node, 3)
+    assert [process.poll() for process in (wide, less, kept)] == [None] * 3
+    short = {**allowed, stray.pid: MEMORY_MIB - sum(allowed.values()) - 100}
+    use(node, short)
+    assert wide.wait(PATIENCE_S) == -signal.SIGTERM
+    use(node, {pid: mib for pid, mib in short.items() if pid != wide.pid})
+    line = told(host, f"ending pid {wide.pid} of {furthest.allocation}/train")
+    assert "the GPU itself runs short of memory" in line
+    passes(node, 2)
+    assert [process.poll() for process in (less, kept, stray)] == [None] * 3
 
 
 def test_a_forger_gets_nobody_ended(node: FakeDriver, start: Start, task: MakeTask) -> None:

@@ -165,6 +165,34 @@ def test_a_task_that_takes_too_much_is_ended_and_its_neighbour_lives(
 
 
 @sure
+@every_nomad
+def test_overcommitted_tasks_are_promised_their_share_and_may_use_more(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Nomad sees share and limit; only when the GPU runs short the furthest above its share goes."""
+    guard = 'memory_guard {\n action = "kill"\n grace = "1s"\n }'
+    options = f"vgpus = {VGPUS}\n    memory_overcommit = 1.5\n    {guard}"
+    agent = start_agent(plugin_block(options), environment=driver.environment())
+    (group,) = agent.api.wait_for_groups().values()
+    assert group.attributes["vgpu_memory"] == (BUDGET_MIB, "MiB")
+    assert group.attributes["vgpu_memory_limit"] == (BUDGET_MIB * 3 // 2, "MiB")
+    node = Node(agent, driver)
+    greedy, modest = (RunningTask(node, name) for name in ("above", "within"))
+    environment = agent.api.environment(greedy.allocation)
+    assert environment["NVIDIA_VGPU_MEMORY_MIB"] == str(BUDGET_MIB)
+    above = {greedy.process.pid: BUDGET_MIB + 2000, modest.process.pid: BUDGET_MIB}
+    node.use(above)
+    driver.forget_calls()
+    looked = "nvmlDeviceGetComputeRunningProcesses_v3"
+    wait_until("the guard looked several times", lambda: driver.calls()[looked] > 4)
+    assert greedy.process.is_running()
+    node.use({**above, os.getpid(): MEMORY_MIB - sum(above.values()) - 100})
+    agent.api.wait_for(greedy.job, "failed")
+    assert modest.process.is_running()
+    agent.api.stop_all()
+
+
+@sure
 @pytest.mark.parametrize("node", [KILL], indirect=True)
 def test_a_task_that_forges_its_neighbours_ids_gets_nobody_ended(node: Node) -> None:
     """Two tasks that claim one vGPU are both left alone, and the log says which they are."""
