@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bench import (
+    cluster,
     cluster_look,
     forms,
     imports,
@@ -28,7 +29,9 @@ from bench.figures import FULL, QUICK, Effort, Figure
 def main() -> int:
     """Runs what the command line asks for; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("all", "forms", "imports"), default="all")
+    parser.add_argument(
+        "what", nargs="?", choices=("all", "cluster", "forms", "imports"), default="all"
+    )
     parser.add_argument(
         "--other",
         action="append",
@@ -50,6 +53,8 @@ def main() -> int:
         effort = QUICK if asked.quick else FULL
         if asked.what == "forms":
             return _forms(installation, effort, asked.other)
+        if asked.what == "cluster":
+            return _cluster(installation, write_docs=asked.write_docs)
         return _all(installation, effort, write_docs=asked.write_docs)
     except (BrokenInstallationError, report.UnfinishedError) as error:
         print(error, file=sys.stderr)
@@ -65,6 +70,16 @@ def _forms(installation: Installation, effort: Effort, others: Sequence[str]) ->
     ]
     figures = forms.compared(installation, compared, effort)
     print(f"{report.described(about)}\n\n{report.table(figures)}")
+    return 0
+
+
+def _cluster(installation: Installation, *, write_docs: bool) -> int:
+    about = {**report.machine(installation), "Nomad": cluster.version()}
+    figures = cluster.measure(installation)
+    print(f"{report.described(about)}\n\n{report.table(figures)}")
+    if write_docs:
+        report.write_docs(figures, about, "cluster")
+        print(f"written: {report.DOCS}")
     return 0
 
 

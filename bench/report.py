@@ -15,8 +15,8 @@ from bench.environment import BUILD, ROOT, Installation
 from bench.figures import Figure
 
 DOCS = ROOT / "docs" / "performance.md"
-_BEGIN = "<!-- bench:begin: written by `python -m bench --write-docs`, not by hand -->"
-_END = "<!-- bench:end -->"
+_BEGIN = "<!-- bench{what}:begin: written by `python -m bench{what} --write-docs`, not by hand -->"
+_END = "<!-- bench{what}:end -->"
 _VERSIONS = """
 import platform, grpc, google.protobuf
 print(platform.python_version(), grpc.__version__, google.protobuf.__version__)
@@ -92,13 +92,18 @@ def write_result(figures: Sequence[Figure], about: Mapping[str, str]) -> Path:
     return path
 
 
-def write_docs(figures: Sequence[Figure], about: Mapping[str, str]) -> None:
-    """Puts the table into the documentation; UnfinishedError if a figure is missing."""
+def write_docs(figures: Sequence[Figure], about: Mapping[str, str], what: str = "") -> None:
+    """Puts the table into the documentation; UnfinishedError if a figure is missing.
+
+    `what` is the word after `python -m bench`, which has a table of its own.
+    """
+    words = {"what": f" {what}" if what else ""}
+    begin, end = _BEGIN.format(**words), _END.format(**words)
     if missing := [f.name for f in figures if f.measured is None]:
         raise UnfinishedError(f"not measured: {', '.join(missing)}")
-    before, begin, rest = DOCS.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
+    before, found, rest = DOCS.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
         raise UnfinishedError(f"{DOCS} has lost the marks between which the table belongs")
     shown = f"{begin}\n\n{table(figures)}\n\n{described(about)}\n\n{end}"
     DOCS.write_text(f"{before}{shown}{after}", encoding="utf-8")

@@ -19,12 +19,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import grpc
 import psutil
 from libnvidia_ml.driver import FakeDriver, build
-from random_states import run_apart
+from random_states import Cost, cost_of, run_apart
 
 from nomad_nvidia_vgpu.cookie import COOKIE_KEY, COOKIE_VALUE, PROTOCOL_VERSION
 from nomad_nvidia_vgpu.device.fingerprint import DeviceGroup
@@ -34,6 +35,8 @@ from nomad_nvidia_vgpu.rpc.client import Host
 GPUS = 8
 XID = 0x8
 MEMORY_MARGIN_KIB = 3 * 1024
+THREADS_MARGIN = GPUS
+"""A slow moment splits the rounds of samples, at most into one for each GPU."""
 WARM_UP = 0.2
 """The part of the time after which memory, threads and descriptors must not grow any more."""
 
@@ -69,16 +72,16 @@ class Seen:
                 self.stats += 1
 
 
-def disturb(node: FakeDriver, dice: random.Random, faults: Faults) -> None:
-    """Switches one fault on, or all off."""
+def disturb(node: FakeDriver, dice: random.Random, faults: Faults) -> str:
+    """Switches one fault on, or all off; what it was."""
     gpu = f"gpu {dice.randrange(GPUS)}"
     choice = dice.randrange(7)
     if choice == 0:
         node.push_event(dice.randrange(GPUS), XID, dice.choice([13, 31, 48, 79, 94, 119, 777]))
-        return
+        return "XID"
     if choice == 1:
         calm(node, faults)
-        return
+        return "all off"
     section, key, value = (
         (gpu, "lost", 1),
         (gpu, "recovery_action", dice.choice([1, 2])),
@@ -88,6 +91,7 @@ def disturb(node: FakeDriver, dice: random.Random, faults: Faults) -> None:
     )[choice - 2]
     node.set(section, key, value)
     faults[section, key] = None
+    return key
 
 
 def calm(node: FakeDriver, faults: Faults) -> None:
@@ -98,11 +102,6 @@ def calm(node: FakeDriver, faults: Faults) -> None:
         else:
             node.clear(section, key)
         del faults[section, key]
-
-
-def usage(process: psutil.Process) -> tuple[int, int, int]:
-    """Memory in KiB, threads, and descriptors."""
-    return process.memory_info().rss // 1024, process.num_threads(), process.num_fds()
 
 
 def judged(states: int, seed: int) -> list[str]:
@@ -133,23 +132,26 @@ def soak(seconds: float, seed: int) -> list[str]:
 
 def _watch(host: Host, node: FakeDriver, dice: random.Random, seconds: float) -> list[str]:
     process = psutil.Process(host.plugin.process.pid)
-    seen, faults = Seen(host), Faults()
+    seen, faults, injected = Seen(host), Faults(), Counter[str]()
     began = time.monotonic()
-    early: tuple[int, int, int] | None = None
+    early: Cost | None = None
     while (elapsed := time.monotonic() - began) < seconds:
-        disturb(node, dice, faults)
+        injected[disturb(node, dice, faults)] += 1
         if early is None and elapsed > WARM_UP * seconds:
-            early = usage(process)
+            early = cost_of(process)
         if sys.stdout.isatty():
-            print(f"\r{elapsed:5.0f} s  healthy {seen.healthy:3d}  {usage(process)}", end="")
+            print(f"\r{elapsed:5.0f} s  healthy {seen.healthy:3d}  {cost_of(process)}", end="")
         time.sleep(dice.uniform(0.2, 2.0))
     calm(node, faults)
     deadline = time.monotonic() + 90
     while seen.healthy != GPUS * 16 and time.monotonic() < deadline:
         time.sleep(0.2)
     assert early is not None
-    late = usage(process)
-    print(f"\nearly {early}, late {late}, {seen.fingerprints} fingerprints, {seen.stats} stats")
+    late = cost_of(process)
+    print(
+        f"\n{seen.fingerprints} fingerprints, {seen.stats} stats\nfaults injected: {dict(injected)}"
+        f"\nbefore: {early}\nafter:  {late}"
+    )
     problems = []
     if seen.healthy != GPUS * 16:
         problems.append(
@@ -157,13 +159,19 @@ def _watch(host: Host, node: FakeDriver, dice: random.Random, seconds: float) ->
         )
     if seen.stats < 0.9 * seconds:
         problems.append(f"only {seen.stats} stats in {seconds:.0f} s: the stream was interrupted")
-    if late[0] > early[0] + MEMORY_MARGIN_KIB:
-        problems.append(f"memory grew from {early[0]} to {late[0]} KiB")
-    if late[1] > early[1] + 2 or late[2] > early[2] + 2:
-        problems.append(f"threads or descriptors grew from {early[1:]} to {late[1:]}")
+    problems += _grown(early, late)
     if host.plugin.process.poll() is not None:
         problems.append(f"the plugin ended with {host.plugin.process.returncode}")
     return problems
+
+
+def _grown(early: Cost, late: Cost) -> list[str]:
+    margins = (MEMORY_MARGIN_KIB, THREADS_MARGIN, 2)
+    return [
+        f"{name} grew from {before} to {after}"
+        for name, before, after, margin in zip(Cost._fields, early, late, margins, strict=False)
+        if after > before + margin
+    ]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -72,7 +71,7 @@ _NO_ANSWER = (2, 3, 999)
 
 
 class Cost(NamedTuple):
-    """What this process has at one moment."""
+    """What a process has at one moment."""
 
     rss_kib: int
     threads: int
@@ -258,10 +257,10 @@ def run(driver: FakeDriver, states: int, seed: int) -> Outcome:
     """Judges so many states."""
     with ExitStack() as stack:
         node = Node(driver, random.Random(seed), stack)
-        plugin, blame = Plugin(), Blame()
+        plugin, blame, ours = Plugin(), Blame(), psutil.Process()
         wrong, ended = list[str](), Counter[str]()
         _settled(plugin, node, State(), frozenset())
-        early = _cost()
+        early = cost_of(ours)
         for number in range(states):
             started = node.tasks.start_ended()
             state = node.change()
@@ -279,10 +278,10 @@ def run(driver: FakeDriver, states: int, seed: int) -> Outcome:
             ended["of a grave GPU"] += len(gone & state.grave)
             ended["greedy"] += len((gone & state.greedy) - state.sick)
             if number == states // 5:
-                early = _cost()
+                early = cost_of(ours)
             if sys.stdout.isatty():
                 _say(f"\r{number + 1} of {states} states, {len(wrong)} wrong")
-        return Outcome(states, node.faults, ended, wrong, early, _cost())
+        return Outcome(states, node.faults, ended, wrong, early, cost_of(ours))
 
 
 def _settled(plugin: Plugin, node: Node, state: State, must: frozenset[str]) -> bool:
@@ -299,12 +298,12 @@ def _settled(plugin: Plugin, node: Node, state: State, must: frozenset[str]) -> 
     return False
 
 
-def _cost() -> Cost:
-    process = psutil.Process()
+def cost_of(process: psutil.Process) -> Cost:
+    """What it has now."""
     times = process.cpu_times()
     return Cost(
         process.memory_info().rss // 1024,
-        threading.active_count(),
+        process.num_threads(),
         process.num_fds(),
         times.user + times.system,
     )

@@ -98,6 +98,8 @@ IN_SENTENCES = {
     "rmmod nvidia": "the same",
     "python -m bench --quick": "takes minutes; `make bench` runs the module",
     "python -m bench --write-docs": "the same",
+    "python -m bench cluster": "the same",
+    "python -m bench cluster --write-docs": "the same",
     "python -m bench forms --other …": "the same",
     "python -m bench imports": "the same",
     "python3 -I -c pass": "what bench measures itself against, and no command for a reader",
