@@ -138,7 +138,7 @@ def test_what_has_no_effect_is_noted() -> None:
     """A block that a later one replaces, and args."""
     later = OURS._replace(file=Path("/etc/nomad.d/z.hcl"), has_args=True)
     first, second = planned(agent(None, OURS, later), GOOD, SINGLE, {}).undone
-    assert f"stands in {FILE} line 1 and in {later.file} line 1," in first
+    assert f"is in {FILE} line 1 and in {later.file} line 1," in first
     assert f"{later.file} has args, which mean nothing" in second
 
 

@@ -154,7 +154,7 @@ def test_a_second_block_is_a_warning(tmp_path: Path) -> None:
     found = said(agent_config, with_config(tmp_path, a=OURS.format(""), b=OURS.format("")))
     assert [level for level, _ in found] == [Level.WARNING, Level.OK]
     assert f"in {tmp_path}/etc.d/a.hcl line 1 and in {tmp_path}/etc.d/b.hcl line 1" in found[0][1]
-    assert found[0][1].endswith(f"| take out the one in {tmp_path}/etc.d/a.hcl line 1")
+    assert found[0][1].endswith(f"| remove the block in {tmp_path}/etc.d/a.hcl line 1")
 
 
 def test_args_are_a_warning(tmp_path: Path) -> None:
