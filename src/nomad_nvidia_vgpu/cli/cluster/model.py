@@ -18,6 +18,9 @@ _ENDED = ("complete", "failed", "lost")
 _Key = tuple[str, str]
 """A device's name, and the id of an instance."""
 _NO_ACLS = "ACL support disabled"
+"""What servers without ACLs answer who asks for the own token, before Nomad 2.0."""
+_NO_ACLS_ACCESSOR = "acls-disabled"
+"""The accessor of the token that they answer with in 2.0.5."""
 ID_LENGTH = 8
 """How much of an id Nomad's own tools show."""
 
@@ -181,7 +184,8 @@ def read_fleet(connection: Connection) -> Fleet:
 def _notes(connection: Connection) -> tuple[str, ...]:
     """Whether tasks may be hidden from this token, and so be counted as free."""
     try:
-        if connection.get("/v1/acl/token/self", "").get("Type") == "management":
+        token = connection.get("/v1/acl/token/self", "")
+        if token.get("Type") == "management" or token.get("AccessorID") == _NO_ACLS_ACCESSOR:
             return ()
     except NomadError as error:
         if _NO_ACLS in str(error):

@@ -98,6 +98,7 @@ def test_a_group_of_another_plugin_is_not_ours() -> None:
     ("token", "noted"),
     [
         ((400, "ACL support disabled"), False),
+        ({"AccessorID": "acls-disabled", "Type": "client"}, False),  # Nomad 2.0.5 without ACLs
         ({"Type": "management"}, False),
         ({"Type": "client"}, True),
         ((403, "Permission denied"), True),
