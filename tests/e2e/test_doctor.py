@@ -18,7 +18,7 @@ from libnvidia_ml.driver import FakeDriver
 
 from e2e import binaries
 from e2e.agent import SERVER_ALONE, Agent
-from e2e.conftest import StartAgent, plugin_block
+from e2e.conftest import StartAgent, plugin_block, stay
 from e2e.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.nomad
@@ -214,6 +214,64 @@ def copied(entry: Path, *, last: bool) -> Path:
             return copy
         copy.unlink()
     pytest.fail(f"no name puts a file {'behind' if last else 'before'} {entry}")
+
+
+def test_a_task_on_a_gpu_that_is_gone_is_named_with_what_stops_it(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Nomad shows it as running, on a GPU that nobody will find again."""
+    agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment())
+    agent.api.wait_for_groups(1)
+    task = stay(agent)
+    index = next(n for n in range(GPUS) if driver.get(f"gpu {n}", "uuid") == task.gpu)
+    driver.set(f"gpu {index}", "uuid", f"GPU-{uuid.uuid4()}")  # another card is in its slot
+    (allocation,) = agent.api.allocations("stayer")
+    (said,) = of_tasks(Diagnosis(agent, driver), task.process.pid)
+    assert f"holds vGPUs of {task.gpu}, which the driver does not list" in said["sentence"]
+    assert said["remedy"] == f"nomad alloc stop {allocation['ID']}"
+    task.assert_untouched()
+    agent.api.stop_all()
+
+
+def test_a_process_that_outlived_its_allocation_is_an_orphan(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Its vGPU stays withheld until somebody ends it, so it is named with its pid."""
+    agent = start_agent(plugin_block("vgpus = 4"), environment=driver.environment())
+    agent.api.wait_for_groups(1)
+    held = f"{driver.get('gpu 0', 'uuid')}-0"
+    left = {"NVIDIA_VGPU_IDS": held, "NOMAD_ALLOC_ID": str(uuid.uuid4()), "NOMAD_TASK_NAME": "old"}
+    with subprocess.Popen(["sleep", "3600"], env={**this_run.MARK, **left}) as orphan:
+        try:
+            (said,) = of_tasks(Diagnosis(agent, driver), orphan.pid)
+        finally:
+            orphan.kill()
+    assert "Nomad does not run it: an orphan" in said["sentence"]
+
+
+@pytest.mark.parametrize("nomad", [binaries.OLD], indirect=True, scope="session")
+def test_the_plugin_that_nomad_has_built_in_is_an_error_until_it_is_turned_off(
+    start_agent: StartAgent, driver: FakeDriver
+) -> None:
+    """Up to 1.1 HashiCorp's plugin is a part of Nomad, and offers the same GPUs once more."""
+    block = plugin_block("vgpus = 4")
+    agent = start_agent(block, environment=driver.environment())
+    agent.api.wait_for_groups(1)
+    assert any("built in" in said for said in sentences(Diagnosis(agent, driver)))
+    off = 'plugin "nvidia-gpu" {\n config {\n enabled = false\n }\n}\n'
+    agent.configs[0].write_text(block + off)
+    assert not any("built in" in said for said in sentences(Diagnosis(agent, driver)))
+
+
+def of_tasks(found: Diagnosis, pid: int) -> list[dict[str, str]]:
+    """What is said of the task of this process; it looks at those of other tests too."""
+    said = (f for f in found.document["findings"] if f["check"] == "tasks")
+    return [f for f in said if f"pid {pid}" in f["sentence"]]
+
+
+def sentences(found: Diagnosis) -> list[str]:
+    """All that a diagnosis complains of."""
+    return [f["sentence"] for f in found.document["findings"] if f["level"] != "ok"]
 
 
 def test_without_an_agent_that_is_the_error(start_agent: StartAgent, driver: FakeDriver) -> None:

@@ -13,10 +13,10 @@ from libnvidia_ml.driver import FakeDriver
 from e2e import binaries
 from e2e.agent import Agent
 from e2e.api import granted_ids
-from e2e.conftest import StartAgent, plugin_block
+from e2e.conftest import StartAgent, every_nomad, plugin_block
 from e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.nomad, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nomad, every_nomad, pytest.mark.timeout(900)]
 
 GPUS = 8
 VGPUS = 4

@@ -36,7 +36,6 @@ from nomad_nvidia_vgpu.gpu.nvml.sampling import Sampler
 from nomad_nvidia_vgpu.outbox import Outbox
 
 _LIBRARY = "libnvidia-ml.so.1"
-_MOST_INDEX = 1 << 16
 _CLOSE_PATIENCE_S = 2.0  # events are waited for a second at a time
 _INIT_NO_GPUS = 1  # do not fail on a node that has a driver and no GPU
 
@@ -269,22 +268,18 @@ class NvmlSource:
 
     @staticmethod
     def _see_listed(ask: Asker, handle: Any) -> int | None:
-        """Where the driver lists this GPU, if it says so.
-
-        Raises what it says of the GPU at that place, if that is nobody else's.
-        """
+        """Where the driver lists this GPU; raises what it says there, if that is nobody else's."""
         nvml = ask.nvml
-        index = ask(nvml.nvmlDeviceGetIndex, handle)
-        if index is None:
-            return None
+        index = plausible(ask(nvml.nvmlDeviceGetIndex, handle), 1 << 16)
         try:
-            nvml.nvmlDeviceGetHandleByIndex(index)
+            if index is not None:
+                nvml.nvmlDeviceGetHandleByIndex(index)
         except nvml.NVMLError:
-            # It may have moved meanwhile, and this may be the fault of the next one here.
+            # It may have moved meanwhile, and this may be the fault of the next GPU here.
             if ask(nvml.nvmlDeviceGetIndex, handle) == index:
                 raise
             return None
-        return plausible(index, _MOST_INDEX)
+        return index
 
     def _unlisted(self, nvml: ModuleType, uuid: str) -> bool:
         """Whether the driver says that it has no such GPU."""
