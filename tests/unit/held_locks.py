@@ -17,7 +17,7 @@ from typing import Any
 
 OURS = "nomad_nvidia_vgpu"
 HARMLESS = {
-    "nomad_nvidia_vgpu.gpu.pace": "a turn is for speed: who waits 10 ms for it goes on without",
+    "nomad_nvidia_vgpu.gpu.roll_call": "held during a call of the driver, for which all wait anyway",
 }
 """Modules whose locks may be held during a log call, and why."""
 
