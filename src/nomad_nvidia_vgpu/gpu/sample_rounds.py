@@ -69,6 +69,7 @@ class SampleRounds:
         self._begun = 0
         self._intervals_s: list[float] = []
         self._stopped = False
+        self._problem = ""
 
     def stop(self) -> None:
         """Tells the threads to end when their present calls return; waits for none."""
@@ -122,6 +123,15 @@ class SampleRounds:
             if processes is not None:
                 self._sink.take_processes(processes)
 
+    def _sample_safely(self, uuid: str, keeper: Keeper) -> None:
+        """The same, for a thread on which the samples of all GPUs depend."""
+        try:
+            self.sample(uuid, keeper)
+        except Exception as error:  # noqa: BLE001  see above
+            if repr(error) != self._problem:
+                self._problem = repr(error)
+                _log.exception("%s: its figures were lost: report this as a bug", uuid)
+
     def _tried(
         self, lacking: str, uuid: str, keeper: Keeper, query: Callable[[str], _T]
     ) -> _T | None:
@@ -153,7 +163,7 @@ class SampleRounds:
             for uuid, keeper in tuple(own.gpus.items()):
                 if uuid in own.gpus and not self._stopped:  # not split off meanwhile
                     own.asked = uuid
-                    self.sample(uuid, keeper)
+                    self._sample_safely(uuid, keeper)
                     own.asked = None
             with self._changed:
                 took_s = self._clock() - began

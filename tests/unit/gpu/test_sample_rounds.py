@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,20 @@ def test_one_thread_asks_all_gpus() -> None:
             for index in range(3):
                 on.source.wait_for_calls(f"sample {index}", turn)
         assert len(rounds(on)) == 1
+
+
+def test_what_goes_wrong_with_a_gpus_figures_ends_no_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug of ours costs that GPU's figures, and is told once."""
+    clock = ManualClock()
+    with Watching(A, B, period_s=3600.0, clock=clock) as on, on.watch.sampling(INTERVAL_S):
+        all_in_rounds(on)
+        monkeypatch.setattr(on.sink, "take_samples", lambda _: 1 // 0)
+        for _ in range(3):
+            on.until_called("sample 0", clock, INTERVAL_S)
+            on.until_called("sample 1", clock, INTERVAL_S)
+    assert sum("report this as a bug" in message for message in caplog.messages) == 1
 
 
 def test_a_sample_that_hangs_holds_up_no_other_gpu_for_long() -> None:
